@@ -1,0 +1,175 @@
+"""Input checks: one place, one voice.
+
+Every message names the argument, says what came and what was wanted. A wrong *kind* of thing (a string,
+a complex array, a pickled object) is a ``TypeError``; a wrong *value* (a shape, a NaN, a negative count) is
+a ``ValueError``.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import warnings
+from collections.abc import Iterable
+from typing import Any, SupportsFloat, SupportsIndex, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.floating[Any]]
+
+
+class PromotionWarning(UserWarning):
+    """An input was promoted to float32 or float64 before computing (integers, float16)."""
+
+
+def as_float_arrays(*, check_finite: bool = True, **arrays: Any) -> tuple[FloatArray, ...]:
+    """Convert named array-likes to NumPy arrays of one floating dtype, float32 or float64.
+
+    Float32 and float64 are kept (float64 wins where both come); float16 becomes float32 and integers
+    become float64, each with a `PromotionWarning`. The inputs are never written to; an array that already
+    fits is returned as it is.
+
+    Parameters
+    ----------
+    check_finite : bool
+        Refuse NaN and infinity.
+    **arrays : array_like
+        Name and value of each argument; anything with ``__array__`` or DLPack on the CPU.
+
+    Returns
+    -------
+    tuple of ndarray
+        In the order given, all of one dtype.
+
+    Raises
+    ------
+    TypeError
+        Not numeric, complex, boolean, wider than float64, a masked array, or not convertible.
+    ValueError
+        Ragged nesting, or NaN or infinity while `check_finite` is set; the first bad index is named.
+    """
+    converted = {name: _as_real(name, value) for name, value in arrays.items()}
+    dtype = np.result_type(np.float32, *(a.dtype for a in converted.values()))
+    out = tuple(np.asarray(a, dtype=dtype) for a in converted.values())
+    if check_finite:
+        for name, array in zip(converted, out, strict=True):
+            require_finite(name, array)
+    return out
+
+
+def _as_real(name: str, value: Any) -> FloatArray:
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name}: a masked array came, a plain array was wanted (its mask would be lost)")
+    try:
+        if hasattr(value, "__array__") or not hasattr(value, "__dlpack__"):
+            array = np.asarray(value)
+        else:
+            array = np.from_dlpack(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: cannot be read as an array of numbers ({error})") from error
+    except Exception as error:  # a foreign library's own refusal: a device, a gradient tape, a dtype
+        raise TypeError(
+            f"{name}: a {type(value).__name__} came that cannot be read as a NumPy array on the CPU ({error})"
+        ) from error
+    kind = array.dtype.kind
+    if kind in "iu":
+        _warn_promotion(name, array.dtype, "float64")
+        return array.astype(np.float64)
+    if kind != "f" or array.dtype.itemsize > 8:
+        raise TypeError(f"{name}: dtype {array.dtype} came, float32 or float64 was wanted")
+    if array.dtype.itemsize < 4:
+        _warn_promotion(name, array.dtype, "float32")
+        return array.astype(np.float32)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _warn_promotion(name: str, came: np.dtype[Any], computed: str) -> None:
+    warnings.warn(
+        f"{name}: {came} was promoted; the computation and the result are {computed}",
+        PromotionWarning,
+        stacklevel=_outside_stacklevel(),
+    )
+
+
+def _outside_stacklevel() -> int:
+    """Stack level of the first caller outside this package, so that a warning points at the user's line."""
+    import sys
+
+    level, frame = 1, sys._getframe(1)
+    package = __name__.partition(".")[0]
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+def require_finite(name: str, array: FloatArray) -> None:
+    """Raise ``ValueError`` naming the first entry of `array` that is NaN or infinite."""
+    # A sum is finite only if every entry is (it may overflow without a bad entry: then look).
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(array.sum()):
+            return
+    bad = ~np.isfinite(array)
+    if bad.any():
+        index = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise ValueError(
+            f"{name}: {array[index]} at index {index}, finite numbers were wanted"
+            f" ({int(bad.sum())} of {bad.size} entries are not)"
+        )
+
+
+def require_rank(name: str, array: FloatArray, least: int, axes: str) -> None:
+    """Raise unless `array` has at least `least` axes, none of the last `least` empty."""
+    if array.ndim < least:
+        raise ValueError(f"{name}: shape {array.shape} came, {axes} was wanted")
+    if 0 in array.shape:
+        raise ValueError(f"{name}: shape {array.shape} came with an empty axis, {axes} was wanted")
+
+
+def as_count(name: str, value: Any, *, least: int, most: int | None = None, most_is: str = "") -> int:
+    """Return `value` as an int in ``least … most``; booleans and fractions are refused."""
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        count = operator.index(cast(SupportsIndex, value))
+    except TypeError:
+        raise TypeError(f"{name}: {value!r} came, an integer was wanted") from None
+    if count < least or (most is not None and count > most):
+        upper = "" if most is None else f" and at most {most}{f' ({most_is})' if most_is else ''}"
+        raise ValueError(f"{name}: {count} came, at least {least}{upper} was wanted")
+    return count
+
+
+def as_real(
+    name: str, value: Any, *, least: float = -math.inf, positive: bool = False, most: float = math.inf
+) -> float:
+    """Return `value` as a finite float in ``[least, most]`` (``positive`` excludes zero)."""
+    try:
+        if isinstance(value, (bool, np.bool_, str)):
+            raise TypeError
+        number = float(cast(SupportsFloat, value))
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"{name}: {value!r} came, a real number was wanted") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{name}: {number} came, a finite number was wanted")
+    if positive and number <= 0:
+        raise ValueError(f"{name}: {number} came, a number above 0 was wanted")
+    if number < least:
+        raise ValueError(f"{name}: {number} came, at least {least} was wanted")
+    if number > most:
+        raise ValueError(f"{name}: {number} came, at most {most} was wanted")
+    return number
+
+
+def as_scale(scale: Any, width: int) -> float:
+    """Return the logits' scale: `scale` itself, or ``1/√d`` for ``None``."""
+    return 1.0 / math.sqrt(width) if scale is None else as_real("scale", scale)
+
+
+def as_option(name: str, value: Any, known: Iterable[str]) -> str:
+    """Return `value` if it is one of `known`, else raise ``ValueError`` listing them."""
+    known = tuple(known)
+    if not isinstance(value, str) or value not in known:
+        listed = ", ".join(repr(option) for option in known)
+        raise ValueError(f"{name}: {value!r} came, one of {listed} was wanted")
+    return value

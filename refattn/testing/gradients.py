@@ -1,0 +1,165 @@
+"""Gradient checks by central differences (ours).
+
+The derivative along a direction u is taken from four evaluations, ``(8 (f(h) − f(−h)) − (f(2h) − f(−2h))) / 12h``,
+whose error is O(h⁴). What is compared is ``⟨upstream, df(u)⟩`` with ``⟨gradient, u⟩``, each input alone; the error is
+relative to the size such a product has for a random direction, ``‖gradient‖ ‖u‖ / √size``, so a small gradient is held
+to the same standard as a large one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from refattn._validation import FloatArray
+
+
+class GradientMismatchError(AssertionError):
+    """A gradient differs from central differences by more than the tolerance."""
+
+
+def check_gradients(
+    function: Callable[..., FloatArray],
+    gradients: Callable[[FloatArray], Mapping[str, FloatArray]],
+    inputs: Mapping[str, FloatArray],
+    *,
+    rtol: float,
+    step: float = 1e-3,
+    directions: int = 3,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Compare gradients with central differences along random directions, each input alone.
+
+    Parameters
+    ----------
+    function : callable
+        ``function(**inputs)`` returns the output, in float64.
+    gradients : callable
+        ``gradients(upstream)`` returns the gradient of ``⟨upstream, output⟩`` for every input, by name.
+    inputs : mapping of str to ndarray
+        The point, in float64.
+    rtol : float
+        Largest relative error allowed.
+    step : float, optional
+        Length h of the step, relative to the root mean square of the input.
+    directions : int, optional
+        Random unit directions per input.
+    seed : int, optional
+        Seed of the upstream gradient and of the directions.
+
+    Returns
+    -------
+    dict of str to float
+        The largest error of each input.
+
+    Raises
+    ------
+    GradientMismatchError
+        An error exceeds `rtol`, or a gradient has the wrong shape; names the input, the direction and both numbers.
+
+    Notes
+    -----
+    ``1 + 4 · directions · len(inputs)`` evaluations of `function`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.array([0.3, -1.2])
+    >>> errors = check_gradients(lambda x: x**3, lambda g: {"x": 3 * x**2 * g}, {"x": x}, rtol=1e-7)
+    >>> check_gradients(lambda x: x**3, lambda g: {"x": 3.003 * x**2 * g}, {"x": x}, rtol=1e-7)
+    Traceback (most recent call last):
+        ...
+    refattn.testing.gradients.GradientMismatchError: x, direction 0: ...
+    """
+    rng = np.random.default_rng(seed)
+    upstream = rng.standard_normal(np.shape(function(**inputs)))
+    found = gradients(upstream)
+    errors: dict[str, float] = {}
+    for name, point in inputs.items():
+        gradient = np.asarray(found[name])
+        if gradient.shape != point.shape:
+            raise GradientMismatchError(f"{name}: gradient of shape {gradient.shape} for an input of {point.shape}")
+        typical = np.linalg.norm(gradient) / np.sqrt(gradient.size)
+        errors[name] = 0.0
+        for number in range(directions):
+            direction = rng.standard_normal(point.shape)
+            direction /= np.linalg.norm(direction)
+            numeric = float((upstream * _derivative(function, inputs, name, direction, step)).sum())
+            analytic = float((gradient * direction).sum())
+            error = _relative(numeric, analytic, typical)
+            if not error <= rtol:
+                raise GradientMismatchError(
+                    f"{name}, direction {number}: gradient {analytic:.17g}, central differences {numeric:.17g},"
+                    f" relative error {error:.3g} above {rtol:g}"
+                )
+            errors[name] = max(errors[name], error)
+    return errors
+
+
+def check_jacobian(
+    function: Callable[..., FloatArray],
+    gradients: Callable[[FloatArray], Mapping[str, FloatArray]],
+    inputs: Mapping[str, FloatArray],
+    *,
+    rtol: float,
+    step: float = 1e-3,
+) -> dict[str, float]:
+    """Compare the full Jacobian with central differences, entry by entry; for small inputs.
+
+    Parameters, returns and errors are those of `check_gradients`; an entry's error is relative to the largest entry of
+    the Jacobian with respect to that input.
+
+    Notes
+    -----
+    ``1 + 4 · Σ size(input)`` evaluations of `function` and one of `gradients` per entry of the output.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.array([0.3, -1.2])
+    >>> max(check_jacobian(lambda x: np.sin(x), lambda g: {"x": np.cos(x) * g}, {"x": x}, rtol=1e-9).values()) < 1e-9
+    True
+    """
+    shape = np.shape(function(**inputs))
+    units = np.eye(int(np.prod(shape))).reshape(-1, *shape)
+    rows = [gradients(unit) for unit in units]
+    errors: dict[str, float] = {}
+    for name, point in inputs.items():
+        analytic = np.stack([np.asarray(row[name]).ravel() for row in rows])
+        numeric = np.empty_like(analytic)
+        for column in range(point.size):
+            direction = np.zeros(point.size)
+            direction[column] = 1.0
+            numeric[:, column] = _derivative(function, inputs, name, direction.reshape(point.shape), step).ravel()
+        difference = np.abs(numeric - analytic)
+        scale = max(np.abs(analytic).max(), np.abs(numeric).max())
+        error = float(difference.max() / scale) if scale else 0.0
+        if not error <= rtol:
+            i, j = np.unravel_index(int(np.nanargmax(difference)), difference.shape)
+            raise GradientMismatchError(
+                f"{name}, output {i}, input {j}: derivative {analytic[i, j]:.17g}, central differences"
+                f" {numeric[i, j]:.17g}, relative error {error:.3g} above {rtol:g}"
+            )
+        errors[name] = error
+    return errors
+
+
+def _derivative(
+    function: Callable[..., Any], inputs: Mapping[str, FloatArray], name: str, direction: FloatArray, step: float
+) -> FloatArray:
+    """Fourth-order central difference of the output along `direction` of the input `name`."""
+    point = inputs[name]
+    size = float(np.sqrt(np.mean(np.square(point)))) or 1.0
+    h = step * size * np.sqrt(point.size) if np.count_nonzero(direction) > 1 else step * size
+
+    def at(multiple: float) -> FloatArray:
+        return np.asarray(function(**{**inputs, name: point + multiple * h * direction}))
+
+    return np.asarray((8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * h))
+
+
+def _relative(numeric: float, analytic: float, typical: float) -> float:
+    scale = max(abs(numeric), abs(analytic), typical)
+    return abs(numeric - analytic) / scale if scale else 0.0

@@ -1,0 +1,77 @@
+"""Tolerances: one table, per dtype, each with its reason (ours).
+
+Always passed by keyword: ``np.testing.assert_allclose(a, b, rtol=tolerance("reordered", dtype).rtol)``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """A relative tolerance for one dtype, and why it is what it is.
+
+    Attributes
+    ----------
+    rtol : float
+        Largest relative error.
+    reason : str
+        Where the number comes from.
+    """
+
+    rtol: float
+    reason: str
+
+
+_TABLE: dict[str, tuple[str, dict[str, float]]] = {
+    "reordered": (
+        "the same formula summed in another order: a few hundred units of rounding, logits up to 50",
+        {"float64": 1e-12, "float32": 2e-4},
+    ),
+    "rounding": (
+        "one or two roundings of the same number",
+        {"float64": 1e-15, "float32": 5e-7},
+    ),
+    "differences": (
+        "fourth-order central differences with a step of 1e-3, whose own error stays below 1e-8",
+        {"float64": 1e-7},
+    ),
+}
+
+
+def tolerance(name: str, dtype: Any = np.float64) -> Tolerance:
+    """Return the tolerance called `name` for `dtype`.
+
+    Parameters
+    ----------
+    name : {"reordered", "rounding", "differences"}
+        What is compared.
+    dtype : dtype_like, optional
+        float32 or float64, the precision computed in.
+
+    Returns
+    -------
+    Tolerance
+        The number and its reason.
+
+    Raises
+    ------
+    ValueError
+        Unknown name, or no tolerance for that dtype; the known ones are listed.
+
+    Examples
+    --------
+    >>> tolerance("reordered", "float64").rtol
+    1e-12
+    """
+    if name not in _TABLE:
+        raise ValueError(f"name: {name!r} came, one of {', '.join(map(repr, _TABLE))} was wanted")
+    reason, by_dtype = _TABLE[name]
+    key = np.dtype(dtype).name
+    if key not in by_dtype:
+        raise ValueError(f"dtype: {key} came, one of {', '.join(by_dtype)} was wanted for {name!r}")
+    return Tolerance(by_dtype[key], reason)
