@@ -2,6 +2,14 @@
 
 from refattn._validation import PromotionWarning
 from refattn._version import __version__
+from refattn.convbasis import (
+    ConvBasis,
+    ConvCache,
+    conv_attention,
+    conv_attention_forward,
+    decompose,
+    recover,
+)
 from refattn.dense import (
     AttentionGradients,
     DenseCache,
@@ -14,11 +22,17 @@ from refattn.masks import Causal, SlidingWindow
 __all__ = [
     "AttentionGradients",
     "Causal",
+    "ConvBasis",
+    "ConvCache",
     "DenseCache",
     "PromotionWarning",
     "SlidingWindow",
     "__version__",
+    "conv_attention",
+    "conv_attention_forward",
+    "decompose",
     "dense_attention",
     "dense_attention_backward",
     "dense_attention_forward",
+    "recover",
 ]

@@ -1,0 +1,268 @@
+"""Conv attention, the public operation: recover a basis, apply it by one of the methods (arXiv 2405.05219, section 4).
+
+Causal attention has one basis, of the logits ``H = M ∘ (scale · Q Kᵀ)``. Full attention has two: the lower triangle with
+the diagonal, and the strict upper triangle, which transposed is lower triangular with Q and K exchanged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refattn._heads import HeadLayout
+from refattn._validation import FloatArray, as_float_arrays, as_option, as_real, as_scale
+from refattn.convbasis import oracle, paper
+from refattn.convbasis.basis import ConvBasis
+from refattn.convbasis.bounds import ROW_TOLERANCE
+from refattn.convbasis.recover import recover_heads, require_square, search_options
+
+METHODS = ("paper", "oracle")
+
+
+@dataclass(frozen=True)
+class ConvCache:
+    """What a conv-attention forward leaves behind.
+
+    Attributes
+    ----------
+    q, k, v : ndarray
+        The inputs, in the dtype of the computation.
+    out : ndarray, shape (…, n, d_v)
+        The output.
+    basis : ConvBasis
+        Basis of the logits on and below the diagonal, one for every query head.
+    upper : ConvBasis or None
+        Basis of the transposed logits, used above the diagonal; None for causal attention.
+    method : str
+        The path taken.
+    tol : float
+        Row tolerance, relative to ``‖V‖_∞``.
+    rows_recomputed : ndarray of int, shape (…)
+        Rows of every head that were computed directly because an FFT would have lost them.
+    largest_bound : ndarray, shape (…)
+        Largest estimated rounding error, relative to ``‖V‖_∞``, of the rows that were kept.
+    """
+
+    q: FloatArray
+    k: FloatArray
+    v: FloatArray
+    out: FloatArray
+    basis: ConvBasis
+    upper: ConvBasis | None
+    method: str
+    tol: float
+    rows_recomputed: np.ndarray
+    largest_bound: np.ndarray
+
+
+def conv_attention(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    *,
+    n_basis: int | None = None,
+    probe: int | None = None,
+    delta: float | None = None,
+    eps: float = 0.0,
+    basis: ConvBasis | tuple[ConvBasis, ConvBasis] | None = None,
+    mask: str = "causal",
+    scale: float | None = None,
+    method: str = "paper",
+    tol: float | None = None,
+    check_finite: bool = True,
+) -> FloatArray:
+    """Softmax attention whose logits are replaced by a k-conv basis of them.
+
+    Parameters
+    ----------
+    q : array_like, shape (…, n, d)
+        Queries. Leading axes broadcast; fewer key-value heads than query heads (axis −3) are shared by groups.
+    k : array_like, shape (…, n, d)
+        Keys.
+    v : array_like, shape (…, n, d_v)
+        Values.
+    n_basis : int, optional
+        The paper's k: the most segments to look for, 1 ≤ n_basis ≤ n. Needed unless `basis` is given, as are
+        `probe` and `delta`.
+    probe : int, optional
+        The paper's T; see `refattn.recover`.
+    delta, eps : float, optional
+        The paper's δ and ε; see `refattn.recover`.
+    basis : ConvBasis or pair of ConvBasis, optional
+        Use this basis of the logits instead of recovering one: q and k then serve for their shapes only. For full
+        attention, the pair (lower, upper), the upper one of the transposed logits. Leading axes are those of the
+        output, or none for one basis that serves every head.
+    mask : {"causal", "full"}, optional
+        Causal attention, or attention over all keys.
+    scale : float, optional
+        Factor of the logits; ``1/√d`` by default.
+    method : {"paper", "oracle"}, optional
+        ``"paper"``: Algorithm 1, products by FFT, lost rows recomputed. ``"oracle"``: the same basis applied densely.
+    tol : float, optional
+        Largest estimated rounding error of a row, relative to ``‖V‖_∞``, that is kept; rows above it are computed
+        directly. 1e-13 in float64 and 1e-5 in float32 by default; 0 recomputes every row.
+    check_finite : bool, optional
+        Refuse NaN and infinity.
+
+    Returns
+    -------
+    ndarray, shape (…, n, d_v)
+        The output ``Ỹ``.
+
+    Raises
+    ------
+    TypeError
+        An argument is of the wrong kind.
+    ValueError
+        Shapes do not fit, a value is out of range, an entry is not finite, a logit overflows, or an option is unknown.
+
+    Warns
+    -----
+    PromotionWarning
+        Integers (to float64) or float16 (to float32) came.
+
+    Notes
+    -----
+    Time O(k n d log n + r n d) with r recomputed rows, memory O(kn + nd), for one head. If the logits are ε-close to a
+    (T, δ)-non-degenerate k-conv matrix, the output is within ``2 (e^{2ε} − 1) ‖V‖_∞`` of exact attention; on other
+    input nothing is promised, and `refattn.convbasis.posterior_bound` says what is. Source: arXiv 2405.05219, Algorithm 1.
+
+    Examples
+    --------
+    With as many segments as columns the basis is exact, and so is the output:
+
+    >>> import numpy as np
+    >>> from refattn import conv_attention, dense_attention
+    >>> q, k, v = np.random.default_rng(0).standard_normal((3, 16, 4))
+    >>> out = conv_attention(q, k, v, n_basis=16, probe=1, delta=1e-9)
+    >>> bool(np.allclose(out, dense_attention(q, k, v), rtol=1e-12))
+    True
+    """
+    return conv_attention_forward(
+        q,
+        k,
+        v,
+        n_basis=n_basis,
+        probe=probe,
+        delta=delta,
+        eps=eps,
+        basis=basis,
+        mask=mask,
+        scale=scale,
+        method=method,
+        tol=tol,
+        check_finite=check_finite,
+    )[0]
+
+
+def conv_attention_forward(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    *,
+    n_basis: int | None = None,
+    probe: int | None = None,
+    delta: float | None = None,
+    eps: float = 0.0,
+    basis: ConvBasis | tuple[ConvBasis, ConvBasis] | None = None,
+    mask: str = "causal",
+    scale: float | None = None,
+    method: str = "paper",
+    tol: float | None = None,
+    check_finite: bool = True,
+) -> tuple[FloatArray, ConvCache]:
+    """Conv attention, with the basis used and what became of the rows.
+
+    Parameters, errors, complexity and source are those of `conv_attention`.
+
+    Returns
+    -------
+    out : ndarray, shape (…, n, d_v)
+        The output.
+    cache : ConvCache
+        Inputs, output, bases, and how many rows were recomputed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from refattn import conv_attention_forward
+    >>> q, k, v = np.random.default_rng(0).standard_normal((3, 16, 4))
+    >>> out, cache = conv_attention_forward(q, k, v, n_basis=4, probe=1, delta=1e-9)
+    >>> cache.basis.starts.tolist()  # T = 1 and a tiny δ: the first columns, as every column differs from the last
+    [0, 1, 2, 3]
+    """
+    q, k, v = as_float_arrays(check_finite=check_finite, q=q, k=k, v=v)
+    layout = HeadLayout.of(q, k, v)
+    require_square(q, k)
+    as_option("mask", mask, ("causal", "full"))
+    as_option("method", method, METHODS)
+    factor = as_scale(scale, q.shape[-1])
+    row_tol = ROW_TOLERANCE[q.dtype.name] if tol is None else as_real("tol", tol, least=0.0)
+    queries, keys, values = layout.expand(q, k, v)
+    n = q.shape[-2]
+
+    upper = None
+    if basis is None:
+        _require_given(n_basis=n_basis, probe=probe, delta=delta)
+        options = search_options(n, n_basis, probe, delta, eps)
+        lower = recover_heads(queries, keys, *options, factor)
+        if mask == "full":
+            upper = recover_heads(keys, queries, *options, factor)
+    elif mask == "full":
+        if not (isinstance(basis, tuple) and len(basis) == 2):
+            raise TypeError("basis: full attention wants a pair (lower, upper) of ConvBasis")
+        lower, upper = (_given(one, layout, n, q.dtype) for one in basis)
+    else:
+        lower = _given(basis, layout, n, q.dtype)
+
+    out = np.empty((*layout.inner, n, v.shape[-1]), q.dtype)
+    recomputed = np.zeros(layout.inner, dtype=np.int64)
+    largest = np.zeros(layout.inner)
+    for head in np.ndindex(*layout.inner):
+        above = None if upper is None else upper[head]
+        if method == "oracle":
+            out[head] = oracle.conv_attention_head(values[head], lower[head], above)
+        else:
+            out[head], report = paper.conv_attention_head(values[head], lower[head], above, row_tol)
+            recomputed[head], largest[head] = report.recomputed, report.largest_bound
+    cache = ConvCache(
+        q,
+        k,
+        v,
+        layout.merge(out),
+        _merge(lower, layout),
+        None if upper is None else _merge(upper, layout),
+        method,
+        row_tol,
+        recomputed.reshape(layout.lead),
+        largest.reshape(layout.lead),
+    )
+    return cache.out, cache
+
+
+def _require_given(**options: Any) -> None:
+    missing = [name for name, value in options.items() if value is None]
+    if missing:
+        raise TypeError(f"{', '.join(missing)}: nothing came; n_basis, probe and delta, or a basis, were wanted")
+
+
+def _given(basis: Any, layout: HeadLayout, n: int, dtype: np.dtype[Any]) -> ConvBasis:
+    """Give a caller's basis the leading axes of the computation."""
+    if not isinstance(basis, ConvBasis):
+        raise TypeError(f"basis: {type(basis).__name__} came, a ConvBasis was wanted")
+    lead = basis.starts.shape[:-1]
+    if basis.n != n or lead not in ((), layout.lead):
+        raise ValueError(f"basis: heads {lead} and n = {basis.n} came, heads {layout.lead} and n = {n} were wanted")
+    terms = basis.starts.shape[-1]
+    return ConvBasis(
+        np.broadcast_to(basis.starts, (*layout.lead, terms)).reshape(*layout.inner, terms),
+        np.broadcast_to(basis.kernels, (*layout.lead, terms, n)).reshape(*layout.inner, terms, n).astype(dtype),
+    )
+
+
+def _merge(basis: ConvBasis, layout: HeadLayout) -> ConvBasis:
+    terms = basis.starts.shape[-1]
+    return ConvBasis(basis.starts.reshape(*layout.lead, terms), basis.kernels.reshape(*layout.lead, terms, basis.n))

@@ -1,0 +1,225 @@
+"""Error bounds of conv attention: the theorem's, the a-posteriori one, a sharp one, and the rounding of an FFT.
+
+H are the exact logits, H' those of the basis, ``r = ‖H − H'‖_∞`` their largest difference in a causal entry, Y and Ỹ
+the outputs of attention with either. ``‖·‖_∞`` is the largest absolute entry. The derivations are in
+docs/explanation/conv-basis.md.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refattn._heads import HeadLayout
+from refattn._validation import FloatArray, as_count, as_float_arrays, as_real, as_scale
+from refattn.convbasis.basis import ConvBasis
+
+_BLOCK_ENTRIES = 1 << 21
+
+
+def inference_bound(eps: float, v_max: float) -> float:
+    """The inference theorem's bound on ``‖Y − Ỹ‖_∞``, for ε-close logits.
+
+    Parameters
+    ----------
+    eps : float
+        The theorem's ε ≥ 0.
+    v_max : float
+        ``‖V‖_∞`` ≥ 0.
+
+    Returns
+    -------
+    float
+        ``2 (e^{2ε} − 1) ‖V‖_∞``; infinite where it overflows.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is not a number or negative.
+
+    Notes
+    -----
+    Holds for logits that are ε-close (T, δ)-non-degenerate k-conv, with ``ε ≤ δ/(5T)``. Source: arXiv 2405.05219,
+    theorem on inference (4.4).
+
+    Examples
+    --------
+    >>> round(inference_bound(0.01, 3.0), 6)
+    0.121208
+    """
+    return posterior_bound(2 * as_real("eps", eps, least=0.0), v_max)
+
+
+def posterior_bound(residual: float, v_max: float) -> float:
+    """A-posteriori bound on ``‖Y − Ỹ‖_∞`` for any input and any starts: ``2 (e^r − 1) ‖V‖_∞``.
+
+    Parameters
+    ----------
+    residual : float
+        ``r = ‖H − H'‖_∞`` ≥ 0, as `logit_residual` measures it.
+    v_max : float
+        ``‖V‖_∞`` ≥ 0.
+
+    Returns
+    -------
+    float
+        The bound; infinite where it overflows.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is not a number or negative.
+
+    Notes
+    -----
+    Source: the argument of arXiv 2405.05219, theorem 4.4, with the measured r in the place of 2ε.
+
+    Examples
+    --------
+    >>> posterior_bound(0.0, 3.0)
+    0.0
+    """
+    residual, v_max = as_real("residual", residual, least=0.0), as_real("v_max", v_max, least=0.0)
+    return 2 * math.expm1(residual) * v_max if residual < 700 else math.inf
+
+
+def sharp_bound(residual: float, v_max: float) -> float:
+    """Smallest bound on ``‖Y − Ỹ‖_∞`` that depends on r and ``‖V‖_∞`` alone: ``2 tanh(r/2) ‖V‖_∞``.
+
+    Parameters
+    ----------
+    residual : float
+        ``r = ‖H − H'‖_∞`` ≥ 0.
+    v_max : float
+        ``‖V‖_∞`` ≥ 0.
+
+    Returns
+    -------
+    float
+        The bound; never more than ``2 ‖V‖_∞``, and half of `posterior_bound` for small r.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is not a number or negative.
+
+    Notes
+    -----
+    Source: ours; two softmax rows whose logits differ by at most r are within ``tanh(r/2)`` in total variation, and two
+    keys attain it.
+
+    Examples
+    --------
+    >>> sharp_bound(0.02, 3.0) < posterior_bound(0.02, 3.0)
+    True
+    """
+    residual, v_max = as_real("residual", residual, least=0.0), as_real("v_max", v_max, least=0.0)
+    return 2 * math.tanh(residual / 2) * v_max
+
+
+def logit_residual(
+    q: ArrayLike, k: ArrayLike, basis: ConvBasis, *, scale: float | None = None, check_finite: bool = True
+) -> FloatArray:
+    """Largest difference between the causal logits and those of a basis, for every row.
+
+    Parameters
+    ----------
+    q, k : array_like, shape (…, n, d)
+        Queries and keys, as for `refattn.recover`.
+    basis : ConvBasis
+        For every query head.
+    scale : float, optional
+        Factor of the logits; ``1/√d`` by default.
+    check_finite : bool, optional
+        Refuse NaN and infinity.
+
+    Returns
+    -------
+    ndarray, shape (…, n)
+        ``r_i = max_{j ≤ i} |H_ij − H'_ij|``; its maximum is the r of `posterior_bound`, and r_i bounds row i alone.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Shapes do not fit, or an entry is not a finite number.
+
+    Notes
+    -----
+    Exact, therefore O(n² d) time; memory O(n·block). The measured ε of ε-closeness is ``logit_residual(…).max()`` with
+    the noise-free basis.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from refattn import recover
+    >>> q, k = np.random.default_rng(0).standard_normal((2, 8, 4))
+    >>> basis = recover(q, k, n_basis=8, probe=1, delta=1e-9)  # k = n: the basis is exact
+    >>> bool(logit_residual(q, k, basis).max() < 1e-14)
+    True
+    """
+    q, k = as_float_arrays(check_finite=check_finite, q=q, k=k)
+    layout = HeadLayout.of(q, k, k)
+    n = basis.n
+    if q.shape[-2] != n or k.shape[-2] != n or basis.starts.shape[:-1] != layout.lead:
+        raise ValueError(
+            f"basis: heads {basis.starts.shape[:-1]} and n = {n} came, {layout.lead} and n = {q.shape[-2]} were wanted"
+        )
+    factor = np.asarray(as_scale(scale, q.shape[-1]), q.dtype)
+    queries, keys, _ = layout.expand(q, k, k)
+    residual = np.empty((int(np.prod(layout.lead)), n), q.dtype)
+    step = max(1, _BLOCK_ENTRIES // n)
+    for place, (head, target) in enumerate(zip(np.ndindex(*layout.inner), np.ndindex(*layout.lead), strict=True)):
+        one = basis[target]
+        for start in range(0, n, step):
+            rows = np.arange(start, min(start + step, n))
+            difference = np.abs((queries[head][rows] @ keys[head].T) * factor - one.rows(rows))
+            difference[np.arange(n) > rows[:, None]] = 0
+            residual[place, rows] = difference.max(axis=-1)
+    return residual.reshape(*layout.lead, n)
+
+
+_ROUNDING_SAFETY = 8.0
+"""Factor between the typical rounding error of an entry and the estimate that is acted on."""
+
+ROW_TOLERANCE = {"float64": 1e-13, "float32": 1e-5}
+"""Default of the row tolerance: error of a row relative to ``‖V‖_∞`` above which it is recomputed directly."""
+
+
+def convolution_rounding(length: int, dtype: Any) -> float:
+    """Rounding error of an entry of a convolution by FFT, relative to ``‖a‖₂ ‖x‖₂``.
+
+    Parameters
+    ----------
+    length : int
+        Length of the transforms, at least 1.
+    dtype : dtype_like
+        float32 or float64.
+
+    Returns
+    -------
+    float
+        ``8 u √(2 log₂(length) / length)`` with the unit roundoff u, and at least 8 u / length.
+
+    Raises
+    ------
+    ValueError
+        `length` is below 1.
+
+    Notes
+    -----
+    Each transform of N points has an error of about ``u √(log₂ N)`` in the 2-norm, spread evenly over its entries;
+    rounding errors taken as independent, an entry of the inverse of the product has ``u √(2 log₂ N / N) ‖a‖₂ ‖x‖₂``. The
+    factor 8 is a margin; the claims ledger measures how much of it is used. Source: ours; the norm-wise statement is
+    classical (Higham, Accuracy and Stability of Numerical Algorithms, section 24.1).
+
+    Examples
+    --------
+    >>> convolution_rounding(4096, "float64") < 1e-15
+    True
+    """
+    length = as_count("length", length, least=1)
+    unit = float(np.finfo(np.dtype(dtype)).eps) / 2
+    return _ROUNDING_SAFETY * unit * math.sqrt(2 * max(math.log2(length), 1.0) / length)

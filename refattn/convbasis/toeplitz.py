@@ -1,0 +1,198 @@
+"""conv(a) and conv(a, m): lower-triangular Toeplitz matrices, dense and as products (arXiv 2405.05219, section 3).
+
+Notation of the paper: ``conv(a)`` is the n×n lower-triangular Toeplitz matrix with first column a;
+``conv(a, m)`` is zero but for its bottom-right m×m block, which is ``conv(a[:m])``. Products are additive:
+``conv(a, m) x + conv(b, m) x = conv(a + b, m) x``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refattn import _fft
+from refattn._validation import FloatArray, as_count, as_float_arrays, as_option, require_rank
+
+
+def conv_matrix(a: ArrayLike) -> FloatArray:
+    """Dense ``conv(a)``.
+
+    Parameters
+    ----------
+    a : array_like, shape (n,)
+        First column.
+
+    Returns
+    -------
+    ndarray, shape (n, n)
+        Entry (i, j) is ``a[i − j]`` for i ≥ j, else 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `a` is not a finite, non-empty vector of numbers.
+
+    Notes
+    -----
+    Time and memory O(n²). Source: arXiv 2405.05219, definition of the convolution matrix.
+
+    Examples
+    --------
+    >>> conv_matrix([1.0, 2.0, 3.0])
+    array([[1., 0., 0.],
+           [2., 1., 0.],
+           [3., 2., 1.]])
+    """
+    (a,) = as_float_arrays(a=a)
+    a = _as_vector(a)
+    n = a.size
+    dense = np.zeros((n, n), a.dtype)
+    for j in range(n):
+        dense[j:, j] = a[: n - j]
+    return dense
+
+
+def subconv_matrix(a: ArrayLike, m: int) -> FloatArray:
+    """Dense ``conv(a, m)``: zero, but ``conv(a[:m])`` in the bottom-right m×m block.
+
+    Parameters
+    ----------
+    a : array_like, shape (n,)
+        First column of the block, in its first m entries; the others do not matter.
+    m : int
+        Size of the block, 1 ≤ m ≤ n.
+
+    Returns
+    -------
+    ndarray, shape (n, n)
+        The matrix.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `a` is not a finite, non-empty vector of numbers, or `m` is out of range.
+
+    Notes
+    -----
+    Time and memory O(n²). Source: arXiv 2405.05219, definition of the sub-convolution matrix.
+
+    Examples
+    --------
+    >>> subconv_matrix([1.0, 2.0, 3.0], 2)
+    array([[0., 0., 0.],
+           [0., 1., 0.],
+           [0., 2., 1.]])
+    """
+    (a,) = as_float_arrays(a=a)
+    a = _as_vector(a)
+    n = a.size
+    m = as_count("m", m, least=1, most=n, most_is="n")
+    dense = np.zeros((n, n), a.dtype)
+    dense[n - m :, n - m :] = conv_matrix(a[:m])
+    return dense
+
+
+def conv_product(a: ArrayLike, x: ArrayLike, *, method: str = "fft") -> FloatArray:
+    """Product ``conv(a) x``: the first n entries of the linear convolution of a with every column of x.
+
+    Parameters
+    ----------
+    a : array_like, shape (n,)
+        First column of the matrix.
+    x : array_like, shape (n,) or (n, d)
+        One vector, or d of them as columns.
+    method : {"fft", "direct"}, optional
+        ``"fft"``: O(n d log n) through a circulant of length at least 2n − 1; the error is relative to the *largest* entry
+        of the product. ``"direct"``: O(n² d) by the definition; the error is relative to each entry (for a, x ≥ 0).
+
+    Returns
+    -------
+    ndarray, shape of `x`
+        The product.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Inputs are not finite numbers or do not fit, or `method` is unknown.
+
+    Notes
+    -----
+    Memory O(n d). Source: arXiv 2405.05219, the claim that conv(a) x takes O(n log n) by FFT.
+
+    Examples
+    --------
+    >>> conv_product([1.0, 2.0, 3.0], [1.0, 0.0, 1.0], method="direct")
+    array([1., 2., 4.])
+    """
+    a, x = as_float_arrays(a=a, x=x)
+    a = _as_vector(a)
+    require_rank("x", x, 1, "(n,) or (n, d)")
+    if x.ndim > 2 or x.shape[0] != a.size:
+        raise ValueError(f"x: shape {x.shape} came, ({a.size},) or ({a.size}, d) was wanted")
+    as_option("method", method, ("fft", "direct"))
+    columns = x.reshape(a.size, -1)
+    product = _conv_fft(a, columns) if method == "fft" else _conv_direct(a, columns)
+    return product.reshape(x.shape)
+
+
+def subconv_product(a: ArrayLike, m: int, x: ArrayLike, *, method: str = "fft") -> FloatArray:
+    """Product ``conv(a, m) x``, which is ``[0; conv(a[:m]) x[n − m:]]``.
+
+    Parameters
+    ----------
+    a : array_like, shape (n,)
+        First column of the block, in its first m entries.
+    m : int
+        Size of the block, 1 ≤ m ≤ n.
+    x : array_like, shape (n,) or (n, d)
+        One vector, or d of them as columns.
+    method : {"fft", "direct"}, optional
+        As for `conv_product`.
+
+    Returns
+    -------
+    ndarray, shape of `x`
+        The product; its first n − m rows are zero.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `conv_product`, or `m` is out of range.
+
+    Notes
+    -----
+    Time O(m d log m) or O(m² d), memory O(n d). Source: arXiv 2405.05219, sub-convolution matrices.
+
+    Examples
+    --------
+    >>> subconv_product([1.0, 2.0, 3.0], 2, [5.0, 1.0, 1.0], method="direct")
+    array([0., 1., 3.])
+    """
+    a, x = as_float_arrays(a=a, x=x)
+    a = _as_vector(a)
+    m = as_count("m", m, least=1, most=a.size, most_is="n")
+    require_rank("x", x, 1, "(n,) or (n, d)")
+    if x.ndim > 2 or x.shape[0] != a.size:
+        raise ValueError(f"x: shape {x.shape} came, ({a.size},) or ({a.size}, d) was wanted")
+    product = np.zeros_like(x)
+    product[a.size - m :] = conv_product(a[:m], x[a.size - m :], method=method)
+    return product
+
+
+def _as_vector(a: FloatArray) -> FloatArray:
+    if a.ndim != 1 or a.size == 0:
+        raise ValueError(f"a: shape {a.shape} came, (n,) with n ≥ 1 was wanted")
+    return a
+
+
+def _conv_fft(a: FloatArray, x: FloatArray) -> FloatArray:
+    length = _fft.fast_length(2 * a.size - 1)
+    x_hat = _fft.rfft(np.ascontiguousarray(x.T), length)
+    return _fft.irfft(_fft.rfft(a, length) * x_hat, length)[:, : a.size].T
+
+
+def _conv_direct(a: FloatArray, x: FloatArray) -> FloatArray:
+    product = np.zeros_like(x)
+    for j in range(a.size):
+        product[j:] += a[: a.size - j, None] * x[j]
+    return product
