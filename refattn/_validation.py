@@ -8,10 +8,11 @@ a ``ValueError``.
 from __future__ import annotations
 
 import math
+import numbers
 import operator
 import warnings
 from collections.abc import Iterable
-from typing import Any, SupportsFloat, SupportsIndex, cast
+from typing import Any, SupportsIndex, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,8 +50,12 @@ def as_float_arrays(*, check_finite: bool = True, **arrays: Any) -> tuple[FloatA
     ValueError
         Ragged nesting, or NaN or infinity while `check_finite` is set; the first bad index is named.
     """
-    converted = {name: _as_real(name, value) for name, value in arrays.items()}
-    dtype = np.result_type(np.float32, *(a.dtype for a in converted.values()))
+    converted = {name: as_real_array(name, value) for name, value in arrays.items()}
+    # integers count as float64 here, int16 as well as int64
+    dtype = np.result_type(np.float32, *(a.dtype if a.dtype.kind == "f" else np.float64 for a in converted.values()))
+    for name, array in converted.items():
+        if array.dtype.kind != "f" or array.dtype.itemsize < 4:
+            _warn_promotion(name, array.dtype, dtype)
     out = tuple(np.asarray(a, dtype=dtype) for a in converted.values())
     if check_finite:
         for name, array in zip(converted, out, strict=True):
@@ -58,33 +63,33 @@ def as_float_arrays(*, check_finite: bool = True, **arrays: Any) -> tuple[FloatA
     return out
 
 
-def _as_real(name: str, value: Any) -> FloatArray:
+def as_array(name: str, value: Any) -> NDArray[Any]:
+    """Convert one array-like to a NumPy array of whatever dtype it has, or raise naming the argument."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name}: a masked array came, a plain array was wanted (its mask would be lost)")
     try:
         if hasattr(value, "__array__") or not hasattr(value, "__dlpack__"):
-            array = np.asarray(value)
-        else:
-            array = np.from_dlpack(value)
+            return np.asarray(value)
+        return np.from_dlpack(value)
+    except MemoryError:
+        raise
     except ValueError as error:
         raise ValueError(f"{name}: cannot be read as an array of numbers ({error})") from error
     except Exception as error:  # a foreign library's own refusal: a device, a gradient tape, a dtype
         raise TypeError(
             f"{name}: a {type(value).__name__} came that cannot be read as a NumPy array on the CPU ({error})"
         ) from error
-    kind = array.dtype.kind
-    if kind in "iu":
-        _warn_promotion(name, array.dtype, "float64")
-        return array.astype(np.float64)
-    if kind != "f" or array.dtype.itemsize > 8:
+
+
+def as_real_array(name: str, value: Any) -> NDArray[Any]:
+    """Convert one array-like to a NumPy array of integers or of floats no wider than float64."""
+    array = as_array(name, value)
+    if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
         raise TypeError(f"{name}: dtype {array.dtype} came, float32 or float64 was wanted")
-    if array.dtype.itemsize < 4:
-        _warn_promotion(name, array.dtype, "float32")
-        return array.astype(np.float32)
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
+    return array
 
 
-def _warn_promotion(name: str, came: np.dtype[Any], computed: str) -> None:
+def _warn_promotion(name: str, came: np.dtype[Any], computed: np.dtype[Any]) -> None:
     warnings.warn(
         f"{name}: {came} was promoted; the computation and the result are {computed}",
         PromotionWarning,
@@ -144,12 +149,14 @@ def as_real(
     name: str, value: Any, *, least: float = -math.inf, positive: bool = False, most: float = math.inf
 ) -> float:
     """Return `value` as a finite float in ``[least, most]`` (``positive`` excludes zero)."""
+    if getattr(value, "ndim", None) == 0:
+        value = value.item()  # a NumPy, PyTorch or JAX scalar
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: {value!r} came, a real number was wanted")
     try:
-        if isinstance(value, (bool, np.bool_, str)):
-            raise TypeError
-        number = float(cast(SupportsFloat, value))
-    except (TypeError, ValueError, OverflowError):
-        raise TypeError(f"{name}: {value!r} came, a real number was wanted") from None
+        number = float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: a number too large for float64 came, a finite number was wanted") from None
     if not math.isfinite(number):
         raise ValueError(f"{name}: {number} came, a finite number was wanted")
     if positive and number <= 0:

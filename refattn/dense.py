@@ -7,10 +7,13 @@ masked):
 
 and, for an upstream gradient ``dY``,
 
-    dV = Pᵀ dY     dP = dY Vᵀ     dS = P ∘ (dP − rowsum(dY ∘ Y))     dQ = scale · dS K     dK = scale · dSᵀ Q
+    dV = Pᵀ dY     dP = dY Vᵀ     dS = P ∘ (dP − rowsum(P ∘ dP))     dQ = scale · dS K     dK = scale · dSᵀ Q
 
 Rows are processed in blocks: memory is O(n·block), time O(n_q n_k d). The forward keeps each row's largest logit and
 its sum of exponentials, from which the backward recomputes P. Rows with no allowed key give zeros, and zero gradients.
+
+A result is finite or refused: overflow of a logit, of an output or of a gradient is an error, never an inf, a NaN or a
+silent zero.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refattn._heads import HeadLayout
-from refattn._validation import FloatArray, as_count, as_float_arrays, as_real, as_scale
+from refattn._validation import FloatArray, as_count, as_float_arrays, as_real, as_scale, require_finite
 from refattn.masks import RowMask
 
 _BLOCK_ENTRIES = 1 << 21
@@ -37,9 +40,7 @@ class DenseCache:
     Attributes
     ----------
     q, k, v : ndarray
-        The inputs, in the dtype of the computation.
-    out : ndarray, shape (…, n_q, d_v)
-        The output.
+        The inputs, in the dtype of the computation; not copies where they came in it, so leave them as they are.
     row_max, row_sum : ndarray, shape (…, n_q)
         Largest allowed logit of each row (0 where there is none) and ``Σ_j exp(S_ij − row_max_i)``.
     """
@@ -47,7 +48,6 @@ class DenseCache:
     q: FloatArray
     k: FloatArray
     v: FloatArray
-    out: FloatArray
     row_max: FloatArray
     row_sum: FloatArray
     layout: HeadLayout
@@ -102,7 +102,8 @@ def dense_attention(
     block : int, optional
         Query rows processed at once; by default as many as keep 2²¹ logits in memory.
     check_finite : bool, optional
-        Refuse NaN and infinity in q, k, v.
+        Refuse NaN and infinity in q, k, v. Without this, q and k may hold them where the mask hides them; they are
+        refused where they reach an allowed logit or the output.
 
     Returns
     -------
@@ -114,7 +115,7 @@ def dense_attention(
     TypeError
         An argument is not numeric, or of a dtype that is neither computed with nor promoted.
     ValueError
-        Shapes do not fit, an entry is NaN or infinite, the logits overflow, or an option is unknown.
+        Shapes do not fit, an entry is NaN or infinite, a logit or the output overflows, or an option is unknown.
 
     Warns
     -----
@@ -181,7 +182,10 @@ def dense_attention_forward(
     n_q, n_k = q.shape[-2], k.shape[-2]
     rule = RowMask(mask, n_q, n_k, layout)
     factor = as_scale(scale, q.shape[-1])
-    cap = None if softcap is None else as_real("softcap", softcap, positive=True)
+    limits = np.finfo(q.dtype)
+    cap = softcap
+    if cap is not None:
+        cap = as_real("softcap", cap, least=float(limits.tiny), positive=True, most=float(limits.max))
     if block is None:
         step = max(1, _BLOCK_ENTRIES // (n_k * int(np.prod(layout.inner))))
     else:
@@ -191,22 +195,21 @@ def dense_attention_forward(
     out = np.empty((*layout.inner, n_q, v.shape[-1]), q.dtype)
     row_max = np.empty((*layout.inner, n_q), q.dtype)
     row_sum = np.empty_like(row_max)
-    for rows in _row_blocks(n_q, step):
-        logits, _ = _masked_logits(queries, keys, rows, rule, factor, cap)
-        largest = logits.max(axis=-1, keepdims=True)
-        np.copyto(largest, 0, where=largest == -np.inf)  # no key allowed: exp(−inf − 0) = 0
-        weights = np.exp(np.subtract(logits, largest, out=logits), out=logits)
-        total = weights.sum(axis=-1, keepdims=True)
-        numerator = weights @ values
-        np.divide(numerator, total, out=numerator, where=total > 0)
-        out[..., rows, :] = numerator
-        row_max[..., rows], row_sum[..., rows] = largest[..., 0], total[..., 0]
+    with _overflow_judged():
+        for rows in _row_blocks(n_q, step):
+            logits, _ = _masked_logits(queries, keys, rows, rule, factor, cap)
+            largest = logits.max(axis=-1, keepdims=True)
+            np.copyto(largest, 0, where=largest == -np.inf)  # no key allowed: exp(−inf − 0) = 0
+            weights = np.exp(np.subtract(logits, largest, out=logits), out=logits)
+            total = weights.sum(axis=-1, keepdims=True)
+            np.divide(weights, total, out=weights, where=total > 0)  # before the product, which then cannot overflow
+            np.matmul(weights, values, out=out[..., rows, :])
+            row_max[..., rows], row_sum[..., rows] = largest[..., 0], total[..., 0]
 
     out = layout.merge(out)
+    require_finite("v: output", out)
     lead_rows = (*layout.lead, n_q)
-    cache = DenseCache(
-        q, k, v, out, row_max.reshape(lead_rows), row_sum.reshape(lead_rows), layout, rule, factor, cap, step
-    )
+    cache = DenseCache(q, k, v, row_max.reshape(lead_rows), row_sum.reshape(lead_rows), layout, rule, factor, cap, step)
     return out, cache
 
 
@@ -228,7 +231,7 @@ def dense_attention_backward(dout: ArrayLike, cache: DenseCache) -> AttentionGra
     Raises
     ------
     TypeError, ValueError
-        `dout` is not numeric, not finite, or not of the output's shape.
+        `dout` is not numeric, not finite, or not of the output's shape, or a gradient overflows.
 
     Notes
     -----
@@ -247,42 +250,51 @@ def dense_attention_backward(dout: ArrayLike, cache: DenseCache) -> AttentionGra
     True
     """
     (dout,) = as_float_arrays(dout=dout)
-    if dout.shape != cache.out.shape:
-        raise ValueError(f"dout: shape {dout.shape} came, the output's {cache.out.shape} was wanted")
     layout, scale, cap = cache.layout, cache.scale, cache.softcap
+    shape = (*cache.row_max.shape, cache.v.shape[-1])
+    if dout.shape != shape:
+        raise ValueError(f"dout: shape {dout.shape} came, the output's {shape} was wanted")
     q, k, v = layout.expand(cache.q, cache.k, cache.v)
-    upstream = layout.expand_queries(np.asarray(dout, cache.out.dtype))
-    row_dot = (upstream * layout.expand_queries(cache.out)).sum(axis=-1)
     row_max, row_sum = (rows.reshape(*layout.inner, -1) for rows in (cache.row_max, cache.row_sum))
 
     dq = np.empty(q.shape, q.dtype)
     dk = np.zeros(k.shape, k.dtype)
     dv = np.zeros(v.shape, v.dtype)
-    for rows in _row_blocks(q.shape[-2], cache.block):
-        g = upstream[..., rows, :]
-        # forward: weights = exp(logits − largest) / total
-        logits, slope = _masked_logits(q, k, rows, cache.mask, scale, cap)
-        weights = np.exp(np.subtract(logits, row_max[..., rows, None], out=logits), out=logits)
-        total = row_sum[..., rows, None]
-        np.divide(weights, total, out=weights, where=total > 0)
-        # forward: out = weights @ values
-        dv += weights.swapaxes(-1, -2) @ g
-        # forward: softmax of the logits
-        dlogits = g @ v.swapaxes(-1, -2)
-        dlogits -= row_dot[..., rows, None]
-        dlogits *= weights
-        # forward: softcap · tanh(s / softcap)
-        if slope is not None:
-            dlogits *= slope
-        # forward: scale · q kᵀ
-        dlogits *= np.asarray(scale, dlogits.dtype)
-        dq[..., rows, :] = dlogits @ k
-        dk += dlogits.swapaxes(-1, -2) @ q[..., rows, :]
-    return AttentionGradients(
-        layout.reduce_queries(dq, cache.q.shape),
-        layout.reduce_keys(dk, cache.k.shape),
-        layout.reduce_keys(dv, cache.v.shape),
-    )
+    with _overflow_judged():
+        upstream = layout.expand_queries(dout.astype(q.dtype, copy=False))
+        for rows in _row_blocks(q.shape[-2], cache.block):
+            g = upstream[..., rows, :]
+            # forward: weights = exp(logits − largest) / total
+            logits, slope = _masked_logits(q, k, rows, cache.mask, scale, cap)
+            weights = np.exp(np.subtract(logits, row_max[..., rows, None], out=logits), out=logits)
+            total = row_sum[..., rows, None]
+            np.divide(weights, total, out=weights, where=total > 0)
+            # forward: out = weights @ values
+            dv += weights.swapaxes(-1, -2) @ g
+            # forward: softmax of the logits
+            dlogits = g @ v.swapaxes(-1, -2)
+            dlogits -= (weights * dlogits).sum(axis=-1, keepdims=True)
+            dlogits *= weights
+            # forward: softcap · tanh(s / softcap)
+            if slope is not None:
+                dlogits *= slope
+            # forward: scale · q kᵀ
+            dlogits *= np.asarray(scale, dlogits.dtype)
+            np.matmul(dlogits, k, out=dq[..., rows, :])
+            dk += dlogits.swapaxes(-1, -2) @ q[..., rows, :]
+        gradients = AttentionGradients(
+            layout.reduce_queries(dq, cache.q.shape),
+            layout.reduce_keys(dk, cache.k.shape),
+            layout.reduce_keys(dv, cache.v.shape),
+        )
+    for name, gradient in gradients._asdict().items():
+        require_finite(f"dout: gradient of {name}", gradient)
+    return gradients
+
+
+def _overflow_judged() -> np.errstate:
+    """Silence NumPy where overflow is looked for, and refused, by this module; underflow to zero is meant."""
+    return np.errstate(over="ignore", under="ignore", invalid="ignore")
 
 
 def _row_blocks(n: int, step: int) -> Iterator[slice]:
@@ -293,30 +305,31 @@ def _masked_logits(
     q: FloatArray, k: FloatArray, rows: slice, mask: RowMask, scale: float, softcap: float | None
 ) -> tuple[FloatArray, FloatArray | None]:
     """Return the logits of a block of rows, −inf where masked, and the derivative of the cap if there is one."""
-    with np.errstate(over="ignore", invalid="ignore"):  # judged below, where it matters
-        logits = q[..., rows, :] @ k.swapaxes(-1, -2)
-        logits *= np.asarray(scale, logits.dtype)
+    logits = q[..., rows, :] @ k.swapaxes(-1, -2)
+    logits *= np.asarray(scale, logits.dtype)
+    allowed = mask.allowed(rows)
+    _require_no_overflow("q, k", logits, allowed, rows)
     slope = None
     if softcap is not None:
-        np.tanh(np.divide(logits, softcap, out=logits), out=logits)
-        slope = 1 - logits * logits
+        np.divide(logits, softcap, out=logits)
+        slope = np.square(1 / np.cosh(logits))  # 1 − tanh² would cancel
+        np.tanh(logits, out=logits)
         logits *= np.asarray(softcap, logits.dtype)
-    with np.errstate(over="ignore", invalid="ignore"):
-        for bias in mask.biases:
-            logits += bias[..., rows, :].astype(logits.dtype)
-        allowed = mask.allowed(rows)
-        finite = bool(np.isfinite(logits.sum()))
-    if not finite:
-        _require_no_overflow(logits, allowed, rows)
+    for bias in mask.biases:
+        logits += bias[..., rows, :].astype(logits.dtype)
+        _require_no_overflow("mask", logits, allowed, rows)
     np.copyto(logits, -np.inf, where=~allowed)
     return logits, slope
 
 
-def _require_no_overflow(logits: FloatArray, allowed: np.ndarray, rows: slice) -> None:
+def _require_no_overflow(name: str, logits: FloatArray, allowed: np.ndarray, rows: slice) -> None:
+    if np.isfinite(logits.sum()):
+        return
     bad = ~np.isfinite(logits) & allowed
     if bad.any():
-        *_, row, key = (int(i) for i in np.argwhere(bad)[0])
+        index = tuple(int(i) for i in np.argwhere(bad)[0])
+        *_, row, key = index
         raise ValueError(
-            f"q, k: the logit of query {rows.start + row} and key {key} overflows {logits.dtype};"
+            f"{name}: the logit of query {rows.start + row} and key {key} is {logits[index]} in {logits.dtype};"
             " smaller entries, a smaller scale or float64 was wanted"
         )

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refattn._heads import HeadLayout
-from refattn._validation import FloatArray, as_count, as_option
+from refattn._validation import FloatArray, as_array, as_count, as_option
 
 Alignment: TypeAlias = Literal["top-left", "bottom-right"] | int | None
 _ALIGNMENTS = ("top-left", "bottom-right")
@@ -131,8 +131,8 @@ class RowMask:
             pattern.allowed(slice(0, 0), n_q, n_k)  # an alignment that is missing or wrong shows here
 
     def _add_array(self, part: Any, layout: HeadLayout) -> None:
-        array = np.asarray(part)
-        if array.dtype.kind not in "bf":
+        array = as_array("mask", part)
+        if array.dtype.kind not in "bf" or array.dtype.itemsize > 8:
             raise TypeError(
                 f"mask: {type(part).__name__} of dtype {array.dtype} came; 'causal', 'full', Causal, SlidingWindow,"
                 " a boolean or a floating (additive) array, or a tuple of these was wanted"

@@ -128,7 +128,8 @@ def conv_attention(
     -----
     Time O(k n d log n + r n d) with r recomputed rows, memory O(kn + nd), for one head. If the logits are ε-close to a
     (T, δ)-non-degenerate k-conv matrix, the output is within ``2 (e^{2ε} − 1) ‖V‖_∞`` of exact attention; on other
-    input nothing is promised, and `refattn.convbasis.posterior_bound` says what is. Source: arXiv 2405.05219, Algorithm 1.
+    input nothing is promised, and `refattn.convbasis.posterior_bound` says what is. Source: arXiv 2405.05219,
+    Algorithm 1.
 
     Examples
     --------

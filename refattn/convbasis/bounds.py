@@ -211,9 +211,9 @@ def convolution_rounding(length: int, dtype: Any) -> float:
     Notes
     -----
     Each transform of N points has an error of about ``u √(log₂ N)`` in the 2-norm, spread evenly over its entries;
-    rounding errors taken as independent, an entry of the inverse of the product has ``u √(2 log₂ N / N) ‖a‖₂ ‖x‖₂``. The
-    factor 8 is a margin; the claims ledger measures how much of it is used. Source: ours; the norm-wise statement is
-    classical (Higham, Accuracy and Stability of Numerical Algorithms, section 24.1).
+    rounding errors taken as independent, an entry of the inverse of the product has ``u √(2 log₂ N / N) ‖a‖₂ ‖x‖₂``.
+    The factor 8 is a margin; the claims ledger measures how much of it is used. Source: ours; the norm-wise statement
+    is classical (Higham, Accuracy and Stability of Numerical Algorithms, section 24.1).
 
     Examples
     --------

@@ -102,8 +102,9 @@ def conv_product(a: ArrayLike, x: ArrayLike, *, method: str = "fft") -> FloatArr
     x : array_like, shape (n,) or (n, d)
         One vector, or d of them as columns.
     method : {"fft", "direct"}, optional
-        ``"fft"``: O(n d log n) through a circulant of length at least 2n − 1; the error is relative to the *largest* entry
-        of the product. ``"direct"``: O(n² d) by the definition; the error is relative to each entry (for a, x ≥ 0).
+        ``"fft"``: O(n d log n) through a circulant of length at least 2n − 1; the error is relative to the *largest*
+        entry of the product. ``"direct"``: O(n² d) by the definition; the error is relative to each entry (for a, x ≥
+        0).
 
     Returns
     -------

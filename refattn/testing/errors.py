@@ -11,12 +11,13 @@ from refattn._validation import FloatArray
 def row_errors(result: ArrayLike, reference: ArrayLike) -> FloatArray:
     """Relative error of every row: ``max_j |result_ij − reference_ij| / max_j |reference_ij|``.
 
-    One lost row shows, however large the others are. Where a reference row is zero the error is absolute.
+    One lost row shows, however large the others are. Where a reference row is zero the error is absolute; where either
+    side holds a NaN or an infinity it is infinite.
 
     Parameters
     ----------
     result, reference : array_like, shape (…, n, d)
-        What was computed and what is right; NaN in `result` gives an infinite error.
+        What was computed and what is right.
 
     Returns
     -------
@@ -26,20 +27,21 @@ def row_errors(result: ArrayLike, reference: ArrayLike) -> FloatArray:
     Raises
     ------
     ValueError
-        The shapes differ.
+        The shapes differ, or have fewer than two axes.
 
     Examples
     --------
     >>> [float(e) for e in row_errors([[1.0, 2.0], [0.0, 1e-9]], [[1.0, 2.0], [0.0, 2e-9]])]
     [0.0, 0.5]
     """
-    got, right = np.asarray(result, np.float64), np.asarray(reference, np.float64)
-    if got.shape != right.shape:
-        raise ValueError(f"result: shape {got.shape} came, the reference's {right.shape} was wanted")
-    size = np.abs(right).max(axis=-1)
-    error = np.abs(got - right).max(axis=-1)
-    error = np.divide(error, size, out=error, where=size > 0)
-    return np.where(np.isnan(error), np.inf, error)
+    got, right = _pair(result, reference)
+    if right.ndim < 2:
+        raise ValueError(f"result: shape {got.shape} came, (…, n, d) was wanted")
+    with np.errstate(invalid="ignore", over="ignore"):
+        size = np.abs(right).max(axis=-1)
+        error = np.abs(got - right).max(axis=-1)
+        error = np.divide(error, size, out=error, where=size > 0)
+    return np.where(np.isfinite(error), error, np.inf)
 
 
 def relative_error(result: ArrayLike, reference: ArrayLike) -> float:
@@ -53,7 +55,7 @@ def relative_error(result: ArrayLike, reference: ArrayLike) -> float:
     Returns
     -------
     float
-        The error; infinite where `result` holds NaN.
+        The error; infinite where either side holds a NaN or an infinity.
 
     Raises
     ------
@@ -65,9 +67,15 @@ def relative_error(result: ArrayLike, reference: ArrayLike) -> float:
     >>> relative_error([3.0, 4.0], [3.0, 5.0]) < 0.18
     True
     """
+    got, right = _pair(result, reference)
+    with np.errstate(invalid="ignore", over="ignore"):
+        unit = np.abs(right).max(initial=0.0) or 1.0  # the norm's squares neither overflow nor vanish
+        error = np.linalg.norm((got - right) / unit) / (np.linalg.norm(right / unit) or 1.0)
+    return float(error) if np.isfinite(error) else float("inf")
+
+
+def _pair(result: ArrayLike, reference: ArrayLike) -> tuple[FloatArray, FloatArray]:
     got, right = np.asarray(result, np.float64), np.asarray(reference, np.float64)
     if got.shape != right.shape:
         raise ValueError(f"result: shape {got.shape} came, the reference's {right.shape} was wanted")
-    error, size = float(np.linalg.norm(got - right)), float(np.linalg.norm(right))
-    error = error / size if size else error
-    return float("inf") if np.isnan(error) else error
+    return got, right

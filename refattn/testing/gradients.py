@@ -57,7 +57,8 @@ def check_gradients(
     Raises
     ------
     GradientMismatchError
-        An error exceeds `rtol`, or a gradient has the wrong shape; names the input, the direction and both numbers.
+        An error exceeds `rtol`: names the input, the direction and both numbers. Or a gradient is missing, not finite
+        or of the wrong shape.
 
     Notes
     -----
@@ -78,9 +79,7 @@ def check_gradients(
     found = gradients(upstream)
     errors: dict[str, float] = {}
     for name, point in inputs.items():
-        gradient = np.asarray(found[name])
-        if gradient.shape != point.shape:
-            raise GradientMismatchError(f"{name}: gradient of shape {gradient.shape} for an input of {point.shape}")
+        gradient = _gradient(found, name, point)
         typical = np.linalg.norm(gradient) / np.sqrt(gradient.size)
         errors[name] = 0.0
         for number in range(directions):
@@ -127,23 +126,34 @@ def check_jacobian(
     rows = [gradients(unit) for unit in units]
     errors: dict[str, float] = {}
     for name, point in inputs.items():
-        analytic = np.stack([np.asarray(row[name]).ravel() for row in rows])
-        numeric = np.empty_like(analytic)
+        analytic = np.stack([_gradient(row, name, point).ravel() for row in rows])
+        numeric = np.empty(analytic.shape)
         for column in range(point.size):
             direction = np.zeros(point.size)
             direction[column] = 1.0
             numeric[:, column] = _derivative(function, inputs, name, direction.reshape(point.shape), step).ravel()
         difference = np.abs(numeric - analytic)
-        scale = max(np.abs(analytic).max(), np.abs(numeric).max())
-        error = float(difference.max() / scale) if scale else 0.0
+        scale = float(max(np.abs(analytic).max(), np.abs(numeric).max()))
+        error = float(difference.max()) / scale if scale else 0.0
         if not error <= rtol:
-            i, j = np.unravel_index(int(np.nanargmax(difference)), difference.shape)
+            i, j = np.unravel_index(int(np.argmax(difference)), difference.shape)
             raise GradientMismatchError(
                 f"{name}, output {i}, input {j}: derivative {analytic[i, j]:.17g}, central differences"
                 f" {numeric[i, j]:.17g}, relative error {error:.3g} above {rtol:g}"
             )
         errors[name] = error
     return errors
+
+
+def _gradient(found: Mapping[str, FloatArray], name: str, point: FloatArray) -> FloatArray:
+    if name not in found:
+        raise GradientMismatchError(f"{name}: no gradient came, only those of {', '.join(found) or 'nothing'}")
+    gradient = np.asarray(found[name], np.float64)
+    if gradient.shape != point.shape:
+        raise GradientMismatchError(f"{name}: gradient of shape {gradient.shape} for an input of {point.shape}")
+    if not np.isfinite(gradient).all():
+        raise GradientMismatchError(f"{name}: gradient with {int((~np.isfinite(gradient)).sum())} entries not finite")
+    return gradient
 
 
 def _derivative(

@@ -1,4 +1,4 @@
-"""Inputs for tests, benchmarks and conformance checks: seeded, named, of any size (ours, but for the RoPE construction).
+"""Inputs for tests, benchmarks and conformance checks: seeded, named, of any size.
 
 Every generator returns q, k of shape ``(…, n, d)`` and v of shape ``(…, n, d_v)``. *Logit deviation* is the standard
 deviation of ``q·k/√d``; heads of language models have 1 to 7.
@@ -166,7 +166,8 @@ def rope_structured(
     q = np.broadcast_to(rng.standard_normal((*lead, 1, d)) * deviation, (*lead, n, d))
     k = rng.standard_normal((*lead, starts.size, d))[..., segment, :]
     v = rng.standard_normal((*lead, n, d if d_v is None else d_v))
-    return StructuredInputs(*(np.asarray(x, dtype) for x in (_rotate(q, base), _rotate(k, base), v)), starts)
+    q, k, v = (np.asarray(x, dtype) for x in (_rotate(q, base), _rotate(k, base), v))
+    return StructuredInputs(q, k, v, starts)
 
 
 def _rotate(x: FloatArray, base: float) -> FloatArray:
