@@ -36,6 +36,10 @@ _TABLE: dict[str, tuple[str, dict[str, float]]] = {
         "one or two roundings of the same number",
         {"float64": 1e-15, "float32": 5e-7},
     ),
+    "stored": (
+        "another implementation that keeps inputs, intermediates and output in this dtype: four to eight units of rounding",
+        {"float32": 1e-6, "float16": 4e-3, "bfloat16": 3e-2},
+    ),
     "differences": (
         "fourth-order central differences with a step of 1e-3, whose own error stays below 1e-8",
         {"float64": 1e-7},
@@ -48,10 +52,10 @@ def tolerance(name: str, dtype: Any = np.float64) -> Tolerance:
 
     Parameters
     ----------
-    name : {"reordered", "rounding", "differences"}
+    name : {"reordered", "rounding", "stored", "differences"}
         What is compared.
     dtype : dtype_like, optional
-        float32 or float64, the precision computed in.
+        The precision computed in, float32 or float64; for ``"stored"`` the precision kept in, which may be half.
 
     Returns
     -------

@@ -1,0 +1,1 @@
+"""One module per question that the papers ask or leave open; each returns records (ours)."""

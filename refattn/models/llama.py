@@ -1,0 +1,306 @@
+"""A decoder of the Llama family in NumPy, with a pluggable attention.
+
+With x the residual stream, shape (n, width), a layer computes
+
+    x ← x + O · attention(R Q a, R K a, V a)        a = rms(x) ∘ g_attn
+    x ← x + W_down (silu(W_gate b) ∘ W_up b)        b = rms(x) ∘ g_ffn
+
+(Touvron et al. 2023, arXiv 2302.13971), where ``rms(x) = x / √(mean x² + ε)`` over the width (Zhang and Sennrich 2019),
+``silu(x) = x / (1 + exp(−x))`` (Shazeer 2020) and R turns query and key at position p, a pair of neighbours
+``(x_2i, x_2i+1)`` at a time, by the angle ``p · base^(−2i/d)`` (Su et al. 2021). The pairs are neighbours because GGUF
+files store the rows of Q and K so; the layout ``(x_i, x_i+d/2)`` of other libraries is a permutation of the same.
+Several query heads may share one key-value head (Ainslie et al. 2023).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+from scipy.special import expit
+
+from refattn._validation import FloatArray, require_finite
+from refattn.dense import dense_attention
+from refattn.models.config import LlamaConfig
+from refattn.models.weights import GGUFFile, read_gguf
+
+Attention: TypeAlias = Callable[[int, FloatArray, FloatArray, FloatArray], FloatArray]
+"""``attention(layer, q, k, v) -> out``: q and out (n_heads, n, d), k and v (n_kv_heads, n, d), positions applied."""
+
+Observer: TypeAlias = Callable[[int, FloatArray], None]
+"""``observe(layer, a)``: sees the normalised input a, shape (n, width), that q, k and v of the layer are made from."""
+
+_LOGIT_ROWS = 128
+"""Rows of logits held at once where not all are wanted: 25 MB of float32 for a vocabulary of 49,152."""
+
+
+def exact_attention(layer: int, q: FloatArray, k: FloatArray, v: FloatArray) -> FloatArray:
+    """Causal softmax attention, the same in every layer: what a `Llama` computes unless told otherwise."""
+    return dense_attention(q, k, v, mask="causal", check_finite=False)
+
+
+class Llama:
+    """A decoder: tokens in, logits of the next token out, with any attention in between.
+
+    Parameters
+    ----------
+    config : LlamaConfig
+        Its numbers.
+    weights : mapping from str to array_like
+        The tensors `LlamaConfig.tensor_shapes` names, and ``output.weight`` if logits do not use the embedding.
+    dtype : {float32, float64}, optional
+        Of the weights held and of every computation.
+
+    Raises
+    ------
+    TypeError
+        `dtype` is neither float32 nor float64.
+    ValueError
+        A tensor is missing, has another shape, or is not finite.
+
+    Examples
+    --------
+    >>> config = LlamaConfig(n_layers=2, width=8, ffn_width=12, vocab_size=10, n_heads=4, n_kv_heads=2, head_width=2,
+    ...                      context_length=64, rope_base=1e4, norm_eps=1e-5)
+    >>> rng = np.random.default_rng(0)
+    >>> model = Llama(config, {name: rng.standard_normal(shape) for name, shape in config.tensor_shapes().items()})
+    >>> model([3, 1, 4, 1, 5]).shape
+    (5, 10)
+    >>> capture = Capture()
+    >>> logits = model([3, 1, 4, 1, 5], attention=capture)
+    >>> capture.q[1].shape, capture.k[1].shape
+    ((4, 5, 2), (2, 5, 2))
+    """
+
+    def __init__(self, config: LlamaConfig, weights: Mapping[str, ArrayLike], *, dtype: DTypeLike = np.float32) -> None:
+        self.config = config
+        self.dtype: np.dtype[Any] = np.dtype(dtype)
+        if self.dtype not in (np.float32, np.float64):
+            raise TypeError(f"dtype: {self.dtype} came, float32 or float64 was wanted")
+        shapes = config.tensor_shapes()
+        if "output.weight" in weights:
+            shapes["output.weight"] = shapes["token_embd.weight"]
+        self.weights: dict[str, FloatArray] = {}
+        for name, shape in shapes.items():
+            if name not in weights:
+                raise ValueError(f"weights: tensor {name!r} is missing, one of shape {shape} was wanted")
+            tensor = np.ascontiguousarray(weights[name], dtype=self.dtype)
+            if tensor.shape != shape:
+                raise ValueError(f"weights: tensor {name!r} of shape {tensor.shape} came, {shape} was wanted")
+            require_finite(name, tensor)
+            self.weights[name] = tensor
+
+    @classmethod
+    def from_gguf(cls, source: str | os.PathLike[str] | GGUFFile, *, dtype: DTypeLike = np.float32) -> Llama:
+        """Read a model from a GGUF file, whatever its quantisation.
+
+        Parameters
+        ----------
+        source : path or GGUFFile
+            The file.
+        dtype : {float32, float64}, optional
+            As for `Llama`.
+
+        Returns
+        -------
+        Llama
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such file.
+        ValueError
+            The file is damaged, of another architecture, or its tensors do not fit its metadata.
+        """
+        file = read_gguf(source)
+        config = LlamaConfig.from_gguf(file)
+        names = (*config.tensor_shapes(), "output.weight")
+        weights = {name: file.tensor(name) for name in names if name in file.records}
+        try:
+            return cls(config, weights, dtype=dtype)
+        except ValueError as error:
+            raise ValueError(f"{file.path}: {error}") from None
+
+    def hidden(
+        self, tokens: ArrayLike, attention: Attention | None = None, *, observe: Observer | None = None
+    ) -> FloatArray:
+        """Run the layers and the last norm.
+
+        Parameters
+        ----------
+        tokens : array_like of int, shape (n,)
+            Token numbers, each below ``config.vocab_size``.
+        attention : callable, optional
+            ``attention(layer, q, k, v) -> out`` with q and out (n_heads, n, d), k and v (n_kv_heads, n, d), rotary
+            positions applied; `exact_attention` by default. It must not write to its arguments.
+        observe : callable, optional
+            ``observe(layer, a)``, called before each layer's attention with the normalised input a, shape (n, width).
+
+        Returns
+        -------
+        ndarray, shape (n, width)
+            What `logits` turns into logits, row by row.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Tokens are not whole numbers in range, or the attention's output has another shape than q.
+
+        Warns
+        -----
+        UserWarning
+            There are more tokens than positions the model was trained on.
+        """
+        tokens = self._checked(tokens)
+        attend = exact_attention if attention is None else attention
+        cos, sin = self._rotation(len(tokens))
+        x = self.weights["token_embd.weight"][tokens]
+        for layer in range(self.config.n_layers):
+            weight = self._layer(layer)
+            a = self._rms_norm(x, weight["attn_norm"])
+            if observe is not None:
+                observe(layer, a)
+            q = _rotate(self._split(a @ weight["attn_q"].T), cos, sin)
+            k = _rotate(self._split(a @ weight["attn_k"].T), cos, sin)
+            v = np.ascontiguousarray(self._split(a @ weight["attn_v"].T))
+            out = np.asarray(attend(layer, q, k, v), dtype=self.dtype)
+            if out.shape != q.shape:
+                raise ValueError(f"attention: shape {out.shape} came in layer {layer}, {q.shape} was wanted")
+            x = x + out.swapaxes(0, 1).reshape(len(tokens), -1) @ weight["attn_output"].T
+            b = self._rms_norm(x, weight["ffn_norm"])
+            gate = b @ weight["ffn_gate"].T
+            x = x + (gate * expit(gate) * (b @ weight["ffn_up"].T)) @ weight["ffn_down"].T
+        return self._rms_norm(x, self.weights["output_norm.weight"])
+
+    def logits(self, hidden: FloatArray) -> FloatArray:
+        """Turn rows of `hidden`, shape (m, width), into logits of the next token, shape (m, vocab_size)."""
+        head = self.weights.get("output.weight", self.weights["token_embd.weight"])
+        return np.asarray(hidden @ head.T)
+
+    def forward(
+        self, tokens: ArrayLike, attention: Attention | None = None, *, observe: Observer | None = None
+    ) -> FloatArray:
+        """Return the logits of the token after each position, shape (n, vocab_size).
+
+        Arguments, errors and warnings are those of `hidden`. All the logits are held in memory: 200 KB a token with
+        SmolLM2's vocabulary in float32. `perplexity` holds a few rows at a time.
+        """
+        return self.logits(self.hidden(tokens, attention, observe=observe))
+
+    __call__ = forward
+
+    def perplexity(
+        self, tokens: ArrayLike, attention: Attention | None = None, *, observe: Observer | None = None
+    ) -> float:
+        """Return ``exp(−mean log p(token_t | tokens before t))`` over all tokens but the first.
+
+        Arguments, errors and warnings are those of `hidden`; at least two tokens are needed.
+        """
+        tokens = self._checked(tokens, least=2)
+        hidden = self.hidden(tokens, attention, observe=observe)[:-1]
+        loss = 0.0
+        for start in range(0, len(hidden), _LOGIT_ROWS):
+            logits = self.logits(hidden[start : start + _LOGIT_ROWS])
+            top = logits.max(axis=1, keepdims=True)
+            log_sum_exp = np.log(np.exp(logits - top).sum(axis=1, dtype=np.float64)) + top[:, 0]
+            target = tokens[start + 1 : start + 1 + len(logits)]
+            loss += float((log_sum_exp - logits[np.arange(len(logits)), target]).sum(dtype=np.float64))
+        return math.exp(loss / len(hidden))
+
+    def _checked(self, tokens: ArrayLike, least: int = 1) -> NDArray[np.int64]:
+        array = np.asarray(tokens)
+        if array.dtype.kind not in "iu":
+            raise TypeError(f"tokens: dtype {array.dtype} came, integers were wanted")
+        if array.ndim != 1 or len(array) < least:
+            raise ValueError(f"tokens: shape {array.shape} came, (n,) with n ≥ {least} was wanted")
+        bad = np.flatnonzero((array < 0) | (array >= self.config.vocab_size))
+        if bad.size:
+            raise ValueError(f"tokens: {array[bad[0]]} at index {bad[0]}, 0 … {self.config.vocab_size - 1} was wanted")
+        return array.astype(np.int64)
+
+    def _rotation(self, n: int) -> tuple[FloatArray, FloatArray]:
+        """Return cosine and sine of ``p · base^(−2i/d)``, each of shape (n, d/2)."""
+        if n > self.config.context_length:
+            warnings.warn(
+                f"tokens: {n} came, the model was trained on {self.config.context_length} positions", stacklevel=3
+            )
+        d = self.config.head_width
+        angles = np.arange(n)[:, None] * self.config.rope_base ** (-np.arange(0, d, 2) / d)
+        return np.cos(angles).astype(self.dtype), np.sin(angles).astype(self.dtype)
+
+    def _layer(self, layer: int) -> dict[str, FloatArray]:
+        """Return the tensors of one layer by their names within it."""
+        prefix = f"blk.{layer}."
+        return {
+            name.removeprefix(prefix).removesuffix(".weight"): tensor
+            for name, tensor in self.weights.items()
+            if name.startswith(prefix)
+        }
+
+    def _rms_norm(self, x: FloatArray, gain: FloatArray) -> FloatArray:
+        mean_square = np.square(x).mean(axis=-1, keepdims=True)
+        return np.asarray(x / np.sqrt(mean_square + self.dtype.type(self.config.norm_eps)) * gain)
+
+    def _split(self, rows: FloatArray) -> FloatArray:
+        """Turn (n, heads · d) into a view (heads, n, d)."""
+        return rows.reshape(len(rows), -1, self.config.head_width).swapaxes(0, 1)
+
+
+def _rotate(x: FloatArray, cos: FloatArray, sin: FloatArray) -> FloatArray:
+    """Turn each pair of neighbours ``(x_2i, x_2i+1)`` by the angle of its position; x is (heads, n, d)."""
+    out = np.empty_like(x, order="C")
+    even, odd = x[..., 0::2], x[..., 1::2]
+    out[..., 0::2] = even * cos - odd * sin
+    out[..., 1::2] = even * sin + odd * cos
+    return out
+
+
+@dataclass
+class Capture:
+    """An attention that records what it is given and hands it on.
+
+    Parameters
+    ----------
+    attention : callable, optional
+        Computes the output; `exact_attention` by default.
+    layers : collection of int, optional
+        Layers to record; all by default.
+
+    Attributes
+    ----------
+    q, k, v : dict from int to ndarray
+        By layer: queries (n_heads, n, d), keys and values (n_kv_heads, n, d).
+    inputs : dict from int to ndarray
+        By layer: the normalised inputs (n, width), recorded if `observe` is given to the model as its observer.
+
+    Examples
+    --------
+    >>> capture = Capture(lambda layer, q, k, v: q, layers=[7])
+    >>> out = capture(7, np.ones((2, 3, 4)), np.zeros((1, 3, 4)), np.zeros((1, 3, 4)))
+    >>> out is capture.q[7], capture.k[7].shape
+    (True, (1, 3, 4))
+    """
+
+    attention: Attention = exact_attention
+    layers: Collection[int] | None = None
+    q: dict[int, FloatArray] = field(default_factory=dict, init=False)
+    k: dict[int, FloatArray] = field(default_factory=dict, init=False)
+    v: dict[int, FloatArray] = field(default_factory=dict, init=False)
+    inputs: dict[int, FloatArray] = field(default_factory=dict, init=False)
+
+    def __call__(self, layer: int, q: FloatArray, k: FloatArray, v: FloatArray) -> FloatArray:
+        """Record and compute: the signature of an attention."""
+        if self.layers is None or layer in self.layers:
+            self.q[layer], self.k[layer], self.v[layer] = q, k, v
+        return self.attention(layer, q, k, v)
+
+    def observe(self, layer: int, a: FloatArray) -> None:
+        """Record a layer's normalised input: the signature of an observer."""
+        if self.layers is None or layer in self.layers:
+            self.inputs[layer] = a

