@@ -3,7 +3,7 @@
 from refattn.convbasis.attention import ConvCache, conv_attention, conv_attention_forward
 from refattn.convbasis.basis import ConvBasis, basis_from_starts, decompose
 from refattn.convbasis.bounds import (
-    convolution_rounding,
+    convolution_error,
     inference_bound,
     logit_residual,
     posterior_bound,
@@ -20,7 +20,7 @@ __all__ = [
     "conv_attention_forward",
     "conv_matrix",
     "conv_product",
-    "convolution_rounding",
+    "convolution_error",
     "decompose",
     "inference_bound",
     "logit_residual",

@@ -188,20 +188,24 @@ ROW_TOLERANCE = {"float64": 1e-13, "float32": 1e-5}
 """Default of the row tolerance: error of a row relative to ``‖V‖_∞`` above which it is recomputed directly."""
 
 
-def convolution_rounding(length: int, dtype: Any) -> float:
-    """Rounding error of an entry of a convolution by FFT, relative to ``‖a‖₂ ‖x‖₂``.
+def convolution_error(length: int, dtype: Any, factors: Any, product: Any) -> Any:
+    """Rounding error of an entry of a convolution by FFT, apart from a few units of rounding of the entry itself.
 
     Parameters
     ----------
     length : int
-        Length of the transforms, at least 1.
+        Length N of the transforms, at least 1.
     dtype : dtype_like
         float32 or float64.
+    factors : array_like
+        ``‖a‖₂ ‖x‖₂``.
+    product : array_like
+        ``‖y‖₂`` of all N entries of the circular product, or a bound on it: ``min(‖a‖₁ ‖x‖₂, ‖a‖₂ ‖x‖₁)``.
 
     Returns
     -------
-    float
-        ``8 u √(2 log₂(length) / length)`` with the unit roundoff u, and at least 8 u / length.
+    float or ndarray
+        ``8 u √(2 log₂ N / N) (‖a‖₂ ‖x‖₂ + ‖y‖₂)`` with the unit roundoff u, of the shape of the norms.
 
     Raises
     ------
@@ -210,16 +214,19 @@ def convolution_rounding(length: int, dtype: Any) -> float:
 
     Notes
     -----
-    Each transform of N points has an error of about ``u √(log₂ N)`` in the 2-norm, spread evenly over its entries;
-    rounding errors taken as independent, an entry of the inverse of the product has ``u √(2 log₂ N / N) ‖a‖₂ ‖x‖₂``.
-    The factor 8 is a margin; the claims ledger measures how much of it is used. Source: ours; the norm-wise statement
-    is classical (Higham, Accuracy and Stability of Numerical Algorithms, section 24.1).
+    A transform of N points has an error of about ``u √(log₂ N)`` relative to its 2-norm. Rounding errors taken as
+    independent, those of the two forward transforms reach an entry of the result as ``u √(log₂ N / N) ‖a‖₂ ‖x‖₂`` where
+    the spectra are spread out, and as ``u √(log₂ N / N) ‖y‖₂`` where they are concentrated (smooth kernels); the
+    product and the inverse transform add the second kind. This is an estimate with a margin of 8, not a worst case,
+    which is √N times larger; the claims ledger measures how much of the margin is used. Source: ours; the norm-wise
+    statement is classical (Higham, Accuracy and Stability of Numerical Algorithms, section 24.1).
 
     Examples
     --------
-    >>> convolution_rounding(4096, "float64") < 1e-15
+    >>> convolution_error(4096, "float64", factors=1.0, product=1.0) < 2e-16
     True
     """
     length = as_count("length", length, least=1)
     unit = float(np.finfo(np.dtype(dtype)).eps) / 2
-    return _ROUNDING_SAFETY * unit * math.sqrt(2 * max(math.log2(length), 1.0) / length)
+    factor = _ROUNDING_SAFETY * unit * math.sqrt(2 * max(math.log2(length), 1.0) / length)
+    return factor * (np.asarray(factors) + np.asarray(product))

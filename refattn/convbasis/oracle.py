@@ -1,7 +1,7 @@
 """Conv attention from the definition, dense: what `paper` and `fast` are compared with (arXiv 2405.05219, section 4).
 
-``H' = Σ_i conv(b_i, m_i)`` is summed up entry by entry, then ``Y = D⁻¹ (M ∘ exp(H')) V`` with D the row sums. O(k n² + n² d)
-time, O(n²) memory, float64. Shares no code with what it checks.
+``H' = Σ_i conv(b_i, m_i)`` is summed up entry by entry, then ``Y = D⁻¹ (M ∘ exp(H')) V`` with D the row sums.
+O(k n² + n² d) time, O(n²) memory, float64. Shares no code with what it checks.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ Symbols of the paper: ``b̃`` is the exp transform of the basis b; ``D̃ = diag(
 ``method="paper"`` calls, departs from it where it says so:
 
 - ``b̃_i = exp(u_i) − exp(u_{i−1})`` cancels. Summed by parts over the segments, ``Σ_i conv(b̃_i, m_i) x`` is
-  ``Σ_i conv(g_i, m_i) x_i`` with ``g_i = exp(u_i)`` and x_i the entries of x in segment i: the same products, no cancellation.
+  ``Σ_i conv(g_i, m_i) x_i`` with ``g_i = exp(u_i)`` and x_i the entries of x in segment i: as many products, and no
+  cancellation.
 - The error of an FFT is relative to the largest entry of its result, so rows with small denominators drown. The error
   of every row is estimated, and rows above a tolerance are computed from their logits directly.
 """
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from refattn import _fft
 from refattn._validation import FloatArray
 from refattn.convbasis.basis import ConvBasis
-from refattn.convbasis.bounds import convolution_rounding
+from refattn.convbasis.bounds import convolution_error
 from refattn.convbasis.toeplitz import conv_product, subconv_product
 
 _BLOCK_ENTRIES = 1 << 21
@@ -151,9 +152,11 @@ def _add_upper(g: ConvBasis, x: FloatArray, y: FloatArray, noise: FloatArray) ->
 
 def _product_noise(a: FloatArray, x: FloatArray) -> FloatArray:
     """Squared error of an entry of ``conv(a) x`` by FFT, for every column of x."""
-    factor = convolution_rounding(_fft.fast_length(2 * a.size - 1), a.dtype)
-    a64, x64 = np.asarray(a, np.float64), np.asarray(x, np.float64)
-    return np.asarray(factor**2 * (a64 @ a64) * np.square(x64).sum(axis=0))
+    length = _fft.fast_length(2 * a.size - 1)
+    a1, x1 = np.abs(a, dtype=np.float64).sum(), np.abs(x, dtype=np.float64).sum(axis=0)
+    a2, x2 = np.linalg.norm(a.astype(np.float64)), np.linalg.norm(x.astype(np.float64), axis=0)
+    error = convolution_error(length, a.dtype, factors=a2 * x2, product=np.minimum(a1 * x2, a2 * x1))
+    return np.square(error)
 
 
 def direct_rows(rows: NDArray[np.int64], v: FloatArray, lower: ConvBasis, upper: ConvBasis | None) -> FloatArray:

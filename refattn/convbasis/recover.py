@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refattn._heads import HeadLayout
-from refattn._validation import FloatArray, as_count, as_float_arrays, as_real, as_scale
+from refattn._validation import FloatArray, as_count, as_float_arrays, as_real, as_scale, require_finite
 from refattn.convbasis.basis import ConvBasis, basis_from_starts
 
 
@@ -117,7 +117,10 @@ def recover_heads(
 ) -> ConvBasis:
     """Recover the basis of every head of checked arrays ``(…, n, d)``; unused places of the stack start at n."""
     *lead, n, _ = queries.shape
-    bases = [_recover_head(queries[head], keys[head], n_basis, probe, threshold, scale) for head in np.ndindex(*lead)]
+    with np.errstate(over="ignore", invalid="ignore"):  # judged entry by entry
+        bases = [
+            _recover_head(queries[head], keys[head], n_basis, probe, threshold, scale) for head in np.ndindex(*lead)
+        ]
     most = max(len(basis.starts) for basis in bases)
     starts: NDArray[np.int64] = np.full((len(bases), most), n, dtype=np.int64)
     kernels = np.zeros((len(bases), most, n), queries.dtype)
@@ -133,7 +136,9 @@ def _recover_head(Q: FloatArray, K: FloatArray, k: int, T: int, threshold: float
     t = n - T  # the last column with T rows below it
 
     def first_entries(j: int) -> FloatArray:
-        return np.asarray((Q[j : j + T] @ K[j]) * scale)  # (M_j ∘ (Q Kᵀ)_j)[j : j+T], T inner products
+        entries = np.asarray((Q[j : j + T] @ K[j]) * scale)  # (M_j ∘ (Q Kᵀ)_j)[j : j+T], T inner products
+        require_finite(f"q, k: logits of column {j}", entries)
+        return entries
 
     starts = [0]
     v = first_entries(0)
