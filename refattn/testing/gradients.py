@@ -80,7 +80,7 @@ def check_gradients(
     errors: dict[str, float] = {}
     for name, point in inputs.items():
         gradient = _gradient(found, name, point)
-        typical = np.linalg.norm(gradient) / np.sqrt(gradient.size)
+        typical = _root_mean_square(gradient)
         errors[name] = 0.0
         for number in range(directions):
             direction = rng.standard_normal(point.shape)
@@ -161,13 +161,18 @@ def _derivative(
 ) -> FloatArray:
     """Fourth-order central difference of the output along `direction` of the input `name`."""
     point = inputs[name]
-    size = float(np.sqrt(np.mean(np.square(point)))) or 1.0
+    size = _root_mean_square(point) or 1.0
     h = step * size * np.sqrt(point.size) if np.count_nonzero(direction) > 1 else step * size
 
     def at(multiple: float) -> FloatArray:
         return np.asarray(function(**{**inputs, name: point + multiple * h * direction}))
 
     return np.asarray((8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * h))
+
+
+def _root_mean_square(array: FloatArray) -> float:
+    largest = float(np.abs(array).max(initial=0.0))  # the squares of what is divided by it neither overflow nor vanish
+    return largest * float(np.sqrt(np.mean(np.square(array / largest)))) if largest else 0.0
 
 
 def _relative(numeric: float, analytic: float, typical: float) -> float:

@@ -37,7 +37,7 @@ _TABLE: dict[str, tuple[str, dict[str, float]]] = {
         {"float64": 1e-15, "float32": 5e-7},
     ),
     "stored": (
-        "another implementation that keeps inputs, intermediates and output in this dtype: four to eight units of rounding",
+        "another implementation, which keeps every intermediate in this dtype: four to eight units of rounding",
         {"float32": 1e-6, "float16": 4e-3, "bfloat16": 3e-2},
     ),
     "differences": (

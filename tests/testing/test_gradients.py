@@ -1,0 +1,178 @@
+"""The gradient checks themselves: they pass the truth, and fail on planted errors of every kind."""
+
+import numpy as np
+import pytest
+
+from refattn.testing import GradientMismatchError, check_gradients, check_jacobian, tolerance
+
+RTOL = tolerance("differences").rtol
+CHECKS = [check_gradients, check_jacobian]
+POINT = {
+    "x": np.random.default_rng(0).standard_normal((3, 4)),
+    "y": np.random.default_rng(1).standard_normal((4, 2)),
+}
+both = pytest.mark.parametrize("check", CHECKS, ids=["directions", "jacobian"])
+
+
+def product(x, y):
+    return np.tanh(x) @ y
+
+
+def gradients(upstream):
+    x, y = POINT["x"], POINT["y"]
+    return {"x": upstream @ y.T * (1 - np.tanh(x) ** 2), "y": np.tanh(x).T @ upstream}
+
+
+def planted(name, change):
+    """The right gradients, but for one input."""
+
+    def wrong(upstream):
+        right = gradients(upstream)
+        return {**right, name: change(right[name])}
+
+    return wrong
+
+
+@both
+def test_right_gradients_pass_and_their_errors_come_back(check):
+    errors = check(product, gradients, POINT, rtol=RTOL)
+    assert errors.keys() == {"x", "y"}
+    assert 0 <= max(errors.values()) < 1e-9
+
+
+ERRORS = {
+    "0.1 % off": lambda g: 1.001 * g,
+    "sign": lambda g: -g,
+    "zero": np.zeros_like,
+    "integers": np.rint,
+    "row rolled": lambda g: np.roll(g, 1, axis=0),
+    "one entry 1 % off": lambda g: np.where(np.arange(g.size).reshape(g.shape) == np.abs(g).argmax(), 1.01 * g, g),
+    "constant added": lambda g: g + 1e-3 * np.abs(g).max(),
+}
+
+
+@both
+@pytest.mark.parametrize("name", ["x", "y"])
+@pytest.mark.parametrize("error", list(ERRORS))
+def test_a_wrong_gradient_is_named(error, name, check):
+    with pytest.raises(GradientMismatchError, match=rf"^{name}, .*central differences.*above 1e-07$"):
+        check(product, planted(name, ERRORS[error]), POINT, rtol=RTOL)
+
+
+@both
+def test_both_numbers_are_given(check):
+    with pytest.raises(GradientMismatchError) as caught:
+        check(lambda x: 3 * x, lambda g: {"x": 4 * g}, {"x": np.ones((1, 1))}, rtol=RTOL)
+    claimed, measured = (float(part.split()[-1]) for part in str(caught.value).split(", relative")[0].split(", ")[-2:])
+    assert claimed / measured == pytest.approx(4 / 3)
+    assert "relative error 0.25 above" in str(caught.value)
+
+
+@both
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (np.ravel, r"gradient of shape \(12,\) for an input of \(3, 4\)"),
+        (np.transpose, r"gradient of shape \(4, 3\) for an input of \(3, 4\)"),
+        (lambda g: g[:1], r"gradient of shape \(1, 4\) for an input of \(3, 4\)"),
+        (lambda g: g.sum(), r"gradient of shape \(\) for an input of \(3, 4\)"),
+        (lambda g: np.where(np.eye(3, 4), np.nan, g), "gradient with 3 entries not finite"),
+        (lambda g: np.where(np.eye(3, 4), np.inf, g), "gradient with 3 entries not finite"),
+    ],
+    ids=["flattened", "transposed", "cut", "summed", "nan", "inf"],
+)
+def test_a_gradient_of_the_wrong_shape_or_not_finite_is_refused(change, message, check):
+    with pytest.raises(GradientMismatchError, match=r"^x: " + message):
+        check(product, planted("x", change), POINT, rtol=RTOL)
+
+
+@both
+def test_a_missing_gradient_is_named(check):
+    with pytest.raises(GradientMismatchError, match=r"^y: no gradient came, only those of x$"):
+        check(product, lambda g: {"x": gradients(g)["x"]}, POINT, rtol=RTOL)
+
+
+@both
+@pytest.mark.parametrize("size", [1e-200, 1e-12, 1.0, 1e12, 1e200], ids=str)
+def test_small_and_large_gradients_are_held_to_the_same_standard(size, check):
+    check(lambda x: size * np.sin(x), lambda g: {"x": size * np.cos(POINT["x"]) * g}, {"x": POINT["x"]}, rtol=RTOL)
+    with pytest.raises(GradientMismatchError, match=r"^x"):
+        check(
+            lambda x: size * np.sin(x),
+            lambda g: {"x": 1.001 * size * np.cos(POINT["x"]) * g},
+            {"x": POINT["x"]},
+            rtol=RTOL,
+        )
+
+
+@both
+def test_an_input_with_a_small_gradient_does_not_hide_behind_one_with_a_large(check):
+    def mixed(x, y):
+        return 1e6 * x @ y[:, :1] + 1e-6 * np.sin(y[:1, :1])
+
+    def wrong(upstream):
+        x, y = POINT["x"], POINT["y"]
+        at_y = np.zeros_like(y)
+        at_y[:, :1] = 1.001e6 * x.T @ upstream
+        return {"x": 1e6 * upstream @ y[:, :1].T, "y": at_y}
+
+    with pytest.raises(GradientMismatchError, match=r"^y"):
+        check(mixed, wrong, POINT, rtol=RTOL)
+
+
+@both
+@pytest.mark.parametrize("size", [1e-6, 1e6], ids=str)
+def test_the_step_follows_the_size_of_the_input(size, check):
+    x = size * POINT["x"]
+    check(lambda x: np.sin(x / size), lambda g: {"x": np.cos(x / size) / size * g}, {"x": x}, rtol=RTOL)
+
+
+@both
+def test_an_input_of_zeros_is_checked_too(check):
+    zeros = {"x": np.zeros((2, 2))}
+    check(lambda x: np.sin(x), lambda g: {"x": g}, zeros, rtol=RTOL)
+    with pytest.raises(GradientMismatchError, match=r"^x"):
+        check(lambda x: np.sin(x), lambda g: {"x": 1.001 * g}, zeros, rtol=RTOL)
+
+
+@both
+def test_a_gradient_that_is_rightly_zero_passes_and_a_wrong_one_does_not(check):
+    check(lambda x: np.ones(3), lambda g: {"x": np.zeros(2)}, {"x": np.ones(2)}, rtol=RTOL)
+    with pytest.raises(GradientMismatchError, match=r"^x"):
+        check(lambda x: np.ones(3), lambda g: {"x": np.full(2, 1e-9)}, {"x": np.ones(2)}, rtol=RTOL)
+
+
+@both
+def test_a_function_that_returns_nan_never_passes(check):
+    with pytest.raises(GradientMismatchError, match=r"^x.*central differences nan"):
+        check(lambda x: x + np.nan, lambda g: {"x": g}, {"x": np.ones(2)}, rtol=RTOL)
+
+
+@both
+def test_the_point_is_never_written_to(check):
+    before = {name: array.copy() for name, array in POINT.items()}
+    for array in POINT.values():
+        array.flags.writeable = False
+    check(product, gradients, POINT, rtol=RTOL)
+    for name, array in POINT.items():
+        assert np.array_equal(array, before[name])
+
+
+def test_the_difference_formula_is_of_fourth_order():
+    def error(step):
+        wide = {"x": np.array([0.7])}
+        return check_jacobian(lambda x: np.exp(x), lambda g: {"x": np.exp(wide["x"]) * g}, wide, rtol=1.0, step=step)[
+            "x"
+        ]
+
+    assert error(0.2) / error(0.1) == pytest.approx(16, rel=0.05)
+
+
+def test_the_seed_decides_the_directions():
+    def wrong(seed):
+        with pytest.raises(GradientMismatchError) as caught:
+            check_gradients(product, planted("x", ERRORS["sign"]), POINT, rtol=RTOL, seed=seed)
+        return str(caught.value)
+
+    assert wrong(0) == wrong(0)
+    assert wrong(0) != wrong(1)
