@@ -18,6 +18,7 @@ from refattn.dense import (
     dense_attention_forward,
 )
 from refattn.masks import Causal, SlidingWindow
+from refattn.versions import show_versions
 
 __all__ = [
     "AttentionGradients",
@@ -35,4 +36,5 @@ __all__ = [
     "dense_attention_backward",
     "dense_attention_forward",
     "recover",
+    "show_versions",
 ]

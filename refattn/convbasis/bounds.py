@@ -223,7 +223,7 @@ def convolution_error(length: int, dtype: Any, factors: Any, product: Any) -> An
 
     Examples
     --------
-    >>> convolution_error(4096, "float64", factors=1.0, product=1.0) < 2e-16
+    >>> bool(convolution_error(4096, "float64", factors=1.0, product=1.0) < 2e-16)
     True
     """
     length = as_count("length", length, least=1)

@@ -156,7 +156,7 @@ def _product_noise(a: FloatArray, x: FloatArray) -> FloatArray:
     a1, x1 = np.abs(a, dtype=np.float64).sum(), np.abs(x, dtype=np.float64).sum(axis=0)
     a2, x2 = np.linalg.norm(a.astype(np.float64)), np.linalg.norm(x.astype(np.float64), axis=0)
     error = convolution_error(length, a.dtype, factors=a2 * x2, product=np.minimum(a1 * x2, a2 * x1))
-    return np.square(error)
+    return np.asarray(np.square(error))
 
 
 def direct_rows(rows: NDArray[np.int64], v: FloatArray, lower: ConvBasis, upper: ConvBasis | None) -> FloatArray:

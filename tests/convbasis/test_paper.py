@@ -97,7 +97,7 @@ def test_algorithm_1_as_written_is_exact_on_mild_logits():
 
 
 def wide_kernel():
-    """A white kernel of deviation 8, its first entries low, whose exp spans 25 decades; and what the oracle makes of it."""
+    """A white kernel of deviation 8, first entries low, whose exp spans 25 decades; and what the oracle makes of it."""
     rng = np.random.default_rng(0)
     n = 2048
     kernel = rng.standard_normal((1, n)) * 8

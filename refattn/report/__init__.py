@@ -1,0 +1,5 @@
+"""The claims ledger: every claim, how it was checked, what was measured, and the verdict (ours)."""
+
+from refattn.report.ledger import Claim, Measurement, Report, Row, run_claims
+
+__all__ = ["Claim", "Measurement", "Report", "Row", "run_claims"]

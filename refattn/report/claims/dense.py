@@ -1,0 +1,175 @@
+"""Claims about the oracle, exact attention: it has to be beyond doubt before anything is compared with it."""
+
+from __future__ import annotations
+
+from decimal import Decimal, localcontext
+
+import numpy as np
+
+from refattn import DenseCache, SlidingWindow, dense_attention, dense_attention_backward, dense_attention_forward
+from refattn.report.ledger import Claim, Measurement, fingerprint
+from refattn.testing import attention_inputs, check_gradients, row_errors, tolerance
+
+
+def _exact_digits(quick: bool) -> Measurement:
+    """Softmax of every row in 50-digit arithmetic, one scalar at a time."""
+    n, d = (10, 4) if quick else (24, 8)
+    worst, prints = 0.0, []
+    for deviation in (1.0, 8.0, 1e4):
+        q, k, v = attention_inputs(n, d, seed=1, deviation=deviation)
+        prints += [q, k, v]
+        exact = np.empty_like(v)
+        with localcontext() as context:
+            context.prec = 50
+            scale = 1 / Decimal(d).sqrt()
+            for i in range(n):
+                weights = []
+                for j in range(i + 1):
+                    products = (Decimal(float(a)) * Decimal(float(b)) for a, b in zip(q[i], k[j], strict=True))
+                    weights.append((scale * sum(products)).exp())
+                total = sum(weights)
+                for column in range(d):
+                    entries = (w * Decimal(float(x)) for w, x in zip(weights, v[:, column], strict=False))
+                    exact[i, column] = float(sum(entries) / total)
+        # Rounding a logit s costs an error of |s| u in the weight: relative to that, the result is exact.
+        worst = max(worst, row_errors(dense_attention(q, k, v), exact).max() / max(deviation, 1.0))
+    return Measurement(
+        f"normal, n = {n}, d = {d}, deviations 1, 8, 1e4, seed 1; {fingerprint(*prints)}",
+        worst,
+        at_most=1e-13,
+    )
+
+
+def _gradients(quick: bool) -> Measurement:
+    worst, prints = 0.0, []
+    masks = ("causal", "full", SlidingWindow(3, sinks=1))
+    for seed, mask in enumerate(masks if not quick else masks[:2]):
+        q, k, v = attention_inputs(12, 4, seed=seed, lead=(4,), kv_lead=(2,))
+        prints += [q, k, v]
+        _, cache = dense_attention_forward(q, k, v, mask=mask, softcap=5.0)
+
+        def function(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: object = mask) -> np.ndarray:
+            return dense_attention(q, k, v, mask=mask, softcap=5.0)
+
+        def gradients(upstream: np.ndarray, cache: DenseCache = cache) -> dict[str, np.ndarray]:
+            return dense_attention_backward(upstream, cache)._asdict()
+
+        errors = check_gradients(
+            function,
+            gradients,
+            {"q": q, "k": k, "v": v},
+            rtol=np.inf,
+            seed=seed,
+        )
+        worst = max(worst, *errors.values())
+    return Measurement(
+        f"normal, 4 heads on 2, n = 12, d = 4, softcap 5, seeds 0 …; {fingerprint(*prints)}",
+        worst,
+        at_most=tolerance("differences").rtol,
+    )
+
+
+def _masked_rows(quick: bool) -> Measurement:
+    q, k, v = attention_inputs(8, 4, seed=2)
+    mask = np.tril(np.ones((8, 8), dtype=bool))
+    mask[[2, 5]] = False
+    out, cache = dense_attention_forward(q, k, v, mask=mask)
+    gradients = dense_attention_backward(np.ones_like(out), cache)
+    stray = np.abs(np.concatenate([out[[2, 5]].ravel(), gradients.q[[2, 5]].ravel()])).max()
+    finite = all(np.isfinite(x).all() for x in (out, *gradients))
+    return Measurement(
+        f"n = 8 with rows 2 and 5 masked, seed 2; {fingerprint(q, k, v)}", stray if finite else np.inf, at_most=0.0
+    )
+
+
+def _causality(quick: bool) -> Measurement:
+    n = 64 if quick else 300
+    q, k, v = attention_inputs(n, 16, seed=3)
+    before = dense_attention(q, k, v)
+    changed = 0
+    for t in range(1, n, 7):
+        later = [x.copy() for x in (q, k, v)]
+        for x in later:
+            x[t:] += 3.0
+        changed += int((dense_attention(*later)[:t] != before[:t]).any(axis=-1).sum())
+    return Measurement(f"normal, n = {n}, d = 16, seed 3; {fingerprint(q, k, v)}", float(changed), at_most=0.0)
+
+
+def _float32(quick: bool) -> Measurement:
+    n = 200 if quick else 1000
+    worst, prints = 0.0, []
+    for deviation in (1.0, 4.0, 8.0):
+        q, k, v = attention_inputs(n, 64, seed=4, deviation=deviation, dtype=np.float32)
+        prints += [q, k, v]
+        exact = dense_attention(*(x.astype(np.float64) for x in (q, k, v)))
+        logits = np.where(np.tri(n, dtype=bool), (q @ k.T) * np.float32(0.125), np.float32(-np.inf))
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        plain = (weights / weights.sum(axis=1, keepdims=True)) @ v
+        ratio = row_errors(dense_attention(q, k, v), exact).max() / row_errors(plain, exact).max()
+        worst = max(worst, float(ratio))
+    return Measurement(
+        f"normal, n = {n}, d = 64, deviations 1, 4, 8, float32, seed 4; {fingerprint(*prints)}", worst, at_most=2.0
+    )
+
+
+def _torch(quick: bool) -> Measurement:
+    import torch
+
+    n = 130
+    q, k, v = attention_inputs(n, 32, seed=5, lead=(6,), kv_lead=(2,))
+    upstream = np.random.default_rng(5).standard_normal(q.shape)
+    out, cache = dense_attention_forward(q, k, v)
+    gradients = dense_attention_backward(upstream, cache)
+    leaves = [torch.tensor(x, requires_grad=True) for x in (q, k, v)]
+    theirs = torch.nn.functional.scaled_dot_product_attention(*leaves, is_causal=True, enable_gqa=True)
+    theirs.backward(torch.tensor(upstream))
+    pairs = [(out, theirs.detach().numpy())] + [(g, x.grad.numpy()) for g, x in zip(gradients, leaves, strict=True)]
+    worst = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
+    return Measurement(f"normal, 6 heads on 2, n = {n}, d = 32, seed 5; {fingerprint(q, k, v)}", worst, at_most=1e-12)
+
+
+CLAIMS = (
+    Claim(
+        "dense.definition",
+        "ours",
+        "Exact attention equals its definition, rounding apart.",
+        "worst row error against 50-digit scalar arithmetic, over the logit deviation where that is above 1",
+        _exact_digits,
+    ),
+    Claim(
+        "dense.gradients",
+        "ours",
+        "The hand-derived gradients of q, k and v are the derivatives of the forward.",
+        "worst relative error against fourth-order central differences, each input alone",
+        _gradients,
+    ),
+    Claim(
+        "dense.masked-rows",
+        "ours",
+        "Rows with no allowed key give zeros, and zero gradients, and disturb no other row.",
+        "largest absolute entry of those rows; infinite if anything is not finite",
+        _masked_rows,
+    ),
+    Claim(
+        "dense.causality",
+        "ours",
+        "Changing the future changes no past row, bit for bit.",
+        "rows changed before the first changed token",
+        _causality,
+    ),
+    Claim(
+        "dense.float32",
+        "ours",
+        "In float32 the error is at most twice that of a plain float32 implementation.",
+        "ratio of the worst row errors, both against float64",
+        _float32,
+    ),
+    Claim(
+        "dense.torch",
+        "ours",
+        "Forward and backward agree with PyTorch's scaled_dot_product_attention on grouped heads.",
+        "worst difference of the output and the three gradients, relative to the largest entry",
+        _torch,
+        needs=("torch",),
+    ),
+)

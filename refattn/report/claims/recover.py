@@ -1,0 +1,247 @@
+"""Claims about Recover, Search and the inference theorem (arXiv 2405.05219, section 4)."""
+
+from __future__ import annotations
+
+import math
+import tracemalloc
+
+import numpy as np
+
+from refattn import conv_attention, dense_attention, recover
+from refattn.convbasis import basis_from_starts, inference_bound, logit_residual, posterior_bound, sharp_bound
+from refattn.convbasis.recover import search
+from refattn.report.ledger import Claim, Measurement, fingerprint
+from refattn.testing import attention_inputs, rope_structured, row_errors
+
+PAPER = "arXiv 2405.05219"
+
+
+def _known_starts(quick: bool) -> Measurement:
+    wrong, cases, prints = 0, 0, []
+    for seed in range(4 if quick else 20):
+        for k in (1, 2, 4, 17):
+            n, probe = 300 + 7 * seed, 5
+            rng = np.random.default_rng(seed)
+            starts = np.concatenate([[0], 1 + np.sort(rng.choice(n - probe - 1, k - 1, replace=False))])
+            q, keys, _, _ = rope_structured(n, 16, starts=starts, seed=seed)
+            prints += [q, keys]
+            delta = basis_from_starts(q, keys, starts).nondegeneracy(probe)
+            found = recover(q, keys, n_basis=k, probe=probe, delta=delta / 2)
+            wrong += int(not np.array_equal(found.starts, starts))
+            cases += 1
+    return Measurement(
+        f"{cases} rotary inputs, n ≥ 300, k = 1, 2, 4, 17; {fingerprint(*prints)}", float(wrong), at_most=0.0
+    )
+
+
+def _noisy(fraction: float, seed: int) -> tuple[bool, float, float, np.ndarray]:
+    """Noise of ``fraction · δ/(5T)``, entries ±ε: are the starts found, output error over bound, residual over 2ε."""
+    n, probe, width = 160, 6, 8
+    starts = np.array([0, 30, 70, 120])
+    q, k, v, _ = rope_structured(n, width, starts=starts, seed=seed, deviation=2.0)
+    delta = basis_from_starts(q, k, starts).nondegeneracy(probe)
+    eps = fraction * delta / (5 * probe)
+    noise = np.random.default_rng(seed).choice([-eps, eps], (n, n)) * math.sqrt(width)
+    # Any matrix is a product of wider queries and keys: [q, R] [k, I]ᵀ = q kᵀ + R.
+    q, k = np.concatenate([q, noise], axis=1), np.concatenate([k, np.eye(n)], axis=1)
+    scale = 1 / math.sqrt(width)
+    basis = recover(q, k, n_basis=4, probe=probe, delta=delta, eps=eps, scale=scale)
+    found = np.array_equal(basis.starts, starts)
+    error = np.abs(conv_attention(q, k, v, basis=basis) - dense_attention(q, k, v, scale=scale)).max()
+    residual = logit_residual(q, k, basis, scale=scale).max()
+    return found, float(error) / inference_bound(eps, float(np.abs(v).max())), float(residual) / (2 * eps), noise
+
+
+def _noisy_starts(quick: bool) -> Measurement:
+    seeds = range(5 if quick else 40)
+    inside = [_noisy(fraction, seed) for seed in seeds for fraction in (0.1, 0.5, 0.99)]
+    beyond = [_noisy(8.0, seed)[0] for seed in seeds]
+    return Measurement(
+        f"rotary inputs plus noise of ±ε, n = 160, k = 4, T = 6, {len(seeds)} seeds; {fingerprint(inside[0][3])}",
+        float(sum(not found for found, *_ in inside)),
+        at_most=0.0,
+        condition="ε ≤ δ/(5T)",
+        counterexample=float(sum(not found for found in beyond)),
+        detail={
+            "largest |H − H'| over 2ε": max(r for *_, r, _ in inside),
+            "wrong at ε = 8 δ/(5T)": beyond.count(False),
+        },
+    )
+
+
+def _theorem(quick: bool) -> Measurement:
+    seeds = range(5 if quick else 40)
+    ratios = [_noisy(fraction, seed)[1] for seed in seeds for fraction in (0.1, 0.5, 0.99)]
+    return Measurement(
+        f"rotary inputs plus noise of ±ε, ε to 0.99 δ/(5T), n = 160, k = 4, {len(seeds)} seeds",
+        max(ratios),
+        at_most=1.0,
+        detail={"smallest error over bound": min(ratios), "largest error over bound": max(ratios)},
+    )
+
+
+def _search_probes(quick: bool) -> Measurement:
+    worst = -math.inf
+    for length in (1, 2, 3, 64, 1000, 1 << 20):
+        for target in np.random.default_rng(length).integers(0, length, 20 if quick else 200):
+            calls: list[int] = []
+
+            def predicate(j: int, target: int = int(target), calls: list[int] = calls) -> bool:
+                calls.append(j)
+                return j >= target
+
+            if search(predicate, 0, length - 1) != target:
+                worst = math.inf
+            worst = max(worst, len(calls) - math.ceil(math.log2(length)))
+    return Measurement("every length 1 … 2²⁰ tried, random starts, seeds by length", worst, at_most=1.0)
+
+
+def _first_columns(quick: bool) -> Measurement:
+    wrong = 0
+    seeds = range(5 if quick else 50)
+    for seed in seeds:
+        q, k, _ = attention_inputs(200, 16, seed=seed)
+        starts = recover(q, k, n_basis=30, probe=1, delta=1e-12).starts
+        wrong += int(not np.array_equal(starts, np.arange(30)))
+    return Measurement(f"normal, n = 200, d = 16, k = 30, {len(seeds)} seeds", float(wrong), at_most=0.0)
+
+
+def _exact_basis(quick: bool) -> Measurement:
+    worst, prints = 0.0, []
+    n = 500 if quick else 2000
+    for k in (1, 4, 17):
+        for deviation in (1.0, 4.0, 8.0):
+            starts = np.linspace(0, n, k, endpoint=False).astype(np.int64)
+            q, keys, v, _ = rope_structured(n, 64, starts=starts, seed=k, deviation=deviation)
+            prints += [q, keys, v]
+            out = conv_attention(q, keys, v, n_basis=k, probe=3, delta=1e-6, method="paper")
+            worst = max(worst, float(row_errors(out, dense_attention(q, keys, v)).max()))
+    return Measurement(
+        f"rotary inputs, n = {n}, d = 64, k = 1, 4, 17, deviations 1, 4, 8; {fingerprint(*prints)}",
+        worst,
+        at_most=1e-12,
+    )
+
+
+def _all_columns(quick: bool) -> Measurement:
+    worst = 0.0
+    sizes = (1, 2, 65, 200) if quick else (1, 2, 3, 65, 200, 501)
+    for n in sizes:
+        for mask in ("causal", "full"):
+            for deviation in (1.0, 8.0):
+                q, k, v = attention_inputs(n, 16, seed=n, deviation=deviation)
+                out = conv_attention(q, k, v, n_basis=n, probe=1, delta=1e-12, mask=mask, method="paper")
+                worst = max(worst, float(row_errors(out, dense_attention(q, k, v, mask=mask)).max()))
+    return Measurement(
+        f"normal, n = {', '.join(map(str, sizes))}, d = 16, causal and full, deviations 1, 8", worst, at_most=1e-12
+    )
+
+
+def _memory(quick: bool) -> Measurement:
+    """Exponent in n of the peak memory of recover and attention."""
+    sizes = (1024, 2048, 4096) if quick else (1024, 2048, 4096, 8192, 16384)
+    peaks = []
+    for n in sizes:
+        q, k, v, _ = rope_structured(n, 16, starts=4, seed=0, deviation=0.5)
+        conv_attention(q, k, v, n_basis=4, probe=1, delta=1e-6, method="paper", tol=1e300)  # plans are not counted
+        tracemalloc.start()
+        conv_attention(q, k, v, n_basis=4, probe=1, delta=1e-6, method="paper", tol=1e300)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    slope = float(np.polyfit(np.log(sizes), np.log(peaks), 1)[0])
+    return Measurement(
+        f"rotary inputs, n = {sizes[0]} … {sizes[-1]}, d = 16, k = 4",
+        slope,
+        at_most=1.1,
+        detail={f"peak MB at n = {n}": peak / 1e6 for n, peak in zip(sizes, peaks, strict=True)},
+    )
+
+
+def _posterior(quick: bool) -> Measurement:
+    ratios, sharp = [], []
+    for seed in range(4 if quick else 30):
+        for deviation in (0.01, 0.3, 1.0, 4.0):
+            q, k, v = attention_inputs(100, 8, seed=seed, deviation=deviation)
+            basis = recover(q, k, n_basis=1 + 10 * (seed % 5), probe=1, delta=1e-9)
+            error = np.abs(conv_attention(q, k, v, basis=basis) - dense_attention(q, k, v)).max(axis=-1)
+            v_max = float(np.abs(v).max())
+            for row, residual in enumerate(logit_residual(q, k, basis)):
+                if residual > 1e-9:  # below, both sides are rounding
+                    ratios.append(error[row] / posterior_bound(residual, v_max))
+                    sharp.append(error[row] / sharp_bound(residual, v_max))
+    return Measurement(
+        "normal, n = 100, d = 8, deviations 0.01 … 4, first columns as starts, row by row",
+        float(max(*ratios, *sharp)),
+        at_most=1.0,
+        detail={
+            "largest error over 2 (eʳ − 1) ‖V‖": float(max(ratios)),
+            "largest error over 2 tanh(r/2) ‖V‖": float(max(sharp)),
+        },
+    )
+
+
+CLAIMS = (
+    Claim(
+        "recover.known-starts",
+        f"{PAPER}, Algorithms 2 and 3 (Recover, Search)",
+        "Recover finds the starts of a (T, δ)-non-degenerate k-conv matrix exactly.",
+        "inputs whose starts come back wrong",
+        _known_starts,
+    ),
+    Claim(
+        "recover.noise",
+        f"{PAPER}, Algorithm 2 with ε-close logits",
+        "Recover finds the starts exactly in the presence of noise ε.",
+        "inputs whose starts come back wrong",
+        _noisy_starts,
+    ),
+    Claim(
+        "recover.probes",
+        f"{PAPER}, Algorithm 3 (Search)",
+        "A search among n columns probes at most ⌈log₂ n⌉ + 1 of them (the last probe is ours).",
+        "most probes of a search, less ⌈log₂ n⌉",
+        _search_probes,
+    ),
+    Claim(
+        "recover.first-columns",
+        "ours",
+        "With T = 1 and a tiny δ, Recover returns the first k columns of any generic input.",
+        "inputs for which it returns others",
+        _first_columns,
+    ),
+    Claim(
+        "recover.memory",
+        f"{PAPER}, theorem on inference (4.4)",
+        "Conv attention takes O(kn + nd) memory: n × n is never formed.",
+        "fitted exponent in n of the peak memory of method='paper', row guard off",
+        _memory,
+    ),
+    Claim(
+        "inference.exact-basis",
+        f"{PAPER}, theorem on inference (4.4) at ε = 0",
+        "With an exact basis conv attention equals exact attention.",
+        "worst relative row error of method='paper' against exact attention, float64",
+        _exact_basis,
+    ),
+    Claim(
+        "inference.k-equals-n",
+        f"{PAPER}, corollary for any input",
+        "With k = n conv attention is exact for any input, causal and full.",
+        "worst relative row error of method='paper' against exact attention, float64",
+        _all_columns,
+    ),
+    Claim(
+        "inference.theorem",
+        f"{PAPER}, theorem on inference (4.4)",
+        "For ε-close logits the output is within 2 (e^{2ε} − 1) ‖V‖_∞ of exact attention.",
+        "largest error over the bound",
+        _theorem,
+    ),
+    Claim(
+        "inference.a-posteriori",
+        f"{PAPER}, the argument of theorem 4.4; the sharp form is ours",
+        "For any input and starts, with r = ‖H − H'‖_∞, the error is at most 2 (eʳ − 1) ‖V‖_∞, and 2 tanh(r/2) ‖V‖_∞.",
+        "largest error over either bound, row by row",
+        _posterior,
+    ),
+)

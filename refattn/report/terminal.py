@@ -1,0 +1,52 @@
+"""The ledger in a terminal: one block a row, in the verdict's colour (ours)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from refattn.report.ledger import FAILS, HOLDS, HOLDS_IF, NOT_RUN, Report, Row
+
+_STYLE = {HOLDS: "green", HOLDS_IF: "yellow", FAILS: "red", NOT_RUN: "dim"}
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Print every row, the counts, and what failed."""
+    table = Table(show_lines=True, expand=True, title="Claims", title_justify="left")
+    table.add_column("claim and source", ratio=5)
+    table.add_column("check and inputs", ratio=5)
+    table.add_column("bound", justify="right", no_wrap=True)
+    table.add_column("measured", justify="right", no_wrap=True)
+    table.add_column("verdict", ratio=2)
+    for row in report.rows:
+        table.add_row(
+            Text.assemble((row.id, "bold"), "\n", row.claim, "\n", (row.source, "dim")),
+            Text.assemble(row.check, *((f"\n{line}", "dim") for line in (row.inputs, *_details(row.detail)) if line)),
+            row.bound,
+            "" if row.measured is None else f"{row.measured:.3g}",
+            _verdict(row),
+        )
+    console.print(table)
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in report.counts().items())
+    console.print(f"{len(report.rows)} claims: {counts}.", soft_wrap=True)
+    for row in report.failed:
+        console.print(Text(f"FAILED {row.id}: {row.reason or f'{row.measured:.3g}, bound {row.bound}'}", style="red"))
+
+
+def _details(detail: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Further numbers, a line each."""
+    for name, value in detail.items():
+        if isinstance(value, Mapping):
+            yield from _details(value, f"{prefix}{name}: ")
+        else:
+            yield f"{prefix}{name}: {value:.3g}" if isinstance(value, float) else f"{prefix}{name}: {value}"
+
+
+def _verdict(row: Row) -> Text:
+    """The verdict, with the condition or the reason under it."""
+    under = row.condition or row.reason
+    return Text.assemble((row.verdict, _STYLE[row.verdict]), *((f"\n{under}",) if under else ()))
