@@ -12,7 +12,8 @@ What the text leaves open is settled here as follows.
   segment exists, and Recover stops with fewer than k terms.
 - The last column that can be probed is n − T (fewer than T rows are left beyond it). No segment starts after it, so
   with T > 1 at most n − T + 1 terms are found and k = n needs T = 1.
-- δ ≤ 2Tε makes the predicate true everywhere: every column starts a segment, the first k columns are returned.
+- δ ≤ 2Tε makes the predicate true everywhere: every column starts a segment, the first k columns are returned. With
+  k = n and T = 1 this is exact for any input; a positive δ joins columns whose first T entries agree.
 """
 
 from __future__ import annotations
