@@ -15,6 +15,8 @@ Symbols of the paper: ``b̃`` is the exp transform of the basis b; ``D̃ = diag(
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,6 +80,102 @@ def algorithm_1(V: FloatArray, basis: ConvBasis) -> FloatArray:
         return np.asarray(Y / D)
 
 
+class Softmax:
+    """The paper's f: the row-stochastic matrix ``D̃⁻¹ Σ_i conv(b̃_i, m_i)`` of one head, as an operator.
+
+    Parameters
+    ----------
+    lower : ConvBasis
+        Basis of the logits on and below the diagonal.
+    upper : ConvBasis or None
+        Basis of the transposed logits, of which those above the diagonal are used; None for causal attention.
+    tol : float
+        Largest estimated error of a row of a product ``f w``, relative to ``‖w‖_∞``, that is kept.
+
+    Attributes
+    ----------
+    D : ndarray, shape (n,)
+        Row sums, of the exponentials shifted by the largest logit.
+    lost : ndarray of int
+        Rows that an FFT would lose: they are computed from their logits, each with its own maximum.
+    largest_bound : float
+        Largest estimated error of the rows that are not lost; 0 if all are.
+
+    Notes
+    -----
+    A product with w of shape (n, d) takes O(k n d log n + r n d), r the number of lost rows.
+    """
+
+    def __init__(self, lower: ConvBasis, upper: ConvBasis | None, tol: float) -> None:
+        self.lower, self.upper, self.tol = lower, upper, tol
+        shift = lower.largest if upper is None else max(lower.largest, upper.largest)
+        self.g = lower.exp_transform(shift)
+        self.g_upper = None if upper is None else strict(upper.exp_transform(shift))
+        ones = np.ones((lower.n, 1), lower.kernels.dtype)
+        self.D = self._numerator(ones)[:, 0]
+        error = np.sqrt(self._noise())
+        with np.errstate(divide="ignore", invalid="ignore"):
+            bound = 2 * error / (self.D - error)  # numerator and denominator
+        kept = (bound >= 0) & (bound <= tol)  # NaN and negative denominators are not kept
+        self.lost = np.flatnonzero(~kept)
+        self.largest_bound = float(bound[kept].max(initial=0.0))
+
+    def apply(self, w: FloatArray) -> FloatArray:
+        """``f w``, shape (n, d)."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            y = self._numerator(w) / self.D[:, None]
+        for rows in self.lost_blocks():
+            y[rows] = self.rows(rows) @ w
+        return y
+
+    def apply_transposed(self, w: FloatArray) -> FloatArray:
+        """``fᵀ w``, shape (n, d)."""
+        z = self.over_D(w)
+        y = transposed_product(self.g, z)
+        if self.g_upper is not None:
+            y += segment_product(self.g_upper, z)
+        for rows in self.lost_blocks():
+            y += self.rows(rows).T @ w[rows]
+        return y
+
+    def over_D(self, w: FloatArray) -> FloatArray:
+        """``D̃⁻¹ w`` in the rows that are kept, zero in the lost ones."""
+        scale = np.zeros_like(self.D)
+        kept = np.ones(self.D.size, dtype=bool)
+        kept[self.lost] = False
+        np.divide(1, self.D, out=scale, where=kept)
+        return np.asarray(scale[:, None] * w)
+
+    def rows(self, rows: NDArray[np.int64]) -> FloatArray:
+        """Dense rows of f, from the logits of the basis; O(n) a row."""
+        above = np.arange(self.lower.n) > rows[:, None]
+        rest = np.asarray(-np.inf, self.D.dtype) if self.upper is None else self.upper.columns(rows)
+        logits = np.where(above, rest, self.lower.rows(rows))
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+    def lost_blocks(self) -> Iterator[NDArray[np.int64]]:
+        """The lost rows, as many at a time as are formed densely."""
+        step = max(1, _BLOCK_ENTRIES // self.lower.n)
+        return (self.lost[start : start + step] for start in range(0, self.lost.size, step))
+
+    def _numerator(self, w: FloatArray) -> FloatArray:
+        y = segment_product(self.g, w)
+        if self.g_upper is not None:
+            y += transposed_product(self.g_upper, w)
+        return y
+
+    def _noise(self) -> NDArray[np.float64]:
+        """Squared error of the entries of a row of ``Σ_i conv(b̃_i, m_i) w``, for ``‖w‖_∞ ≤ 1``."""
+        noise = np.zeros(self.lower.n)
+        for c, end, kernel in segments(self.g):
+            noise[c:] += _product_noise(kernel, end - c)
+        if self.g_upper is not None:
+            for c, end, kernel in segments(self.g_upper):
+                noise[c:end] += _product_noise(kernel, kernel.size)
+        return noise
+
+
 def conv_attention_head(
     v: FloatArray, lower: ConvBasis, upper: ConvBasis | None, tol: float
 ) -> tuple[FloatArray, RowReport]:
@@ -87,83 +185,56 @@ def conv_attention_head(
     ----------
     v : ndarray, shape (n, d_v)
         Values.
-    lower : ConvBasis
-        Basis of the logits on and below the diagonal.
-    upper : ConvBasis or None
-        Basis of the transposed logits, of which those above the diagonal are used; None for causal attention.
-    tol : float
-        Largest estimated error of a row, relative to ``‖V‖_∞``, that is kept.
+    lower, upper, tol
+        As for `Softmax`.
 
     Returns
     -------
     out : ndarray, shape (n, d_v)
-        ``Ỹ``.
+        ``Ỹ = f V``.
     report : RowReport
         How many rows were recomputed.
     """
-    n = lower.n
-    x = np.concatenate([v, np.ones((n, 1), v.dtype)], axis=1)  # D̃ is the product with a column of ones
-    shift = lower.largest if upper is None else max(lower.largest, upper.largest)
-    y = np.zeros_like(x)
-    noise = np.zeros(x.shape)  # sum of the squared errors of the products that enter a row
-    _add_lower(lower.exp_transform(shift), x, y, noise)
-    if upper is not None:
-        _add_upper(upper.exp_transform(shift), x, y, noise)
-    error = np.sqrt(noise)
-    size = float(np.abs(v).max()) or 1.0
-    with np.errstate(divide="ignore", invalid="ignore"):
-        row_error = (error[:, :-1].max(axis=1) / size + error[:, -1]) / (y[:, -1] - error[:, -1])
-        out = y[:, :-1] / y[:, -1:]
-    kept = (row_error >= 0) & (row_error <= tol)  # NaN and negative denominators are not kept
-    lost = np.flatnonzero(~kept)
-    step = max(1, _BLOCK_ENTRIES // n)
-    for start in range(0, lost.size, step):
-        rows = lost[start : start + step]
-        out[rows] = direct_rows(rows, v, lower, upper)
-    return out, RowReport(int(lost.size), float(row_error[kept].max(initial=0.0)))
+    f = Softmax(lower, upper, tol)
+    return f.apply(v), RowReport(int(f.lost.size), f.largest_bound)
 
 
-def _add_lower(g: ConvBasis, x: FloatArray, y: FloatArray, noise: FloatArray) -> None:
-    """Add ``Σ_i conv(g_i, m_i) x_i`` to y, x_i being x in the columns of segment i."""
+def segments(g: ConvBasis) -> Iterator[tuple[int, int, FloatArray]]:
+    """First column, end and kernel, of length n − start, of every segment in use."""
     n = g.n
-    ends = [*g.starts[1:], n]
-    for c, end, kernel in zip(g.starts, ends, g.kernels, strict=True):
-        if c == n:
-            break
+    for c, end, kernel in zip(g.starts, [*g.starts[1:], n], g.kernels, strict=True):
+        if c < n:
+            yield int(c), int(end), kernel[: n - c]
+
+
+def strict(g: ConvBasis) -> ConvBasis:
+    """The basis without its diagonal."""
+    kernels = g.kernels.copy()
+    kernels[..., 0] = 0
+    return ConvBasis(g.starts, kernels)
+
+
+def segment_product(g: ConvBasis, x: FloatArray) -> FloatArray:
+    """``Σ_i conv(g_i, m_i) x_i``, x_i being x in the columns of segment i: the matrix of the basis times x."""
+    y = np.zeros_like(x)
+    for c, end, kernel in segments(g):
         x_i = np.zeros_like(x[c:])
         x_i[: end - c] = x[c:end]
-        y[c:] += conv_product(kernel[: n - c], x_i)
-        noise[c:] += _product_noise(kernel[: n - c], x_i)
+        y[c:] += conv_product(kernel, x_i)
+    return y
 
 
-def _add_upper(g: ConvBasis, x: FloatArray, y: FloatArray, noise: FloatArray) -> None:
-    """Add the strictly upper part: row i in segment s gets ``Σ_{t ≥ 1} g_s[t] x_{i+t}``, a correlation."""
-    n = g.n
-    ends = [*g.starts[1:], n]
-    for c, end, kernel in zip(g.starts, ends, g.kernels, strict=True):
-        if c == n:
-            break
-        strict = kernel[: n - c].copy()
-        strict[0] = 0  # the diagonal belongs to the lower part
-        backward = x[c:][::-1]
-        y[c:end] += conv_product(strict, backward)[::-1][: end - c]
-        noise[c:end] += _product_noise(strict, backward)
+def transposed_product(g: ConvBasis, x: FloatArray) -> FloatArray:
+    """The transposed matrix of the basis times x: row j in segment i gets ``Σ_t g_i[t] x_{j+t}``, a correlation."""
+    y = np.zeros_like(x)
+    for c, end, kernel in segments(g):
+        y[c:end] = conv_product(kernel, x[c:][::-1])[::-1][: end - c]
+    return y
 
 
-def _product_noise(a: FloatArray, x: FloatArray) -> FloatArray:
-    """Squared error of an entry of ``conv(a) x`` by FFT, for every column of x."""
+def _product_noise(a: FloatArray, size: int) -> float:
+    """Squared error of an entry of ``conv(a) x`` by FFT, x having `size` entries of at most 1."""
     length = _fft.fast_length(2 * a.size - 1)
-    a1, x1 = np.abs(a, dtype=np.float64).sum(), np.abs(x, dtype=np.float64).sum(axis=0)
-    a2, x2 = np.linalg.norm(a.astype(np.float64)), np.linalg.norm(x.astype(np.float64), axis=0)
-    error = convolution_error(length, a.dtype, factors=a2 * x2, product=np.minimum(a1 * x2, a2 * x1))
-    return np.asarray(np.square(error))
-
-
-def direct_rows(rows: NDArray[np.int64], v: FloatArray, lower: ConvBasis, upper: ConvBasis | None) -> FloatArray:
-    """Rows of the output from the logits of the basis, each with its own maximum; O(n d) a row."""
-    columns = np.arange(lower.n)
-    above = columns > rows[:, None]
-    rest = np.asarray(-np.inf, v.dtype) if upper is None else upper.columns(rows)
-    logits = np.where(above, rest, lower.rows(rows))
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray((weights @ v) / weights.sum(axis=1, keepdims=True))
+    a1, a2 = np.abs(a, dtype=np.float64).sum(), np.linalg.norm(a.astype(np.float64))
+    x1, x2 = size, math.sqrt(size)
+    return float(convolution_error(length, a.dtype, factors=a2 * x2, product=min(a1 * x2, a2 * x1)) ** 2)

@@ -180,6 +180,43 @@ def subconv_product(a: ArrayLike, m: int, x: ArrayLike, *, method: str = "fft") 
     return product
 
 
+def correlation(a: ArrayLike, b: ArrayLike) -> FloatArray:
+    """Correlation of two sets of columns, summed over the columns: ``c[t] = Σ_j a[j + t] · b[j]``.
+
+    Parameters
+    ----------
+    a : array_like, shape (m, d)
+        Longer set.
+    b : array_like, shape (s, d), s ≤ m
+        Shorter set.
+
+    Returns
+    -------
+    ndarray, shape (m,)
+        For lags t from 0; terms with ``j + t ≥ m`` are left out.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Inputs are not finite numbers or do not fit.
+
+    Notes
+    -----
+    Time O(m d log m), memory O(m d). The derivative of ``conv(a) x`` with respect to a is of this form. Source: ours.
+
+    Examples
+    --------
+    >>> correlation([[1.0], [2.0], [3.0]], [[1.0], [10.0]]).round(12)
+    array([21., 32.,  3.])
+    """
+    a, b = as_float_arrays(a=a, b=b)
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or not 1 <= b.shape[0] <= a.shape[0]:
+        raise ValueError(f"b: shape {b.shape} came, (s, d) with s ≤ m and a's (m, d) = {a.shape} was wanted")
+    length = _fft.fast_length(a.shape[0] + b.shape[0] - 1)
+    a_hat, b_hat = (_fft.rfft(np.ascontiguousarray(x.T), length) for x in (a, b))
+    return _fft.irfft((a_hat * b_hat.conj()).sum(axis=0), length)[: a.shape[0]]
+
+
 def _as_vector(a: FloatArray) -> FloatArray:
     if a.ndim != 1 or a.size == 0:
         raise ValueError(f"a: shape {a.shape} came, (n,) with n ≥ 1 was wanted")

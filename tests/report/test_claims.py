@@ -130,14 +130,14 @@ def small_sharp_bound(monkeypatch):
 
 def segment_dropped(monkeypatch):
     """The last segment's columns left out of the lower product."""
-    right = paper._add_lower
+    right = paper.segment_product
 
-    def drop(g, x, y, noise):
+    def drop(g, x):
         x = x.copy()
         x[g.starts[-1] :] = 0
-        right(g, x, y, noise)
+        return right(g, x)
 
-    monkeypatch.setattr(paper, "_add_lower", drop)
+    monkeypatch.setattr(paper, "segment_product", drop)
 
 
 @pytest.mark.parametrize(
