@@ -3,6 +3,8 @@
 from refattn.convbasis.attention import ConvCache, conv_attention, conv_attention_forward
 from refattn.convbasis.basis import ConvBasis, basis_from_starts, decompose
 from refattn.convbasis.bounds import (
+    Closeness,
+    closeness,
     convolution_error,
     inference_bound,
     logit_residual,
@@ -10,17 +12,20 @@ from refattn.convbasis.bounds import (
     sharp_bound,
 )
 from refattn.convbasis.recover import recover
-from refattn.convbasis.toeplitz import conv_matrix, conv_product, subconv_matrix, subconv_product
+from refattn.convbasis.toeplitz import conv_matrix, conv_product, correlation, subconv_matrix, subconv_product
 
 __all__ = [
+    "Closeness",
     "ConvBasis",
     "ConvCache",
     "basis_from_starts",
+    "closeness",
     "conv_attention",
     "conv_attention_forward",
     "conv_matrix",
     "conv_product",
     "convolution_error",
+    "correlation",
     "decompose",
     "inference_bound",
     "logit_residual",

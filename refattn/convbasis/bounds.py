@@ -8,7 +8,7 @@ docs/explanation/conv-basis.md.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -179,6 +179,72 @@ def logit_residual(
             difference[np.arange(n) > rows[:, None]] = 0
             residual[place, rows] = difference.max(axis=-1)
     return residual.reshape(*layout.lead, n)
+
+
+class Closeness(NamedTuple):
+    """Measured T, δ and ε of a head, and whether the inference theorem applies to them.
+
+    Attributes
+    ----------
+    probe : int
+        The paper's T.
+    delta : float
+        Largest δ for which the basis is (T, δ)-non-degenerate.
+    eps : float
+        Largest difference of a causal logit from the basis.
+    holds : bool
+        ``eps ≤ delta / (5 probe)``.
+    """
+
+    probe: int
+    delta: float
+    eps: float
+    holds: bool
+
+
+def closeness(
+    q: ArrayLike, k: ArrayLike, basis: ConvBasis, *, probe: int, scale: float | None = None, check_finite: bool = True
+) -> Closeness:
+    """Check whether the logits of a head are ε-close to the (T, δ)-non-degenerate matrix of a basis.
+
+    Parameters
+    ----------
+    q, k : array_like, shape (n, d)
+        Queries and keys of one head.
+    basis : ConvBasis
+        The k-conv matrix H° that the logits are compared with.
+    probe : int
+        The paper's T, 1 ≤ T ≤ m_k.
+    scale : float, optional
+        Factor of the logits; ``1/√d`` by default.
+    check_finite : bool, optional
+        Refuse NaN and infinity.
+
+    Returns
+    -------
+    Closeness
+        The measured T, δ, ε, and whether ``ε ≤ δ/(5T)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Shapes do not fit, `probe` exceeds m_k, or an entry is not a finite number.
+
+    Notes
+    -----
+    Time O(n² d + k² T). Source: arXiv 2405.05219, definition of ε-close (T, δ)-non-degenerate k-conv matrices.
+
+    Examples
+    --------
+    >>> from refattn.convbasis import basis_from_starts
+    >>> from refattn.testing import rope_structured
+    >>> q, k, v, starts = rope_structured(60, 8, starts=[0, 20, 40], seed=0)
+    >>> closeness(q, k, basis_from_starts(q, k, starts), probe=4).holds
+    True
+    """
+    delta = basis.nondegeneracy(probe)
+    eps = float(logit_residual(q, k, basis, scale=scale, check_finite=check_finite).max())
+    return Closeness(int(probe), delta, eps, eps <= delta / (5 * probe))
 
 
 _ROUNDING_SAFETY = 8.0

@@ -17,17 +17,14 @@ _STYLE = {HOLDS: "green", HOLDS_IF: "yellow", FAILS: "red", NOT_RUN: "dim"}
 def print_report(report: Report, console: Console) -> None:
     """Print every row, the counts, and what failed."""
     table = Table(show_lines=True, expand=True, title="Claims", title_justify="left")
-    table.add_column("claim and source", ratio=5)
-    table.add_column("check and inputs", ratio=5)
-    table.add_column("bound", justify="right", no_wrap=True)
-    table.add_column("measured", justify="right", no_wrap=True)
-    table.add_column("verdict", ratio=2)
+    table.add_column("claim, source, how it was checked and on what", ratio=3, overflow="fold")
+    table.add_column("measured\nbound", justify="right", no_wrap=True)
+    table.add_column("verdict", ratio=1, min_width=13, overflow="fold")
     for row in report.rows:
+        under = (row.source, row.check, row.inputs, *_details(row.detail))
         table.add_row(
-            Text.assemble((row.id, "bold"), "\n", row.claim, "\n", (row.source, "dim")),
-            Text.assemble(row.check, *((f"\n{line}", "dim") for line in (row.inputs, *_details(row.detail)) if line)),
-            row.bound,
-            "" if row.measured is None else f"{row.measured:.3g}",
+            Text.assemble((row.id, "bold"), f"\n{row.claim}", *((f"\n{line}", "dim") for line in under if line)),
+            "" if row.measured is None else f"{row.measured:.3g}\n{row.bound}",
             _verdict(row),
         )
     console.print(table)

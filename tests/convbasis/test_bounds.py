@@ -8,6 +8,8 @@ import pytest
 from refattn import ConvBasis, conv_attention, decompose, dense_attention, recover
 from refattn._fft import fast_length
 from refattn.convbasis import (
+    basis_from_starts,
+    closeness,
     conv_product,
     convolution_error,
     inference_bound,
@@ -15,7 +17,7 @@ from refattn.convbasis import (
     posterior_bound,
     sharp_bound,
 )
-from refattn.testing import attention_inputs
+from refattn.testing import attention_inputs, rope_structured
 
 
 @pytest.mark.parametrize("n_basis", [1, 5, 40, 80], ids="k={}".format)
@@ -95,6 +97,20 @@ def test_the_rounding_estimate_covers_the_error_of_every_entry(n, kernel, values
     )
     few_units = 4 * np.finfo(dtype).eps * np.abs(exact)
     assert (np.abs(conv_product(a, x)[::7] - exact) <= bound + few_units).all()
+
+
+@pytest.mark.parametrize(("fraction", "holds"), [(0.9, True), (1.1, False)], ids=["within", "beyond"])
+def test_closeness_measures_the_noise_and_compares_it_with_the_theorems_limit(fraction, holds):
+    n, probe = 60, 4
+    q, k, _, starts = rope_structured(n, 8, starts=[0, 20, 40], seed=0)
+    basis = basis_from_starts(q, k, starts, scale=1.0)
+    eps = fraction * basis.nondegeneracy(probe) / (5 * probe)
+    noise = np.random.default_rng(0).choice([-eps, eps], (n, n))
+    q, k = np.concatenate([q, noise], axis=1), np.concatenate([k, np.eye(n)], axis=1)
+    found = closeness(q, k, basis, probe=probe, scale=1.0)
+    assert found.eps == pytest.approx(eps, rel=1e-9)
+    assert found.delta == basis.nondegeneracy(probe)
+    assert found.holds is holds
 
 
 @pytest.mark.parametrize("bound", [inference_bound, posterior_bound, sharp_bound], ids=lambda f: f.__name__)
