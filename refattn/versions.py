@@ -58,13 +58,7 @@ def environment() -> dict[str, Any]:
             "threads": int(numba.config.NUMBA_NUM_THREADS),
             "jit_disabled": bool(numba.config.DISABLE_JIT),
         },
-        "blas": [
-            {
-                key: pool.get(key)
-                for key in ("internal_api", "version", "num_threads", "threading_layer", "architecture")
-            }
-            for pool in threadpool_info()
-        ],
+        "blas": [{key: pool[key] for key in _BLAS_FACTS if pool.get(key) is not None} for pool in threadpool_info()],
         "machine": {
             "cpu": _cpu(),
             "cores": os.cpu_count(),
