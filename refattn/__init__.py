@@ -18,6 +18,17 @@ from refattn.dense import (
     dense_attention_forward,
 )
 from refattn.masks import Causal, SlidingWindow
+from refattn.sparsek import (
+    SparseKAttentionCache,
+    SparseKAttentionGradients,
+    prefix_thresholds,
+    sparsek_attention,
+    sparsek_attention_backward,
+    sparsek_attention_forward,
+    sparsek_jvp,
+    sparsek_threshold,
+    sparsek_vjp,
+)
 from refattn.versions import show_versions
 
 __all__ = [
@@ -28,6 +39,8 @@ __all__ = [
     "DenseCache",
     "PromotionWarning",
     "SlidingWindow",
+    "SparseKAttentionCache",
+    "SparseKAttentionGradients",
     "__version__",
     "conv_attention",
     "conv_attention_forward",
@@ -35,6 +48,13 @@ __all__ = [
     "dense_attention",
     "dense_attention_backward",
     "dense_attention_forward",
+    "prefix_thresholds",
     "recover",
     "show_versions",
+    "sparsek_attention",
+    "sparsek_attention_backward",
+    "sparsek_attention_forward",
+    "sparsek_jvp",
+    "sparsek_threshold",
+    "sparsek_vjp",
 ]

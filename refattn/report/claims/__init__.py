@@ -1,6 +1,6 @@
 """All claims, in the order of the ledger's rows: one module per subject."""
 
-from refattn.report.claims import convbasis, dense, model, real_heads, recover, training
+from refattn.report.claims import convbasis, dense, model, real_heads, recover, sparsek, training
 from refattn.report.ledger import Claim
 
 ALL: tuple[Claim, ...] = (
@@ -10,6 +10,7 @@ ALL: tuple[Claim, ...] = (
     *real_heads.CLAIMS,
     *model.CLAIMS,
     *training.CLAIMS,
+    *sparsek.CLAIMS,
 )
 
 __all__ = ["ALL"]

@@ -1,0 +1,59 @@
+"""SparseK attention (arXiv 2406.16747): the operator, its prefixes, the scoring network, and causal attention."""
+
+from refattn.sparsek.attention import (
+    SparseKAttentionCache,
+    SparseKAttentionGradients,
+    sparsek_attention,
+    sparsek_attention_backward,
+    sparsek_attention_forward,
+)
+from refattn.sparsek.bisection import sparsek_by_bisection
+from refattn.sparsek.operator import (
+    SparseKGradients,
+    sparsek,
+    sparsek_jacobian,
+    sparsek_jvp,
+    sparsek_threshold,
+    sparsek_vjp,
+)
+from refattn.sparsek.prefix import (
+    SelectionIntervals,
+    SupportIntervals,
+    prefix_pullback,
+    prefix_thresholds,
+    selection_intervals,
+    support_intervals,
+)
+from refattn.sparsek.scoring import (
+    ScoringCache,
+    ScoringGradients,
+    sparsek_scores,
+    sparsek_scores_backward,
+    sparsek_scores_forward,
+)
+
+__all__ = [
+    "ScoringCache",
+    "ScoringGradients",
+    "SelectionIntervals",
+    "SparseKAttentionCache",
+    "SparseKAttentionGradients",
+    "SparseKGradients",
+    "SupportIntervals",
+    "prefix_pullback",
+    "prefix_thresholds",
+    "selection_intervals",
+    "sparsek",
+    "sparsek_attention",
+    "sparsek_attention_backward",
+    "sparsek_attention_forward",
+    "sparsek_by_bisection",
+    "sparsek_jacobian",
+    "sparsek_jvp",
+    "sparsek_scores",
+    "sparsek_scores_backward",
+    "sparsek_scores_forward",
+    "sparsek_threshold",
+    "sparsek_vjp",
+    "support_intervals",
+]

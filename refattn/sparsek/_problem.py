@@ -1,0 +1,122 @@
+"""A checked SparseK attention problem: what every method receives, with common leading axes.
+
+Query i attends to two kinds of pairs, in one joint softmax:
+
+- its *window*, the w positions ``i − w + 1 … i``, with gate one;
+- the hard top-``n_select`` by score of the *candidates* ``j ≤ i − w``, ties to the earlier position, with gate
+  ``m_ij = SparseK(score[: i − w + 1], n_select)_j``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from refattn._heads import HeadLayout
+from refattn._validation import FloatArray, as_count, as_float_arrays, as_option, as_scale, require_finite
+
+GATES = ("kv", "k", "v", "none")
+
+
+@dataclass(frozen=True)
+class SparseKProblem:
+    """Checked inputs of SparseK attention.
+
+    Attributes
+    ----------
+    q, k, v, scores : ndarray
+        The inputs, in the dtype of the computation.
+    layout : HeadLayout
+        How their leading axes fit together.
+    n_select, window : int
+        Pairs selected by a query outside its window, and the window's length.
+    gate : {"kv", "k", "v", "none"}
+        What the gate multiplies.
+    hard : bool
+        Gate one in the forward, straight through in the backward.
+    scale : float
+        Factor of the logits.
+    """
+
+    q: FloatArray
+    k: FloatArray
+    v: FloatArray
+    scores: FloatArray
+    layout: HeadLayout
+    n_select: int
+    window: int
+    gate: str
+    hard: bool
+    scale: float
+
+    @property
+    def gates_keys(self) -> bool:
+        """Whether the gate multiplies the keys."""
+        return "k" in self.gate
+
+    @property
+    def gates_values(self) -> bool:
+        """Whether the gate multiplies the values."""
+        return "v" in self.gate
+
+    def heads(self) -> tuple[FloatArray, FloatArray, FloatArray, NDArray[np.float64]]:
+        """Return q, k, v ``(heads, n, ·)`` and the scores ``(heads, n)`` in float64, one entry per query head."""
+        queries, keys, values = self.layout.expand(self.q, self.k, self.v)
+        _, _, scores = self.layout.expand(self.q, self.k, self.scores[..., None])
+        flat = (array.reshape(-1, *array.shape[-2:]) for array in (queries, keys, values, scores))
+        q, k, v, z = flat
+        return q, k, v, z[..., 0].astype(np.float64)
+
+
+def as_problem(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    scores: ArrayLike,
+    *,
+    n_select: int,
+    window: int,
+    gate: str,
+    hard: bool,
+    scale: float | None,
+    check_finite: bool,
+) -> SparseKProblem:
+    """Check the arguments of SparseK attention, or raise naming the one that does not fit."""
+    q, k, v, scores = as_float_arrays(check_finite=False, q=q, k=k, v=v, scores=scores)
+    if check_finite:
+        for name, array in (("q", q), ("k", k), ("v", v)):
+            require_finite(name, array)
+    require_finite("scores", scores)
+    layout = HeadLayout.of(q, k, v)
+    if q.shape[-2] != k.shape[-2]:
+        raise ValueError(f"q: {q.shape[-2]} rows came, as many as k has ({k.shape[-2]}) were wanted (causal)")
+    lead = np.broadcast_shapes(k.shape[:-2], v.shape[:-2])
+    try:
+        fits = scores.shape[-1:] == k.shape[-2:-1] and np.broadcast_shapes(scores.shape[:-1], lead) == lead
+    except ValueError:
+        fits = False
+    if not fits:
+        wanted = (*lead, k.shape[-2])
+        raise ValueError(f"scores: shape {scores.shape} came, one score per key-value pair {wanted} was wanted")
+    if not isinstance(hard, (bool, np.bool_)):
+        raise TypeError(f"hard: {hard!r} came, True or False was wanted")
+    return SparseKProblem(
+        q, k, v, scores, layout,
+        n_select=as_count("n_select", n_select, least=0),
+        window=as_count("window", window, least=0),
+        gate=as_option("gate", gate, GATES),
+        hard=bool(hard),
+        scale=as_scale(scale, q.shape[-1]),
+    )  # fmt: skip
+
+
+def require_no_overflow(logits: NDArray[Any], head: int, query: int) -> None:
+    """Raise ``ValueError`` if a logit of this query overflowed."""
+    if not np.isfinite(logits).all():
+        raise ValueError(
+            f"q, k: a logit of query {query} (head {head}) overflows {logits.dtype};"
+            " smaller entries, a smaller scale or float64 was wanted"
+        )

@@ -1,0 +1,235 @@
+"""SparseK attention with a sliding window, forward and backward: the public face of its methods (arXiv 2406.16747).
+
+What is computed stands in `refattn.sparsek._problem`; how, in `refattn.sparsek.paper` and `refattn.sparsek.oracle`.
+`_METHODS` is the one place that knows them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import NamedTuple
+
+from numpy.typing import ArrayLike
+
+from refattn._validation import FloatArray, as_float_arrays, as_option
+from refattn.sparsek import oracle, paper
+from refattn.sparsek._problem import SparseKProblem, as_problem
+
+_METHODS: dict[str, ModuleType] = {"paper": paper, "oracle": oracle}
+
+
+@dataclass(frozen=True)
+class SparseKAttentionCache:
+    """What `sparsek_attention_backward` needs of the forward.
+
+    Attributes
+    ----------
+    problem : SparseKProblem
+        The checked inputs and options.
+    method : str
+        The method that computed the output.
+    shape : tuple of int
+        Of the output.
+    """
+
+    problem: SparseKProblem
+    method: str
+    shape: tuple[int, ...]
+
+
+class SparseKAttentionGradients(NamedTuple):
+    """Gradients of SparseK attention, each of the shape of its input."""
+
+    q: FloatArray
+    k: FloatArray
+    v: FloatArray
+    scores: FloatArray
+
+
+def sparsek_attention(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    scores: ArrayLike,
+    *,
+    n_select: int,
+    window: int = 0,
+    gate: str = "kv",
+    hard: bool = False,
+    scale: float | None = None,
+    method: str = "paper",
+    check_finite: bool = True,
+) -> FloatArray:
+    """Causal attention to the best-scored pairs and a sliding window.
+
+    Query i attends to the positions ``i − window + 1 … i`` with gate one and, among the *candidates*
+    ``j ≤ i − window``, to the `n_select` with the largest scores (ties: the earlier), with gate
+    ``SparseK(scores[: i − window + 1], n_select)_j``; one softmax over both. A selected pair's gate is never zero: it
+    is at least ``1/(candidates − n_select + 1)``.
+
+    Parameters
+    ----------
+    q : array_like, shape (…, n, d)
+        Queries. Leading axes broadcast; fewer key-value heads than query heads (axis −3) are shared by groups.
+    k : array_like, shape (…, n, d)
+        Keys.
+    v : array_like, shape (…, n, d_v)
+        Values.
+    scores : array_like, shape (…, n)
+        One score per key-value pair; leading axes are those of k and v (the last of them H_kv) or broadcast to them.
+    n_select : int
+        Pairs selected outside the window, the budget of SparseK; at least 0. With fewer candidates all are selected.
+    window : int, optional
+        Pairs in the window, the query's own included; at least 0. With 0 the query's own pair is a candidate.
+    gate : {"kv", "k", "v", "none"}, optional
+        What the gate of a selected pair multiplies: key and value, one of them, or nothing (then the scores only
+        choose, and their gradient is zero).
+    hard : bool, optional
+        Straight-through gates: one in the forward; in the backward the gradient with respect to the gate, taken at gate
+        one, goes through SparseK's Jacobian.
+    scale : float, optional
+        Factor of the logits; ``1/√d`` by default.
+    method : {"paper", "oracle"}, optional
+        The paper's selection matrices, one query at a time; or dense, from the definition.
+    check_finite : bool, optional
+        Refuse NaN and infinity in q, k, v (the scores are always checked).
+
+    Returns
+    -------
+    ndarray, shape (…, n, d_v)
+        float32 if every input is float32 (or float16), else float64. A query with nothing to attend to gives zeros.
+
+    Raises
+    ------
+    TypeError
+        An argument is not numeric, or of a dtype that is neither computed with nor promoted.
+    ValueError
+        Shapes do not fit, an entry is NaN or infinite, the logits overflow, a count is negative or an option unknown.
+
+    Warns
+    -----
+    PromotionWarning
+        Integers (to float64) or float16 (to float32) came.
+
+    Notes
+    -----
+    "paper": time O(n (n_select + window) d + n²), memory O(n d). "oracle": time O(n² d + n³), memory O(n²). Thresholds
+    and gates are computed in float64. The paper, SparseK attention with sliding window; the options' defaults are ours.
+
+    Examples
+    --------
+    With room for everything, every gate is one and SparseK attention is exact causal attention:
+
+    >>> import numpy as np
+    >>> from refattn import dense_attention
+    >>> from refattn.sparsek import sparsek_attention
+    >>> rng = np.random.default_rng(0)
+    >>> q, k, v = rng.standard_normal((3, 6, 4))
+    >>> scores = rng.standard_normal(6)
+    >>> out = sparsek_attention(q, k, v, scores, n_select=4, window=2)
+    >>> bool(np.allclose(out, dense_attention(q, k, v)))
+    True
+    """
+    return sparsek_attention_forward(
+        q, k, v, scores, n_select=n_select, window=window, gate=gate, hard=hard, scale=scale, method=method,
+        check_finite=check_finite,
+    )[0]  # fmt: skip
+
+
+def sparsek_attention_forward(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    scores: ArrayLike,
+    *,
+    n_select: int,
+    window: int = 0,
+    gate: str = "kv",
+    hard: bool = False,
+    scale: float | None = None,
+    method: str = "paper",
+    check_finite: bool = True,
+) -> tuple[FloatArray, SparseKAttentionCache]:
+    """SparseK attention, and what its backward needs.
+
+    Parameters, errors and complexity are those of `sparsek_attention`.
+
+    Returns
+    -------
+    out : ndarray, shape (…, n, d_v)
+        The output.
+    cache : SparseKAttentionCache
+        For `sparsek_attention_backward`.
+
+    Examples
+    --------
+    The third query sees its own pair in the window and the better of the two before, whose gate is 0.75:
+
+    >>> import numpy as np
+    >>> from refattn.sparsek import sparsek_attention_forward
+    >>> q = k = np.zeros((3, 1)); v = np.array([[4.0], [8.0], [0.0]])
+    >>> out, _ = sparsek_attention_forward(q, k, v, [1.0, 0.5, 9.0], n_select=1, window=1)
+    >>> out.ravel()
+    array([4. , 6. , 1.5])
+    """
+    known = as_option("method", method, _METHODS)
+    problem = as_problem(
+        q, k, v, scores, n_select=n_select, window=window, gate=gate, hard=hard, scale=scale, check_finite=check_finite
+    )
+    layout = problem.layout
+    heads = _METHODS[known].forward(problem)
+    out = layout.merge(heads.reshape(*layout.inner, *heads.shape[-2:]))
+    return out, SparseKAttentionCache(problem, known, out.shape)
+
+
+def sparsek_attention_backward(dout: ArrayLike, cache: SparseKAttentionCache) -> SparseKAttentionGradients:
+    """Gradients of SparseK attention with respect to q, k, v and the scores.
+
+    Parameters
+    ----------
+    dout : array_like, shape (…, n, d_v)
+        Gradient of the loss with respect to the output; of the output's shape.
+    cache : SparseKAttentionCache
+        From `sparsek_attention_forward`; the same method computes the gradient.
+
+    Returns
+    -------
+    SparseKAttentionGradients
+        Fields `q`, `k`, `v`, `scores`, of the inputs' shapes; axes that were broadcast or shared are summed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `dout` is not numeric, not finite, or not of the output's shape.
+
+    Notes
+    -----
+    Complexity as the forward. Which pairs are selected is piecewise constant and has no gradient; at a kink of SparseK
+    its documented one-sided choice is taken. Ours.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from refattn.sparsek import sparsek_attention_backward, sparsek_attention_forward
+    >>> q = k = np.zeros((3, 1)); v = np.array([[4.0], [8.0], [0.0]])
+    >>> out, cache = sparsek_attention_forward(q, k, v, [1.0, 0.5, 9.0], n_select=1, window=1)
+    >>> sparsek_attention_backward(np.ones_like(out), cache).scores  # the third query's gate on the value 4, halved
+    array([ 1., -1.,  0.])
+    """
+    (upstream,) = as_float_arrays(dout=dout)
+    problem = cache.problem
+    if upstream.shape != cache.shape:
+        raise ValueError(f"dout: shape {upstream.shape} came, the output's {cache.shape} was wanted")
+    layout = problem.layout
+    heads = layout.expand_queries(upstream.astype(problem.q.dtype)).reshape(-1, *upstream.shape[-2:])
+    gradients = _METHODS[cache.method].backward(heads, problem)
+    dq, dk, dv, dscores = (
+        gradient.reshape(*layout.inner, *gradient.shape[1:]).astype(problem.q.dtype) for gradient in gradients
+    )
+    return SparseKAttentionGradients(
+        layout.reduce_queries(dq, problem.q.shape),
+        layout.reduce_keys(dk, problem.k.shape),
+        layout.reduce_keys(dv, problem.v.shape),
+        layout.reduce_keys(dscores[..., None], (*problem.scores.shape, 1))[..., 0],
+    )

@@ -1,0 +1,298 @@
+"""The SparseK operator, its threshold and its derivatives (arXiv 2406.16747, section on the SparseK operator).
+
+    SparseK(z, k) = argmin_p ‖p − z‖²   subject to   0 ≤ p ≤ 1,  1ᵀp = k
+
+The solution is ``p_j = clip(z_j − τ, 0, 1)``, where the *threshold* τ makes the entries sum to the *budget* k. With
+``u`` entries at one and ``w`` above zero (the paper's letters; z sorted in descending order)
+
+    τ = (Σ_{u < j ≤ w} z_(j) + u − k) / (w − u).
+
+Departures, and what the paper leaves open (ours):
+
+- Of all thresholds that solve the problem the smallest is returned, ``τ = inf {t : Σ_j clip(z_j − t, 0, 1) ≤ k}``.
+  Where no entry is strictly between zero and one that is ``z_(k+1)``; for k = 0 it is ``max z``; for k ≥ m it is −∞.
+- The sums are taken of ``z − z_(⌊k⌋+1)``, which lies within one of τ, so p is exact to rounding at every scale of z.
+- A score of −∞ is never selected: the operator acts as if the entry were not there.
+- At a kink (an entry exactly at 0 or 1, so z_j = τ or z_j = τ + 1) the entry counts as saturated. This is the one-sided
+  derivative along every direction that pushes the entry further out; with no entry inside, all derivatives are zero.
+
+`refattn.sparsek.bisection` solves the same problem another way and shares only the input check with this module.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from refattn._validation import FloatArray, as_count, as_float_arrays, as_real, require_rank
+from refattn.sparsek._scores import as_scores
+
+
+class SparseKGradients(NamedTuple):
+    """Gradients of the SparseK operator: `z` of z's shape, `k` one number per problem."""
+
+    z: FloatArray
+    k: FloatArray
+
+
+def sparsek(z: ArrayLike, k: float, *, axis: int = -1) -> FloatArray:
+    """Project scores onto ``{p : 0 ≤ p ≤ 1, Σ p = k}``: a differentiable top-k mask.
+
+    Parameters
+    ----------
+    z : array_like, shape (…, m, …)
+        Scores, finite or −∞ (never selected). Computed in float64 whatever the dtype.
+    k : float
+        Budget, at least 0, not necessarily an integer; k ≥ m gives ones.
+    axis : int, optional
+        Axis of length m; the others are a batch of independent problems.
+
+    Returns
+    -------
+    ndarray, shape of `z`
+        Entries in [0, 1] with sum ``min(k, number of finite scores)``; dtype of z.
+
+    Raises
+    ------
+    TypeError
+        `z` is not real, `k` not a number.
+    ValueError
+        A score is NaN or +∞, `k` is negative or not finite, an axis is empty or does not exist.
+
+    Notes
+    -----
+    Time O(m log m), memory O(m) per problem. k = 1 is sparsemax; ``sparsek(z / t, k)`` tends to the indicator of the k
+    largest scores as t → 0; ``sparsek(z + c, k) = sparsek(z, k)``. The paper, its definition of SparseK.
+
+    Examples
+    --------
+    >>> from refattn.sparsek import sparsek
+    >>> sparsek([3.0, 1.25, 1.0, -2.0], k=2)
+    array([1.   , 0.625, 0.375, 0.   ])
+    """
+    scores, budget, dtype = _problems(z, k, axis)
+    shifted, pivot, remainder = _solve(scores, budget)
+    mask = np.where(np.isneginf(pivot), ~np.isneginf(scores), np.clip(shifted - remainder, 0, 1))
+    return np.moveaxis(mask, -1, axis).astype(dtype)
+
+
+def sparsek_threshold(z: ArrayLike, k: float, *, axis: int = -1) -> FloatArray:
+    """Return the threshold τ of SparseK, ``sparsek(z, k) = clip(z − τ, 0, 1)``.
+
+    Parameters, errors and complexity are those of `sparsek`.
+
+    Returns
+    -------
+    ndarray, shape of `z` without `axis`
+        The smallest τ that serves; −∞ where k is at least the number of finite scores. Rounded to the dtype of z, while
+        `sparsek` itself keeps its low-order part: prefer it to ``clip(z − τ, 0, 1)`` for scores beyond about 10⁴.
+
+    Examples
+    --------
+    >>> from refattn.sparsek import sparsek_threshold
+    >>> sparsek_threshold([[3.0, 1.25, 1.0, -2.0], [9.0, 7.0, 5.0, 4.0]], k=2)
+    array([0.625, 5.   ])
+    """
+    scores, budget, dtype = _problems(z, k, axis)
+    _, pivot, remainder = _solve(scores, budget)
+    return np.asarray((pivot + remainder)[..., 0], dtype)
+
+
+def _problems(z: ArrayLike, k: float, axis: int) -> tuple[NDArray[np.float64], float, np.dtype[Any]]:
+    """Check the arguments; return the scores in float64 with `axis` last, the budget and the dtype to return."""
+    budget = as_real("k", k, least=0.0)
+    scores = as_scores(z, "(…, m)")
+    _require_axis("z", scores, axis)
+    return np.moveaxis(scores, axis, -1).astype(np.float64), budget, scores.dtype
+
+
+def _require_axis(name: str, array: FloatArray, axis: int) -> None:
+    as_count("axis", axis, least=-array.ndim, most=array.ndim - 1, most_is=f"{name} has {array.ndim} axes")
+
+
+def _solve(z: NDArray[np.float64], k: float) -> tuple[NDArray[np.float64], ...]:
+    """Return ``z − pivot`` clipped to [−1, 1], the pivot, and ``τ − pivot`` in (−1, 0], the last two with one column.
+
+    The pivot is ``z_(⌊k⌋+1)``. At most ⌊k⌋ entries lie above it, so it is at least τ; at least ⌊k⌋ + 1 entries are
+    at least one above ``pivot − 1``, so that is below τ. Hence an entry more than one away from the pivot is saturated.
+    """
+    m = z.shape[-1]
+    if k >= m:
+        return np.ones_like(z), np.full((*z.shape[:-1], 1), -np.inf), np.zeros((*z.shape[:-1], 1))
+    descending = -np.sort(-z, axis=-1)
+    pivot = descending[..., int(k), None]
+    with np.errstate(invalid="ignore", over="ignore"):  # −∞ − −∞: no pivot, so nothing is used of that problem
+        shifted = np.clip(z - pivot, -1, 1)
+        y = np.where(np.isneginf(pivot), 0.0, np.clip(descending - pivot, -1, 1))
+
+    # Breakpoints of f(t) = Σ clip(y − t, 0, 1) going down from 0 to −1: at t = y_j an entry leaves zero (slope + 1),
+    # at t = y_j − 1 it reaches one (slope − 1).
+    leaves = np.where(y <= 0, y, 0.0)
+    arrives = np.where((y > 0) & (y < 1), y - 1, -1.0)
+    breaks = np.concatenate([leaves, arrives], axis=-1)
+    slopes = np.concatenate([np.where((y <= 0) & (y > -1), 1.0, 0.0), np.where((y > 0) & (y < 1), -1.0, 0.0)], axis=-1)
+    order = np.argsort(-breaks, axis=-1, kind="stable")
+    breaks = np.take_along_axis(breaks, order, axis=-1)
+    inside = np.cumsum(np.take_along_axis(slopes, order, axis=-1), axis=-1)
+    inside += ((y > 0) & (y < 1)).sum(axis=-1, keepdims=True)
+    at_zero = np.clip(y, 0, 1).sum(axis=-1, keepdims=True)
+    rises = inside[..., :-1] * -np.diff(breaks, axis=-1)
+    f = at_zero + np.concatenate([np.zeros_like(at_zero), np.cumsum(rises, axis=-1)], axis=-1)
+
+    # τ lies in the piece below the last breakpoint at which f is still at most k; there the sets are known.
+    last = np.maximum((f <= k).sum(axis=-1, keepdims=True) - 1, 0)
+    upper = np.take_along_axis(breaks, last, axis=-1)
+    lower = np.take_along_axis(breaks, np.minimum(last + 1, 2 * m - 1), axis=-1)
+    middle = (upper + lower) / 2
+    interior = (y > middle) & (y < middle + 1)
+    at_one = (y >= middle + 1).sum(axis=-1, keepdims=True)
+    count = interior.sum(axis=-1, keepdims=True)
+    total = np.where(interior, y, 0).sum(axis=-1, keepdims=True)
+    return shifted, pivot, np.clip((total + at_one - k) / np.maximum(count, 1), lower, upper)
+
+
+def sparsek_jvp(p: ArrayLike, dz: ArrayLike, dk: ArrayLike = 0.0, *, axis: int = -1) -> FloatArray:
+    """Push tangents forward: ``dp = J dz + (∂p/∂k) dk``, with ``J = Diag(s) − s sᵀ/|s|`` and ``∂p/∂k = s/|s|``.
+
+    Here ``s_j = 1`` iff ``0 < p_j < 1``, and both derivatives are zero where s is.
+
+    Parameters
+    ----------
+    p : array_like, shape (…, m, …)
+        The operator's value, `sparsek` of z and k; entries in [0, 1].
+    dz : array_like, shape of `p`
+        Tangent of the scores.
+    dk : array_like, shape of `p` without `axis`, optional
+        Tangent of the budget; broadcasts.
+    axis : int, optional
+        Axis of length m.
+
+    Returns
+    -------
+    ndarray, shape of `p`
+        Tangent of the value.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is not real, not finite, or of the wrong shape.
+
+    Notes
+    -----
+    Time and memory O(m) per problem. The paper, its derivation of the Jacobian; the choice at kinks is ours.
+
+    Examples
+    --------
+    >>> from refattn.sparsek import sparsek, sparsek_jvp
+    >>> p = sparsek([3.0, 1.25, 1.0, -2.0], k=2)
+    >>> sparsek_jvp(p, [5.0, 1.0, 0.0, 5.0])
+    array([ 0. ,  0.5, -0.5,  0. ])
+    >>> sparsek_jvp(p, [0.0, 0.0, 0.0, 0.0], dk=1.0)
+    array([0. , 0.5, 0.5, 0. ])
+    """
+    value, tangent = _value_and(p, axis, dz=dz)
+    (budget,) = as_float_arrays(dk=np.asarray(dk, np.float64))
+    interior, count = _interior(value)
+    tangent = np.where(interior, tangent, 0)
+    mean = (budget[..., None] - tangent.sum(axis=-1, keepdims=True)) / count
+    return np.moveaxis(np.where(interior, tangent + mean, 0), -1, axis).astype(value.dtype)
+
+
+def sparsek_vjp(p: ArrayLike, dp: ArrayLike, *, axis: int = -1) -> SparseKGradients:
+    """Pull a gradient back: ``dz = Jᵀ dp`` and ``dk = ⟨∂p/∂k, dp⟩``; the adjoint of `sparsek_jvp`.
+
+    Parameters
+    ----------
+    p : array_like, shape (…, m, …)
+        The operator's value, `sparsek` of z and k; entries in [0, 1].
+    dp : array_like, shape of `p`
+        Gradient of the loss with respect to the value.
+    axis : int, optional
+        Axis of length m.
+
+    Returns
+    -------
+    SparseKGradients
+        `z` of p's shape: the gradient less its mean over the interior, zero outside it; `k` without `axis`: that mean.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is not real, not finite, or of the wrong shape.
+
+    Notes
+    -----
+    Time and memory O(m) per problem. The paper, its derivation of the Jacobian; the choice at kinks is ours.
+
+    Examples
+    --------
+    >>> from refattn.sparsek import sparsek, sparsek_vjp
+    >>> p = sparsek([3.0, 1.25, 1.0, -2.0], k=2)
+    >>> sparsek_vjp(p, [5.0, 1.0, 0.0, 5.0]).z
+    array([ 0. ,  0.5, -0.5,  0. ])
+    >>> float(sparsek_vjp(p, [5.0, 1.0, 0.0, 5.0]).k)
+    0.5
+    """
+    value, upstream = _value_and(p, axis, dp=dp)
+    interior, count = _interior(value)
+    mean = np.where(interior, upstream, 0).sum(axis=-1, keepdims=True) / count
+    dz = np.where(interior, upstream - mean, 0)
+    return SparseKGradients(np.moveaxis(dz, -1, axis).astype(value.dtype), mean[..., 0].astype(value.dtype))
+
+
+def sparsek_jacobian(p: ArrayLike) -> FloatArray:
+    """Return the dense Jacobian ``∂p/∂z = Diag(s) − s sᵀ/|s|``, with ``s_j = 1`` iff ``0 < p_j < 1``.
+
+    Parameters
+    ----------
+    p : array_like, shape (…, m)
+        The operator's value, `sparsek` of z and k.
+
+    Returns
+    -------
+    ndarray, shape (…, m, m)
+        Symmetric, positive semidefinite, rows summing to zero; zero where no entry is inside.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `p` is not real, not finite, or outside [0, 1].
+
+    Notes
+    -----
+    Time and memory O(m²) per problem: for small problems and tests, `sparsek_vjp` and `sparsek_jvp` for the others.
+
+    Examples
+    --------
+    >>> from refattn.sparsek import sparsek_jacobian
+    >>> sparsek_jacobian([1.0, 0.625, 0.375, 0.0])[1:3, 1:3]
+    array([[ 0.5, -0.5],
+           [-0.5,  0.5]])
+    """
+    value, _ = _value_and(p, -1)
+    interior, count = _interior(value)
+    s = interior.astype(value.dtype)
+    return np.asarray(
+        s[..., None] * np.eye(s.shape[-1]) - s[..., :, None] * s[..., None, :] / count[..., None], s.dtype
+    )
+
+
+def _value_and(p: ArrayLike, axis: int, **other: Any) -> tuple[FloatArray, FloatArray]:
+    """Check p and at most one array of its shape; return both with `axis` last."""
+    value, *rest = as_float_arrays(p=p, **other)
+    require_rank("p", value, 1, "(…, m)")
+    _require_axis("p", value, axis)
+    if ((value < 0) | (value > 1)).any():
+        raise ValueError(f"p: entries in [{value.min()}, {value.max()}] came, entries in [0, 1] were wanted")
+    for name, array in zip(other, rest, strict=True):
+        if array.shape != value.shape:
+            raise ValueError(f"{name}: shape {array.shape} came, that of p {value.shape} was wanted")
+    return np.moveaxis(value, axis, -1), np.moveaxis(rest[0] if rest else value, axis, -1)
+
+
+def _interior(p: FloatArray) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Return which entries are strictly between zero and one, and how many (1 where there are none, to divide by)."""
+    interior = (p > 0) & (p < 1)
+    return interior, np.maximum(interior.sum(axis=-1, keepdims=True), 1)
