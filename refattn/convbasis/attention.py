@@ -1,7 +1,7 @@
 """Conv attention, the public operation: recover a basis, apply it by one of the methods (arXiv 2405.05219, section 4).
 
-Causal attention has one basis, of the logits ``H = M ∘ (scale · Q Kᵀ)``. Full attention has two: the lower triangle with
-the diagonal, and the strict upper triangle, which transposed is lower triangular with Q and K exchanged.
+Causal attention has one basis, of the logits ``H = M ∘ (scale · Q Kᵀ)``. Full attention has two: of the lower triangle
+with the diagonal, and of the strict upper triangle, which transposed is lower triangular with Q and K exchanged.
 """
 
 from __future__ import annotations
