@@ -1,12 +1,24 @@
-"""Real FFTs along the last axis: the only place that knows FFTW, and scipy.fft, its fallback.
+"""FFTs along the last axis: the only place that knows FFTW, and scipy.fft, its fallback.
 
 `REFATTN_FFT=scipy` in the environment chooses the fallback; without pyFFTW it is used as well.
+
+A *transform* is a plan with its own input and output buffers. `borrowed` lends one to a thread: nobody else has it
+until it is given back, so no FFTW object ever runs in two threads at once. What is given back is kept for the next one
+who asks for the same kind and shape, up to a bounded number of bytes, the least recently used going first. FFTW's
+planner, and its destructor, run under one lock, which a fork waits for.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +27,14 @@ from numpy.typing import NDArray
 from refattn._validation import FloatArray, as_option
 
 ComplexArray = NDArray[np.complexfloating[Any, Any]]
+
+KINDS = ("rfft", "irfft", "fft", "ifft")
+EFFORTS = ("estimate", "measure", "patient")
+KEPT_BYTES = 64 << 20
+"""Most bytes of idle transforms that are kept; larger ones are dropped when they are given back."""
+
+_planner = threading.Lock()
+_effort = "estimate"
 
 
 @cache
@@ -33,6 +53,11 @@ def backend() -> str:
     return "scipy" if asked == "scipy" or _pyfftw() is None else "pyfftw"
 
 
+def fftw_version() -> str | None:
+    """Return the version of the FFTW library, or None where it is not used."""
+    return str(_pyfftw().fftw_version) if backend() == "pyfftw" else None
+
+
 def fast_length(least: int) -> int:
     """Return the smallest length of at least `least` that real transforms are fast for."""
     from scipy.fft import next_fast_len
@@ -40,19 +65,231 @@ def fast_length(least: int) -> int:
     return int(next_fast_len(least, real=True))
 
 
-def rfft(x: FloatArray, length: int) -> ComplexArray:
-    """Transform of `x`, zero-padded to `length`, along its last axis; shape ``(…, length//2 + 1)``."""
-    if backend() == "scipy":
+class Transform:
+    """One planned transform: write to `input`, call `execute`, read from `output`.
+
+    Attributes
+    ----------
+    input, output : ndarray, shape (rows, …)
+        Buffers, aligned for FFTW. ``"irfft"`` may overwrite its input, the other kinds leave it.
+    nbytes : int
+        Size of both buffers.
+
+    Notes
+    -----
+    Inverse transforms are not scaled: they give `length` times the inverse, as FFTW does.
+    """
+
+    input: NDArray[Any]
+    output: NDArray[Any]
+    execute: Callable[[], Any]
+
+    def __init__(self, kind: str, rows: int, length: int, dtype: np.dtype[Any], engine: str, effort: str) -> None:
+        cplx = np.result_type(dtype, np.complex64)
+        half = length // 2 + 1
+        shapes = {
+            "rfft": ((rows, length), dtype, (rows, half), cplx),
+            "irfft": ((rows, half), cplx, (rows, length), dtype),
+            "fft": ((rows, length), cplx, (rows, length), cplx),
+            "ifft": ((rows, length), cplx, (rows, length), cplx),
+        }
+        in_shape, in_dtype, out_shape, out_dtype = shapes[kind]
+        if engine == "pyfftw":
+            pyfftw = _pyfftw()
+            self.input = pyfftw.zeros_aligned(in_shape, in_dtype)
+            self.output = pyfftw.zeros_aligned(out_shape, out_dtype)
+            direction = "FFTW_BACKWARD" if kind.startswith("i") else "FFTW_FORWARD"
+            flags = (f"FFTW_{effort.upper()}", *(("FFTW_DESTROY_INPUT",) if kind == "irfft" else ()))
+            with _planner:
+                plan = pyfftw.FFTW(self.input, self.output, axes=(1,), direction=direction, flags=flags, threads=1)
+                self.input[...] = 0  # measuring has written to it
+            self.execute = plan.execute
+        else:
+            self.input, self.output = np.zeros(in_shape, in_dtype), np.zeros(out_shape, out_dtype)
+            self.execute = self._by_scipy(kind, length)
+        self.nbytes = int(self.input.nbytes + self.output.nbytes)
+
+    def release(self) -> None:
+        """Free the plan, under the planner's lock: FFTW's destructor is not safe in two threads."""
+        with _planner:
+            del self.execute
+
+    def _by_scipy(self, kind: str, length: int) -> Callable[[], Any]:
         from scipy import fft
 
-        return np.asarray(fft.rfft(x, length))
-    return np.asarray(_pyfftw().builders.rfft(x, length, planner_effort="FFTW_ESTIMATE")())
+        function = getattr(fft, kind)
+        norm = "forward" if kind.startswith("i") else "backward"
+
+        def execute() -> None:
+            self.output[...] = function(self.input, length, axis=1, norm=norm)
+
+        return execute
+
+
+class _Shelf:
+    """Idle transforms by key, least recently used first."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.idle: OrderedDict[tuple[Any, ...], list[Transform]] = OrderedDict()
+        self.nbytes = 0
+
+    def take(self, key: tuple[Any, ...]) -> Transform | None:
+        with self.lock:
+            waiting = self.idle.get(key)
+            if not waiting:
+                return None
+            transform = waiting.pop()
+            self.nbytes -= transform.nbytes
+            if not waiting:
+                del self.idle[key]
+            return transform
+
+    def put(self, key: tuple[Any, ...], transform: Transform) -> None:
+        dropped = []
+        with self.lock:
+            self.idle.setdefault(key, []).append(transform)
+            self.idle.move_to_end(key)
+            self.nbytes += transform.nbytes
+            while self.nbytes > KEPT_BYTES:
+                oldest = next(iter(self.idle))
+                dropped.append(self.idle[oldest].pop())
+                self.nbytes -= dropped[-1].nbytes
+                if not self.idle[oldest]:
+                    del self.idle[oldest]
+        for one in dropped:
+            one.release()
+
+
+_shelf = _Shelf()
+
+
+@contextmanager
+def borrowed(kind: str, rows: int, length: int, dtype: Any) -> Iterator[Transform]:
+    """Lend a transform of `rows` rows to the caller alone, for the duration of a ``with`` block.
+
+    Parameters
+    ----------
+    kind : {"rfft", "irfft", "fft", "ifft"}
+        Real to complex, complex to real, complex to complex; inverses are not scaled.
+    rows, length : int
+        Number of transforms and points of each.
+    dtype : dtype_like
+        float32 or float64, also for complex transforms.
+
+    Yields
+    ------
+    Transform
+        Its input holds what the last user left there.
+    """
+    key = (kind, rows, length, np.dtype(dtype), backend(), _effort)
+    transform = _shelf.take(key) or Transform(*key)
+    try:
+        yield transform
+    finally:
+        _shelf.put(key, transform)
+
+
+def rfft(x: FloatArray, length: int) -> ComplexArray:
+    """Transform of `x`, zero-padded to `length`, along its last axis; shape ``(…, length//2 + 1)``."""
+    rows = int(np.prod(x.shape[:-1]))
+    with borrowed("rfft", rows, length, x.dtype) as transform:
+        taken = min(x.shape[-1], length)
+        transform.input[:, :taken] = x.reshape(rows, -1)[:, :taken]
+        transform.input[:, taken:] = 0
+        transform.execute()
+        return transform.output.reshape(*x.shape[:-1], -1).copy()
 
 
 def irfft(x_hat: ComplexArray, length: int) -> FloatArray:
     """Inverse of `rfft`: the real array of the given `length`."""
-    if backend() == "scipy":
-        from scipy import fft
+    rows = int(np.prod(x_hat.shape[:-1]))
+    with borrowed("irfft", rows, length, x_hat.real.dtype) as transform:
+        transform.input[...] = x_hat.reshape(rows, -1)
+        transform.execute()
+        return np.asarray(transform.output / transform.output.dtype.type(length)).reshape(*x_hat.shape[:-1], -1)
 
-        return np.asarray(fft.irfft(x_hat, length))
-    return np.asarray(_pyfftw().builders.irfft(x_hat, length, planner_effort="FFTW_ESTIMATE")())
+
+def set_planner_effort(effort: str) -> None:
+    """Choose how hard FFTW looks for a plan, for shapes planned from now on.
+
+    Parameters
+    ----------
+    effort : {"estimate", "measure", "patient"}
+        ``"estimate"``, the default, takes microseconds and always finds the same plan. The others try plans out, for
+        seconds, and may find another plan, with other last bits, the next time; `export_wisdom` keeps what they found.
+
+    Raises
+    ------
+    ValueError
+        Unknown effort.
+    """
+    global _effort
+    _effort = as_option("effort", effort, EFFORTS)
+
+
+def export_wisdom(path: str | os.PathLike[str]) -> None:
+    """Write what FFTW has learnt by measuring to a JSON file, whole or not at all.
+
+    Raises
+    ------
+    RuntimeError
+        FFTW is not in use.
+    OSError
+        The file cannot be written; an older one stays as it was.
+    """
+    _require_fftw()
+    with _planner:
+        parts = _pyfftw().export_wisdom()
+    text = json.dumps({"fftw": [part.decode("ascii") for part in parts]})
+    target = Path(path)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name)
+    try:
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(text)
+        os.replace(name, target)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def import_wisdom(path: str | os.PathLike[str]) -> None:
+    """Read what `export_wisdom` wrote; plans made from now on use it.
+
+    Raises
+    ------
+    RuntimeError
+        FFTW is not in use.
+    ValueError
+        The file holds no wisdom, or another library's.
+    OSError
+        The file cannot be read.
+    """
+    _require_fftw()
+    content = Path(path).read_bytes()
+    try:
+        parts = tuple(part.encode("ascii") for part in json.loads(content)["fftw"])
+        if len(parts) != 3:
+            raise ValueError("three precisions were wanted")
+        with _planner:
+            accepted = _pyfftw().import_wisdom(parts)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: cannot be read as wisdom ({error}); a file of export_wisdom was wanted") from error
+    if not any(accepted):
+        raise ValueError(f"{path}: FFTW accepts none of it; wisdom of the same FFTW version was wanted")
+
+
+def _require_fftw() -> None:
+    if backend() != "pyfftw":
+        raise RuntimeError("FFTW is not in use (REFATTN_FFT=scipy, or pyFFTW is missing): there is no wisdom")
+
+
+def _renew_shelf() -> None:
+    """In a forked child: another thread may have held the shelf's lock, or a transform, at the fork."""
+    global _shelf
+    _shelf = _Shelf()
+    _planner.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_planner.acquire, after_in_parent=_planner.release, after_in_child=_renew_shelf)

@@ -6,6 +6,7 @@ with the diagonal, and of the strict upper triangle, which transposed is lower t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +18,10 @@ from refattn._validation import FloatArray, as_float_arrays, as_option, as_real,
 from refattn.convbasis import oracle, paper
 from refattn.convbasis.basis import ConvBasis
 from refattn.convbasis.bounds import ROW_TOLERANCE
+from refattn.convbasis.cost import Plan
 from refattn.convbasis.recover import recover_heads, require_square, search_options
 
-METHODS = ("paper", "oracle")
+METHODS = ("fast", "paper", "oracle")
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,18 @@ class ConvCache:
     upper : ConvBasis or None
         Basis of the transposed logits, used above the diagonal; None for causal attention.
     method : str
-        The path taken.
+        The method asked for.
+    plans : ndarray of Plan or None, shape (…)
+        How every head was computed, by ``"fast"``: the path and the block length; None by the other methods.
     tol : float
         Row tolerance, relative to ``‖V‖_∞``.
     rows_recomputed : ndarray of int, shape (…)
         Rows of every head that were computed directly because an FFT would have lost them.
     largest_bound : ndarray, shape (…)
-        Largest estimated rounding error, relative to ``‖V‖_∞``, of the rows that were kept.
+        Largest estimated rounding error, relative to ``‖V‖_∞``, of the rows that were kept; 0 where there are none,
+        as on the direct path.
+
+    The number of segments k of every head is ``basis.n_terms``.
     """
 
     q: FloatArray
@@ -53,6 +60,7 @@ class ConvCache:
     basis: ConvBasis
     upper: ConvBasis | None
     method: str
+    plans: np.ndarray
     tol: float
     rows_recomputed: np.ndarray
     largest_bound: np.ndarray
@@ -70,7 +78,8 @@ def conv_attention(
     basis: ConvBasis | tuple[ConvBasis, ConvBasis] | None = None,
     mask: str = "causal",
     scale: float | None = None,
-    method: str = "paper",
+    method: str = "fast",
+    plan: Plan | None = None,
     tol: float | None = None,
     check_finite: bool = True,
 ) -> FloatArray:
@@ -99,8 +108,11 @@ def conv_attention(
         Causal attention, or attention over all keys.
     scale : float, optional
         Factor of the logits; ``1/√d`` by default.
-    method : {"paper", "oracle"}, optional
-        ``"paper"``: Algorithm 1, products by FFT, lost rows recomputed. ``"oracle"``: the same basis applied densely.
+    method : {"fast", "paper", "oracle"}, optional
+        ``"fast"``: the block transform, or a direct product where that is cheaper. ``"paper"``: Algorithm 1, products
+        by FFT. Both recompute lost rows. ``"oracle"``: the same basis applied densely.
+    plan : Plan, optional
+        How ``"fast"`` computes every head; by default what `refattn.convbasis.choose_plan` finds cheapest for it.
     tol : float, optional
         Largest estimated rounding error of a row, relative to ``‖V‖_∞``, that is kept; rows above it are computed
         directly. 1e-13 in float64 and 1e-5 in float32 by default; 0 recomputes every row.
@@ -118,6 +130,8 @@ def conv_attention(
         An argument is of the wrong kind.
     ValueError
         Shapes do not fit, a value is out of range, an entry is not finite, a logit overflows, or an option is unknown.
+    MemoryError
+        What would be needed is more than there is; the message has the estimate.
 
     Warns
     -----
@@ -126,10 +140,11 @@ def conv_attention(
 
     Notes
     -----
-    Time O(k n d log n + r n d) with r recomputed rows, memory O(kn + nd), for one head. If the logits are ε-close to a
-    (T, δ)-non-degenerate k-conv matrix, the output is within ``2 (e^{2ε} − 1) ‖V‖_∞`` of exact attention; on other
-    input nothing is promised, and `refattn.convbasis.posterior_bound` says what is. Source: arXiv 2405.05219,
-    Algorithm 1.
+    Time O(knd + nd log n + r n d) with r recomputed rows, memory O(kn + nd), for one head (``"paper"``:
+    O(k n d log n + r n d)). If the logits are ε-close to a (T, δ)-non-degenerate k-conv matrix, the output is within
+    ``2 (e^{2ε} − 1) ‖V‖_∞`` of exact attention; on other input nothing is promised, and
+    `refattn.convbasis.posterior_bound` says what is. The result does not depend on the number of threads. Source: arXiv
+    2405.05219, Algorithm 1; the block transform is ours.
 
     Examples
     --------
@@ -154,6 +169,7 @@ def conv_attention(
         mask=mask,
         scale=scale,
         method=method,
+        plan=plan,
         tol=tol,
         check_finite=check_finite,
     )[0]
@@ -171,7 +187,8 @@ def conv_attention_forward(
     basis: ConvBasis | tuple[ConvBasis, ConvBasis] | None = None,
     mask: str = "causal",
     scale: float | None = None,
-    method: str = "paper",
+    method: str = "fast",
+    plan: Plan | None = None,
     tol: float | None = None,
     check_finite: bool = True,
 ) -> tuple[FloatArray, ConvCache]:
@@ -200,6 +217,8 @@ def conv_attention_forward(
     require_square(q, k)
     as_option("mask", mask, ("causal", "full"))
     as_option("method", method, METHODS)
+    if plan is not None and (method != "fast" or not isinstance(plan, Plan)):
+        raise TypeError(f"plan: {plan!r} came with method {method!r}, a Plan with method 'fast' was wanted")
     factor = as_scale(scale, q.shape[-1])
     row_tol = ROW_TOLERANCE[q.dtype.name] if tol is None else as_real("tol", tol, least=0.0)
     queries, keys, values = layout.expand(q, k, v)
@@ -209,9 +228,10 @@ def conv_attention_forward(
     if basis is None:
         _require_given(n_basis=n_basis, probe=probe, delta=delta)
         options = search_options(n, n_basis, probe, delta, eps)
-        lower = recover_heads(queries, keys, *options, factor)
+        recover = _recover_heads(method)
+        lower = recover(queries, keys, *options, factor)
         if mask == "full":
-            upper = recover_heads(keys, queries, *options, factor)
+            upper = recover(keys, queries, *options, factor)
     elif mask == "full":
         if not (isinstance(basis, tuple) and len(basis) == 2):
             raise TypeError("basis: full attention wants a pair (lower, upper) of ConvBasis")
@@ -222,13 +242,21 @@ def conv_attention_forward(
     out = np.empty((*layout.inner, n, v.shape[-1]), q.dtype)
     recomputed = np.zeros(layout.inner, dtype=np.int64)
     largest = np.zeros(layout.inner)
+    plans = np.full(layout.inner, None, dtype=object)
     for head in np.ndindex(*layout.inner):
         above = None if upper is None else upper[head]
         if method == "oracle":
             out[head] = oracle.conv_attention_head(values[head], lower[head], above)
-        else:
+            continue
+        if method == "paper":
             out[head], report = paper.conv_attention_head(values[head], lower[head], above, row_tol)
-            recomputed[head], largest[head] = report.recomputed, report.largest_bound
+        else:
+            from refattn.convbasis import fast
+
+            chosen = plan or fast.plan_head(values[head], lower[head], above)
+            plans[head] = chosen
+            report = fast.conv_attention_head(values[head], lower[head], above, row_tol, chosen, out[head])
+        recomputed[head], largest[head] = report.recomputed, report.largest_bound
     cache = ConvCache(
         q,
         k,
@@ -237,11 +265,21 @@ def conv_attention_forward(
         _merge(lower, layout),
         None if upper is None else _merge(upper, layout),
         method,
+        plans.reshape(layout.lead),
         row_tol,
         recomputed.reshape(layout.lead),
         largest.reshape(layout.lead),
     )
     return cache.out, cache
+
+
+def _recover_heads(method: str) -> Callable[..., ConvBasis]:
+    """Recover as the method does it: next to the paper, or compiled. Numba is imported when it is first needed."""
+    if method != "fast":
+        return recover_heads
+    from refattn.convbasis import search
+
+    return search.recover_heads
 
 
 def _require_given(**options: Any) -> None:
@@ -258,7 +296,7 @@ def _given(basis: Any, layout: HeadLayout, n: int, dtype: np.dtype[Any]) -> Conv
     if basis.n != n or lead not in ((), layout.lead):
         raise ValueError(f"basis: heads {lead} and n = {basis.n} came, heads {layout.lead} and n = {n} were wanted")
     terms = basis.starts.shape[-1]
-    return ConvBasis(
+    return ConvBasis.trusted(
         np.broadcast_to(basis.starts, (*layout.lead, terms)).reshape(*layout.inner, terms),
         np.broadcast_to(basis.kernels, (*layout.lead, terms, n)).reshape(*layout.inner, terms, n).astype(dtype),
     )
@@ -266,4 +304,6 @@ def _given(basis: Any, layout: HeadLayout, n: int, dtype: np.dtype[Any]) -> Conv
 
 def _merge(basis: ConvBasis, layout: HeadLayout) -> ConvBasis:
     terms = basis.starts.shape[-1]
-    return ConvBasis(basis.starts.reshape(*layout.lead, terms), basis.kernels.reshape(*layout.lead, terms, basis.n))
+    return ConvBasis.trusted(
+        basis.starts.reshape(*layout.lead, terms), basis.kernels.reshape(*layout.lead, terms, basis.n)
+    )

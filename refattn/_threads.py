@@ -1,0 +1,107 @@
+"""Threads: one small pool that runs independent pieces of work which release the interpreter's lock.
+
+A computation is cut into pieces that do not depend on the number of threads, and every piece writes to its own part of
+the result, so 1 thread and 2 give the same bits. The caller works too; the pool holds one thread less than asked for,
+starts at the first parallel call, and is forgotten by a forked child, which starts its own.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from refattn._validation import as_count
+
+Item = TypeVar("Item")
+
+_lock = threading.Lock()
+_asked: int | None = None
+_pool: ThreadPoolExecutor | None = None
+
+
+def thread_count() -> int:
+    """Threads a parallel call uses.
+
+    Returns
+    -------
+    int
+        What `set_thread_count` was given; else ``REFATTN_NUM_THREADS`` or ``OMP_NUM_THREADS`` of the environment; else
+        the processors this process may run on.
+    """
+    if _asked is not None:
+        return _asked
+    for name in ("REFATTN_NUM_THREADS", "OMP_NUM_THREADS"):
+        value = os.environ.get(name, "")
+        if value.isdigit() and int(value) > 0:
+            return int(value)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def set_thread_count(threads: int | None) -> None:
+    """Use so many threads from now on; None asks the environment again.
+
+    Parameters
+    ----------
+    threads : int or None
+        At least 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not a positive integer.
+
+    Examples
+    --------
+    >>> set_thread_count(2); thread_count()
+    2
+    >>> set_thread_count(None)
+    """
+    global _asked, _pool
+    threads = None if threads is None else as_count("threads", threads, least=1)
+    with _lock:
+        _asked = threads
+        pool, _pool = _pool, None
+    if pool is not None:
+        pool.shutdown(wait=False)  # what it was given is still finished
+
+
+def for_each(function: Callable[[Item], None], items: Iterable[Item]) -> None:
+    """Call ``function(item)`` for every item, in any order, on the threads there are.
+
+    The first exception is raised, after every thread has stopped. A function called here must not call `for_each`.
+    """
+    items = list(items)
+    helpers = min(thread_count(), len(items)) - 1
+    remaining = iter(items)  # taking the next one is atomic under the interpreter's lock
+
+    def work() -> None:
+        for item in remaining:
+            function(item)
+
+    futures = _submit(work, helpers) if helpers > 0 else []
+    try:
+        work()
+    finally:
+        for future in futures:
+            if not future.cancel():  # one that never started has nothing left to do
+                future.result()
+
+
+def _submit(work: Callable[[], None], helpers: int) -> list[Future[None]]:
+    global _pool
+    with _lock:
+        if _pool is None:
+            _pool = ThreadPoolExecutor(max(thread_count() - 1, 1), thread_name_prefix="refattn")
+        return [_pool.submit(work) for _ in range(helpers)]
+
+
+def _forget_pool() -> None:
+    global _lock, _pool
+    _lock, _pool = threading.Lock(), None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)

@@ -1,0 +1,120 @@
+"""Transforms: both backends, bounded plan cache, wisdom, one transform for one thread at a time."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from refattn import _fft
+
+BACKENDS = ["pyfftw", "scipy"]
+
+
+@pytest.fixture(params=BACKENDS)
+def engine(request, monkeypatch):
+    monkeypatch.setenv("REFATTN_FFT", request.param)
+    monkeypatch.setattr(_fft, "_shelf", _fft._Shelf())
+    assert _fft.backend() == request.param
+    return request.param
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize("length", [1, 2, 7, 64, 100, 1021])
+def test_transforms_are_those_of_numpy(engine, dtype, length):
+    rng = np.random.default_rng(length)
+    x = rng.standard_normal((3, 2, max(length - 3, 1))).astype(dtype)
+    spectrum = _fft.rfft(x, length)
+    expected = np.fft.rfft(x.astype(np.float64), length)
+    size = 20 * np.finfo(dtype).eps * np.abs(expected).max()
+    assert spectrum.dtype == np.result_type(dtype, np.complex64)
+    np.testing.assert_allclose(spectrum, expected, rtol=0, atol=size)
+    np.testing.assert_allclose(_fft.irfft(spectrum, length)[..., : x.shape[-1]], x[..., :length], rtol=0, atol=size)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=["float64", "float32"])
+def test_complex_transforms_are_not_scaled(engine, dtype):
+    rng = np.random.default_rng(0)
+    with _fft.borrowed("fft", 4, 12, dtype) as forward, _fft.borrowed("ifft", 4, 12, dtype) as inverse:
+        forward.input[...] = rng.standard_normal((4, 12)) + 1j * rng.standard_normal((4, 12))
+        kept = forward.input.copy()
+        forward.execute()
+        np.testing.assert_array_equal(forward.input, kept)
+        inverse.input[...] = forward.output
+        inverse.execute()
+        np.testing.assert_allclose(inverse.output, 12 * kept, rtol=0, atol=200 * np.finfo(dtype).eps)
+
+
+def test_a_lent_transform_is_nobody_elses(engine):
+    with _fft.borrowed("fft", 2, 8, np.float64) as one, _fft.borrowed("fft", 2, 8, np.float64) as two:
+        assert one is not two
+    with _fft.borrowed("fft", 2, 8, np.float64) as again:
+        assert again in (one, two)
+
+
+def test_idle_transforms_are_bounded(engine, monkeypatch):
+    monkeypatch.setattr(_fft, "KEPT_BYTES", 10_000)
+    for length in range(1, 200):
+        _fft.rfft(np.ones((1, length)), length)
+        assert _fft._shelf.nbytes <= 10_000
+    idle = [transform for waiting in _fft._shelf.idle.values() for transform in waiting]
+    assert sum(transform.nbytes for transform in idle) == _fft._shelf.nbytes
+    assert ("rfft", 1, 199, np.dtype(np.float64), engine, "estimate") in _fft._shelf.idle
+    _fft.rfft(np.ones((1, 5000)), 5000)  # more than may be kept: used, and dropped
+    assert _fft._shelf.nbytes <= 10_000
+
+
+def test_threads_with_mixed_shapes(engine):
+    rng = np.random.default_rng(0)
+    inputs = [rng.standard_normal((3, n)) for n in (5, 64, 100, 257)]
+    wrong = []
+
+    def work():
+        for _ in range(100):
+            for x in inputs:
+                back = _fft.irfft(_fft.rfft(x, x.shape[1]), x.shape[1])
+                if np.abs(back - x).max() > 1e-12:
+                    wrong.append(x.shape)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_measured_plans_and_wisdom(tmp_path, monkeypatch):
+    monkeypatch.setenv("REFATTN_FFT", "pyfftw")
+    monkeypatch.setattr(_fft, "_shelf", _fft._Shelf())
+    try:
+        _fft.set_planner_effort("measure")
+        x = np.random.default_rng(0).standard_normal((2, 96))
+        np.testing.assert_allclose(_fft.rfft(x, 96), np.fft.rfft(x), rtol=0, atol=1e-12)
+        _fft.export_wisdom(tmp_path / "wisdom.json")
+        _fft.import_wisdom(tmp_path / "wisdom.json")
+    finally:
+        _fft.set_planner_effort("estimate")
+    assert [path.name for path in tmp_path.iterdir()] == ["wisdom.json"]
+    with pytest.raises(ValueError, match="'estimate', 'measure', 'patient'"):
+        _fft.set_planner_effort("hard")
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"fftw": 3}', '{"fftw": ["a"]}', '{"fftw": ["a", "b", "c"]}'])
+def test_what_is_not_wisdom_is_refused(content, tmp_path, monkeypatch):
+    monkeypatch.setenv("REFATTN_FFT", "pyfftw")
+    path = tmp_path / "wisdom.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match="wisdom"):
+        _fft.import_wisdom(path)
+
+
+def test_wisdom_wants_fftw_and_a_place_to_go(tmp_path, monkeypatch):
+    monkeypatch.setenv("REFATTN_FFT", "scipy")
+    with pytest.raises(RuntimeError, match="FFTW is not in use"):
+        _fft.export_wisdom(tmp_path / "wisdom.json")
+    monkeypatch.setenv("REFATTN_FFT", "pyfftw")
+    with pytest.raises(OSError, match="nowhere"):
+        _fft.export_wisdom(tmp_path / "nowhere" / "wisdom.json")
+    monkeypatch.setenv("REFATTN_FFT", "mkl")
+    with pytest.raises(ValueError, match="REFATTN_FFT"):
+        _fft.backend()
