@@ -1,6 +1,7 @@
 """Conv-Basis attention: arXiv 2405.05219, verified at three levels (oracle, paper, fast)."""
 
 from refattn.convbasis.attention import ConvCache, conv_attention, conv_attention_forward
+from refattn.convbasis.backward import conv_attention_backward
 from refattn.convbasis.basis import ConvBasis, basis_from_starts, decompose
 from refattn.convbasis.bounds import (
     Closeness,
@@ -11,6 +12,8 @@ from refattn.convbasis.bounds import (
     posterior_bound,
     sharp_bound,
 )
+from refattn.convbasis.cost import Plan, choose_plan
+from refattn.convbasis.gradients import ConvGradients
 from refattn.convbasis.recover import recover
 from refattn.convbasis.toeplitz import conv_matrix, conv_product, correlation, subconv_matrix, subconv_product
 
@@ -18,9 +21,13 @@ __all__ = [
     "Closeness",
     "ConvBasis",
     "ConvCache",
+    "ConvGradients",
+    "Plan",
     "basis_from_starts",
+    "choose_plan",
     "closeness",
     "conv_attention",
+    "conv_attention_backward",
     "conv_attention_forward",
     "conv_matrix",
     "conv_product",

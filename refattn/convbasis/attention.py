@@ -49,6 +49,15 @@ class ConvCache:
     largest_bound : ndarray, shape (…)
         Largest estimated rounding error, relative to ``‖V‖_∞``, of the rows that were kept; 0 where there are none,
         as on the direct path.
+    scale : float
+        Factor of the logits.
+    recovered : bool
+        Whether the basis was recovered from q and k; False if the caller gave it.
+    layout : HeadLayout
+        Leading axes.
+    operators : dict
+        For the fast method, by head as they are computed: the transformed kernels and the rows computed directly, which
+        the backward uses again.
 
     The number of segments k of every head is ``basis.n_terms``.
     """
@@ -64,6 +73,10 @@ class ConvCache:
     tol: float
     rows_recomputed: np.ndarray
     largest_bound: np.ndarray
+    scale: float
+    recovered: bool
+    layout: HeadLayout
+    operators: dict[tuple[int, ...], Any]
 
 
 def conv_attention(
@@ -157,7 +170,7 @@ def conv_attention(
     >>> bool(np.allclose(out, dense_attention(q, k, v), rtol=1e-12))
     True
     """
-    return conv_attention_forward(
+    return _attend(
         q,
         k,
         v,
@@ -172,7 +185,8 @@ def conv_attention(
         plan=plan,
         tol=tol,
         check_finite=check_finite,
-    )[0]
+        keep=False,
+    ).out
 
 
 def conv_attention_forward(
@@ -212,6 +226,45 @@ def conv_attention_forward(
     >>> cache.basis.starts.tolist()  # T = 1 and a tiny δ: the first columns, as every column differs from the last
     [0, 1, 2, 3]
     """
+    cache = _attend(
+        q,
+        k,
+        v,
+        n_basis=n_basis,
+        probe=probe,
+        delta=delta,
+        eps=eps,
+        basis=basis,
+        mask=mask,
+        scale=scale,
+        method=method,
+        plan=plan,
+        tol=tol,
+        check_finite=check_finite,
+        keep=True,
+    )
+    return cache.out.copy(), cache  # the caller may write to its own
+
+
+def _attend(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    *,
+    n_basis: int | None,
+    probe: int | None,
+    delta: float | None,
+    eps: float,
+    basis: ConvBasis | tuple[ConvBasis, ConvBasis] | None,
+    mask: str,
+    scale: float | None,
+    method: str,
+    plan: Plan | None,
+    tol: float | None,
+    check_finite: bool,
+    keep: bool,
+) -> ConvCache:
+    """The forward; `keep` says whether a backward may follow, so that the operators are worth their memory."""
     q, k, v = as_float_arrays(check_finite=check_finite, q=q, k=k, v=v)
     layout = HeadLayout.of(q, k, v)
     require_square(q, k)
@@ -243,6 +296,7 @@ def conv_attention_forward(
     recomputed = np.zeros(layout.inner, dtype=np.int64)
     largest = np.zeros(layout.inner)
     plans = np.full(layout.inner, None, dtype=object)
+    operators: dict[tuple[int, ...], Any] = {}
     for head in np.ndindex(*layout.inner):
         above = None if upper is None else upper[head]
         if method == "oracle":
@@ -250,14 +304,18 @@ def conv_attention_forward(
             continue
         if method == "paper":
             out[head], report = paper.conv_attention_head(values[head], lower[head], above, row_tol)
+            recomputed[head], largest[head] = report.recomputed, report.largest_bound
         else:
             from refattn.convbasis import fast
 
             chosen = plan or fast.plan_head(values[head], lower[head], above)
+            f = fast.FastSoftmax(lower[head], above, chosen, v.shape[-1])
             plans[head] = chosen
-            report = fast.conv_attention_head(values[head], lower[head], above, row_tol, chosen, out[head])
-        recomputed[head], largest[head] = report.recomputed, report.largest_bound
-    cache = ConvCache(
+            lost, largest[head] = f.write(values[head], row_tol, out[head])
+            recomputed[head] = lost.size if f.below is not None else 0
+            if keep:
+                operators[head] = f, lost
+    return ConvCache(
         q,
         k,
         v,
@@ -269,8 +327,11 @@ def conv_attention_forward(
         row_tol,
         recomputed.reshape(layout.lead),
         largest.reshape(layout.lead),
+        factor,
+        basis is None,
+        layout,
+        operators,
     )
-    return cache.out, cache
 
 
 def _recover_heads(method: str) -> Callable[..., ConvBasis]:

@@ -176,6 +176,16 @@ class BlockProduct:
             spectra = transform.output.view(self.dtype)[: end - offset - first]
             _kernels.chunks_to_groups(spectra, offset + first, self._chunks)
 
+    def chunks_of(self, i: int) -> range:
+        """Numbers of the chunks of kernel i, by the distance of its blocks."""
+        return range(int(self._offset[i]), int(self._offset[i + 1]))
+
+    def half(self, i: int, block: int, exponent: float) -> FloatArray:
+        """``exp(u_i − shift + exponent)`` for the lags of a block of kernel i that are left of its column."""
+        start, end = block * self.block, min((block + 1) * self.block, self.n - int(self.starts[i]))
+        factor = np.exp(self._peaks[i, block] - self.shift + exponent) if start < end else 0.0
+        return np.asarray(self._halves[i, start:end] * self.dtype.type(factor))
+
     def row_sums(self) -> NDArray[np.float64]:
         """Sum of every row of the matrix, times ``exp(−shift)``: the product with ones, without an FFT's error."""
         return self._sums(_kernels.add_window_sums)
@@ -327,8 +337,11 @@ class BlockProduct:
     def store(
         self, spectra: Spectra, pieces: Pieces, factor: NDArray[np.float64], y: FloatArray, *, add: bool = False
     ) -> None:
-        """Transform back: ``y[r] = factor[r] · product[r]`` in the rows of the given pieces, or add it to y."""
-        width = spectra.values.shape[3]
+        """Transform back: ``y[r] = factor[r] · product[r]`` in the rows of the given pieces, or add it to y.
+
+        Of the product as many columns are taken as y has.
+        """
+        width = y.shape[1] + y.shape[1] % 2
         target = y if y.shape[1] == width else np.zeros((y.shape[0], width), y.dtype)
         with np.errstate(over="ignore"):  # rows whose factor overflows have no bound and are not kept
             factors = np.repeat(factor.astype(self.dtype), 2)

@@ -63,3 +63,17 @@ def _write_tile(
         _row_kernels.subtract_row_maximum(logits, largest)
         _row_kernels.add_weighted(np.exp(logits, out=logits), v, run[0], part, total, numerator)
     _row_kernels.write_quotient(rows, numerator, total, out)
+
+
+def row_weights(rows: NDArray[np.int64], columns: int, lower: Segments, upper: Segments | None) -> FloatArray:
+    """Softmax weights of the given rows, in increasing order, over the first `columns` keys: shape (columns, rows)."""
+    dtype = lower[1].dtype
+    weights, largest = np.empty((columns, rows.size), dtype), np.full(rows.size, -np.inf, dtype)
+    _row_kernels.gather_lower(lower[0], as_input(lower[1]), rows, 0, weights, largest)
+    if upper is not None:
+        _row_kernels.gather_upper(upper[0], as_input(upper[1]), rows, 0, weights, largest)
+    _row_kernels.subtract_row_maximum(weights, largest)
+    with np.errstate(under="ignore"):
+        np.exp(weights, out=weights)
+        weights /= weights.sum(axis=0, dtype=np.float64).astype(dtype)
+    return weights

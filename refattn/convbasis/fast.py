@@ -17,7 +17,6 @@ from refattn.convbasis.basis import ConvBasis
 from refattn.convbasis.blocks import BlockProduct
 from refattn.convbasis.cost import Plan, block_transform_bytes, choose_plan
 from refattn.convbasis.direct import Segments, write_rows
-from refattn.convbasis.paper import RowReport
 
 
 def plan_head(v: FloatArray, lower: ConvBasis, upper: ConvBasis | None) -> Plan:
@@ -26,43 +25,107 @@ def plan_head(v: FloatArray, lower: ConvBasis, upper: ConvBasis | None) -> Plan:
     return choose_plan(lower.n, k, v.shape[1], v.dtype)
 
 
-def conv_attention_head(
-    v: FloatArray, lower: ConvBasis, upper: ConvBasis | None, tol: float, plan: Plan, out: FloatArray
-) -> RowReport:
-    """Attention of one head with the logits of a basis.
+class FastSoftmax:
+    """The paper's f, row-stochastic, of one head, ready for products: `refattn.convbasis.paper.Softmax`, near-linearly.
 
     Parameters
     ----------
-    v : ndarray, shape (n, d_v)
-        Values.
     lower : ConvBasis
         Basis of the logits on and below the diagonal.
     upper : ConvBasis or None
         Basis of the transposed logits, of which those above the diagonal are used; None for causal attention.
-    tol : float
-        Largest estimated error of a row, relative to ``‖V‖_∞``, that is kept.
     plan : Plan
         The path, and the block length.
-    out : ndarray, shape (n, d_v)
-        Where the output goes.
+    width : int
+        Columns of what it will be multiplied with, for the estimate of the memory.
 
-    Returns
-    -------
-    RowReport
-        How many rows were recomputed: none on the direct path.
+    Attributes
+    ----------
+    lower, upper : Segments
+        Starts, the first of which is 0, and kernels.
+    below, above : BlockProduct or None
+        The two parts of ``exp(logits)``; None on the direct path, as above the diagonal of causal attention.
+    shift : float
+        Largest logit.
+    total : ndarray, shape (n,)
+        Row sums D of ``exp(logits − shift)``, in float64 and without an FFT's error; empty on the direct path.
+
+    Raises
+    ------
+    MemoryError
+        The products would not fit into memory; the message has the estimate.
     """
-    below, above = _covering(lower), None if upper is None else _covering(upper)
-    if plan.path == "direct":
-        write_rows(np.arange(lower.n), v, below, above, out)
-        return RowReport(0, 0.0)
-    terms = sum(len(segments[0]) for segments in (below, above) if segments is not None)
-    require_memory("v: the block transform", block_transform_bytes(lower.n, terms, v.shape[1], v.dtype, plan.block))
-    bound = _write_block_transform(v, below, above, plan.block, out)
-    kept = bound <= tol  # NaN is not kept
-    lost = np.flatnonzero(~kept)
-    if lost.size:
-        write_rows(lost, v, below, above, out)
-    return RowReport(int(lost.size), float(bound[kept].max(initial=0.0)))
+
+    def __init__(self, lower: ConvBasis, upper: ConvBasis | None, plan: Plan, width: int) -> None:
+        self.n, self.plan = lower.n, plan
+        self.lower, self.upper = _covering(lower), None if upper is None else _covering(upper)
+        self.below: BlockProduct | None = None
+        self.above: BlockProduct | None = None
+        self.shift, self.total = 0.0, np.zeros(0)
+        if plan.path == "direct":
+            return
+        terms = len(self.lower[0]) + (0 if self.upper is None else len(self.upper[0]))
+        dtype = lower.kernels.dtype
+        require_memory("v: the block transform", block_transform_bytes(lower.n, terms, width, dtype, plan.block))
+        self.below = BlockProduct(*self.lower, plan.block)
+        self.shift = self.below.shift
+        if self.upper is not None and self.n > 1:  # one row has nothing above its diagonal
+            self.above = BlockProduct(*self.upper, plan.block, strict=True)
+            self.shift = max(self.shift, self.above.shift)
+        with np.errstate(under="ignore"):
+            self.total = self.below.row_sums() * np.exp(self.below.shift - self.shift)
+            if self.above is not None:
+                self.total += self.above.column_sums() * np.exp(self.above.shift - self.shift)
+
+    def write(self, v: FloatArray, tol: float, out: FloatArray) -> tuple[NDArray[np.int64], float]:
+        """Write ``f v`` to `out`, every row within `tol`, relative to ``‖v‖_∞``, or computed directly.
+
+        Parameters
+        ----------
+        v : ndarray, shape (n, d_v)
+            Values, in the dtype of the kernels.
+        tol : float
+            Largest estimated error of a row that is kept.
+        out : ndarray, shape (n, d_v)
+            Where the output goes.
+
+        Returns
+        -------
+        rows : ndarray of int
+            Those computed directly: all of them on the direct path.
+        largest_bound : float
+            Largest estimated error of the others.
+        """
+        if self.below is None:
+            rows = np.arange(self.n)
+            write_rows(rows, v, self.lower, self.upper, out)
+            return rows, 0.0
+        bound = self._write_block_transform(self.below, v, out)
+        kept = bound <= tol  # NaN is not kept
+        lost = np.flatnonzero(~kept)
+        if lost.size:
+            write_rows(lost, v, self.lower, self.upper, out)
+        return lost, float(bound[kept].max(initial=0.0))
+
+    def _write_block_transform(self, below: BlockProduct, v: FloatArray, out: FloatArray) -> NDArray[np.float64]:
+        """Write every row; return the estimated error of each, relative to ``‖v‖_∞``."""
+        above, shift, total = self.above, self.shift, self.total
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
+            spectra = below.load(v, below.pairs)
+            exponents, noise = below.multiply(spectra)
+            factor = below.rows.spread(np.exp(exponents - shift)) / total
+            below.store(spectra, below.rows, factor, out)
+            spectra.release()
+            largest = spectra.largest
+            error = below.rows.spread(noise) * factor
+            if above is not None:
+                spectra = above.load(v, above.rows)
+                exponents, noise = above.multiply(spectra, transposed=True)
+                factor = above.pairs.spread(np.exp(exponents - shift)) / total
+                above.store(spectra, above.pairs, factor, out, add=True)
+                spectra.release()
+                error = np.hypot(error, above.pairs.spread(noise) * factor)
+            return np.asarray(error / largest)
 
 
 def _covering(basis: ConvBasis) -> Segments:
@@ -73,32 +136,3 @@ def _covering(basis: ConvBasis) -> Segments:
         starts = np.concatenate([[0], starts])
         kernels = np.concatenate([np.zeros_like(kernels[:1]), kernels])
     return starts, kernels
-
-
-def _write_block_transform(
-    v: FloatArray, lower: Segments, upper: Segments | None, block: int, out: FloatArray
-) -> NDArray[np.float64]:
-    """Write every row; return the estimated error of each, relative to ``‖V‖_∞``."""
-    below = BlockProduct(*lower, block)
-    above = None if upper is None else BlockProduct(*upper, block, strict=True)
-    shift = below.shift if above is None else max(below.shift, above.shift)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        total = below.row_sums() * np.exp(below.shift - shift)
-        if above is not None:
-            total += above.column_sums() * np.exp(above.shift - shift)
-
-        spectra = below.load(v, below.pairs)
-        exponents, noise = below.multiply(spectra)
-        factor = below.rows.spread(np.exp(exponents - shift)) / total
-        below.store(spectra, below.rows, factor, out)
-        spectra.release()
-        largest = spectra.largest
-        error = below.rows.spread(noise) * factor
-        if above is not None:
-            spectra = above.load(v, above.rows)
-            exponents, noise = above.multiply(spectra, transposed=True)
-            factor = above.pairs.spread(np.exp(exponents - shift)) / total
-            above.store(spectra, above.pairs, factor, out, add=True)
-            spectra.release()
-            error = np.hypot(error, above.pairs.spread(noise) * factor)
-        return np.asarray(error / largest)

@@ -22,7 +22,7 @@ Rows that an FFT would lose enter both through their dense rows of f.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,16 @@ from refattn._validation import FloatArray
 from refattn.convbasis.basis import ConvBasis
 from refattn.convbasis.paper import Softmax, segments
 from refattn.convbasis.toeplitz import correlation
+
+
+class Operator(Protocol):
+    """A row-stochastic matrix f, known by its products."""
+
+    def apply(self, w: FloatArray) -> FloatArray:
+        """``f w``, shape (n, d)."""
+
+    def apply_transposed(self, w: FloatArray) -> FloatArray:
+        """``fᵀ w``, shape (n, d)."""
 
 
 class ConvGradients(NamedTuple):
@@ -42,7 +52,7 @@ class ConvGradients(NamedTuple):
 
 
 def attention_gradient(
-    G: FloatArray, Y: FloatArray, Q: FloatArray, K: FloatArray, V: FloatArray, f: Softmax, scale: float
+    G: FloatArray, Y: FloatArray, Q: FloatArray, K: FloatArray, V: FloatArray, f: Operator, scale: float
 ) -> ConvGradients:
     """Gradient of exact attention with its softmax replaced by f, for one head.
 
@@ -54,8 +64,8 @@ def attention_gradient(
         Queries and keys.
     V : ndarray, shape (n, d_v)
         Values.
-    f : Softmax
-        The operator of the forward.
+    f : Operator
+        The softmax of the forward: the paper's, or the fast one.
     scale : float
         Factor of the logits.
 

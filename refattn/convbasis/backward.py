@@ -1,0 +1,114 @@
+"""Gradients of conv attention, the public operation (arXiv 2405.05219, section 5; ours).
+
+There are two, and they are different things: see docs/explanation/training.md.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refattn._validation import FloatArray, as_float_arrays, as_option, require_finite
+from refattn.convbasis import gradients
+from refattn.convbasis.attention import ConvCache
+from refattn.convbasis.gradients import ConvGradients
+from refattn.convbasis.paper import Softmax
+
+GRADIENTS = ("approximation", "attention")
+
+
+def conv_attention_backward(dout: ArrayLike, cache: ConvCache, *, gradient: str = "approximation") -> ConvGradients:
+    """Gradients of conv attention with respect to q, k and v.
+
+    Parameters
+    ----------
+    dout : array_like, shape (…, n, d_v)
+        Gradient of the loss with respect to the output; of the output's shape.
+    cache : ConvCache
+        From `refattn.conv_attention_forward`; its method is the backward's.
+    gradient : {"approximation", "attention"}, optional
+        ``"approximation"``: the derivative of the output that the forward returned, the starts of the segments held
+        fixed. ``"attention"``: the paper's, the gradient of exact attention with its softmax replaced by the conv
+        basis; equal to exact attention's where the basis is exact, and not the derivative of the output elsewhere.
+
+    Returns
+    -------
+    ConvGradients
+        Fields ``q``, ``k``, ``v``, of the inputs' shapes; axes that were broadcast or shared are summed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `dout` is not numeric, not finite, or not of the output's shape; `gradient` is unknown; a gradient overflows; or
+        ``"approximation"`` is asked for where the caller gave the basis, whose kernels do not depend on q and k.
+
+    Notes
+    -----
+    ``"approximation"`` takes O(knd + nd log n + r n d) time with r recomputed rows, memory O(kn + nd). ``"attention"``
+    takes 2 d_v + 3 times the product of a matrix of d columns with the basis, one after the other: O(k n d² log n) by
+    the paper's method, O(k n d² + n d² log n) by the fast one, memory O(kn + nd). Source: arXiv 2405.05219, theorem on
+    training (5.6), for ``"attention"``; ours for ``"approximation"``.
+
+    Examples
+    --------
+    With as many segments as columns both are the gradient of exact attention:
+
+    >>> import numpy as np
+    >>> from refattn import conv_attention_backward, conv_attention_forward
+    >>> from refattn import dense_attention_backward, dense_attention_forward
+    >>> q, k, v = np.random.default_rng(0).standard_normal((3, 16, 4))
+    >>> out, cache = conv_attention_forward(q, k, v, n_basis=16, probe=1, delta=0)
+    >>> exact = dense_attention_backward(np.ones_like(out), dense_attention_forward(q, k, v)[1])
+    >>> for gradient in ("approximation", "attention"):
+    ...     found = conv_attention_backward(np.ones_like(out), cache, gradient=gradient)
+    ...     print(all(np.allclose(a, b, rtol=1e-10, atol=1e-13) for a, b in zip(found, exact)))
+    True
+    True
+    """
+    as_option("gradient", gradient, GRADIENTS)
+    if gradient == "approximation" and not cache.recovered:
+        raise ValueError(
+            "gradient: 'approximation' came with a basis that the caller gave, whose kernels do not depend on q and k;"
+            " 'attention', or a forward that recovers the basis, was wanted"
+        )
+    (dout,) = as_float_arrays(dout=dout)
+    if dout.shape != cache.out.shape:
+        raise ValueError(f"dout: shape {dout.shape} came, the output's {cache.out.shape} was wanted")
+    layout = cache.layout
+    q, k, v = layout.expand(cache.q, cache.k, cache.v)
+    with np.errstate(over="ignore", invalid="ignore"):  # judged below
+        upstream = layout.expand_queries(dout.astype(q.dtype, copy=False))
+        out = layout.expand_queries(cache.out)
+        dq, dk, dv = np.empty(q.shape, q.dtype), np.empty(k.shape, q.dtype), np.empty(v.shape, q.dtype)
+        for head in np.ndindex(*layout.inner):
+            arrays = (upstream[head], out[head], q[head], k[head], v[head])
+            dq[head], dk[head], dv[head] = _head_gradient(gradient, cache, head, arrays)
+        found = ConvGradients(
+            layout.reduce_queries(dq, cache.q.shape),
+            layout.reduce_keys(dk, cache.k.shape),
+            layout.reduce_keys(dv, cache.v.shape),
+        )
+    for name, one in found._asdict().items():
+        require_finite(f"dout: gradient of {name}", one)
+    return found
+
+
+def _head_gradient(
+    gradient: str, cache: ConvCache, head: tuple[int, ...], arrays: tuple[FloatArray, ...]
+) -> ConvGradients:
+    """The gradient of one head, by the cache's method: the fast operator of the forward, or the paper's."""
+    G, Y, Q, K, V = arrays
+    approximation = gradient == "approximation"
+    if cache.method == "fast":
+        from refattn.convbasis import fast_gradients
+
+        f, lost = cache.operators[head]
+        if approximation:
+            return fast_gradients.approximation_gradient(G, Y, Q, K, V, f, lost, cache.scale)
+        return gradients.attention_gradient(G, Y, Q, K, V, fast_gradients.KeptRows(f, lost, cache.tol), cache.scale)
+    place = tuple(np.unravel_index(np.ravel_multi_index(head, cache.layout.inner), cache.layout.lead)) if head else ()
+    upper = None if cache.upper is None else cache.upper[place]
+    tol = cache.tol if cache.method == "paper" else 0.0  # the oracle: every row from its dense weights
+    softmax = Softmax(cache.basis[place], upper, tol)
+    function = gradients.approximation_gradient if approximation else gradients.attention_gradient
+    return function(G, Y, Q, K, V, softmax, cache.scale)

@@ -1,0 +1,109 @@
+"""Correlations by the block transform: the derivative of ``Σ_i conv(g_i, m_i) x`` with respect to its kernels (ours).
+
+For upstream rows z, the gradient of ``⟨z, Σ_i conv(g_i, m_i) x⟩`` with respect to g_i is a correlation in segment i,
+
+    dg_i[t] = Σ_{j in segment i} z_{j+t} · x_j,
+
+summed over the columns of x and z. With the pairs, row blocks and chunks of `refattn.convbasis.blocks`:
+
+1. chunk δ of kernel i gets ``Ĉ_{i,δ} = Σ_p Σ_c conj(X̂_{p,c}) ∘ Ẑ_{blk(p)+δ, c}`` over the pairs p of segment i: for
+   every frequency one product of matrices, (row blocks × columns) by (columns × pairs), summed along its diagonals;
+2. one inverse transform a chunk; its first half belongs to the lags of block δ, its second to those of block δ − 1.
+
+What comes back is ``du_i = g_i ∘ dg_i``, the derivative with respect to the logarithm. Time O((n/B)(n/B + k) B d +
+kn log B), memory 4 kn numbers beyond the spectra.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refattn import _fft
+from refattn._threads import for_each, one_blas_thread
+from refattn._validation import FloatArray
+from refattn.convbasis import _gradient_kernels, _kernels
+from refattn.convbasis.blocks import BlockProduct, Spectra
+
+_TILE = 16
+"""Row blocks multiplied at once: half of the products above the diagonal are never formed."""
+
+
+def kernel_gradient(
+    product: BlockProduct,
+    columns: Spectra,
+    rows: Spectra,
+    column_exponents: NDArray[np.float64],
+    row_exponents: NDArray[np.float64],
+) -> FloatArray:
+    """Gradient of ``⟨z, Σ_i conv(exp(u_i − shift), m_i) x⟩`` with respect to the logarithms u_i.
+
+    Parameters
+    ----------
+    product : BlockProduct
+        The matrix.
+    columns, rows : Spectra
+        Of x on ``product.pairs`` and of z on ``product.rows``, with the same number of columns.
+    column_exponents, row_exponents : ndarray, shapes (pairs,) and (row blocks,)
+        x and z are to be taken times the exponentials of these.
+
+    Returns
+    -------
+    ndarray, shape (k, n)
+        ``du_i[t]``; zero where nothing is left of the column. The same for any number of threads.
+    """
+    blocks, length = len(product.rows), 2 * product.block
+    place = np.arange(blocks)[:, None] + product.first_chunk
+    pair_block = product.pairs.block
+    last = np.searchsorted(pair_block, np.arange(blocks), side="right")
+    reached = np.arange(pair_block.size) < last[:, None]
+    size = np.where(reached, row_exponents[:, None] + column_exponents, -np.inf)
+    shift = np.full(product.chunks, -np.inf)
+    np.maximum.at(shift, place[reached], size[reached])
+    weight = np.zeros(place.shape, product.dtype)
+    weight[reached] = np.exp(size[reached] - shift[place[reached]])
+
+    x, z = (spectra.values.view(np.result_type(product.dtype, np.complex64)) for spectra in (columns, rows))
+    spectra = np.zeros((x.shape[0], _kernels.GROUP, product.chunks), x.dtype)
+
+    def group(g: int) -> None:
+        used = min(_kernels.GROUP, length - g * _kernels.GROUP)
+        conjugates = x[g, : pair_block.size, :used].conj().transpose(1, 2, 0)
+        for first in range(0, blocks, _TILE):
+            tile = z[g, first : min(first + _TILE, blocks), :used].transpose(1, 0, 2)
+            pairs = int(last[first + tile.shape[1] - 1])
+            _gradient_kernels.add_correlations(tile @ conjugates[:, :, :pairs], place, weight, first, last, spectra[g])
+
+    with one_blas_thread():
+        for_each(group, range(x.shape[0]))
+    du = np.zeros((product.starts.size, product.n), product.dtype)
+    for_each(lambda i: _write_lags(product, i, spectra, shift, length, du[i]), range(product.starts.size))
+    return du
+
+
+def _write_lags(
+    product: BlockProduct,
+    i: int,
+    spectra: NDArray[Any],
+    shift: NDArray[np.float64],
+    length: int,
+    du: FloatArray,
+) -> None:
+    """Transform the chunks of kernel i back and add both halves where they belong."""
+    block = product.block
+    with _fft.borrowed("ifft", 1, length, product.dtype) as transform:
+        for delta, chunk in enumerate(product.chunks_of(i)):
+            transform.input[0] = spectra[:, :, chunk].reshape(-1)[:length]
+            transform.execute()
+            lags = transform.output[0].real / product.dtype.type(length)
+            _add_lags(du[delta * block :], lags[:block], product.half(i, delta, shift[chunk]))
+            if delta > 0:  # the first lag of the block before is never used
+                before = product.half(i, delta - 1, shift[chunk])
+                _add_lags(du[(delta - 1) * block + 1 :], lags[block + 1 :], before[1:])
+
+
+def _add_lags(du: FloatArray, lags: FloatArray, g: FloatArray) -> None:
+    """Add the correlations, at as many lags as there are of the kernel, times the kernel."""
+    du[: g.size] += lags[: g.size] * g
