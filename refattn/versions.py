@@ -13,7 +13,19 @@ from typing import Any
 
 from refattn._version import __version__
 
-_PACKAGES = ("numpy", "scipy", "numba", "llvmlite", "pyfftw", "threadpoolctl", "gguf", "tokenizers", "torch", "onnx")
+_PACKAGES = (
+    "numpy",
+    "scipy",
+    "numba",
+    "llvmlite",
+    "pyfftw",
+    "threadpoolctl",
+    "gguf",
+    "tokenizers",
+    "safetensors",
+    "torch",
+    "onnx",
+)
 _BLAS_FACTS = ("internal_api", "version", "num_threads", "threading_layer", "architecture")
 _VARIABLES = (
     "REFATTN_FFT",

@@ -1,0 +1,375 @@
+"""Masked low-rank attention: softmax attention whose exponentials have rank r (arXiv 2405.05219, section 6).
+
+With ``exp(s · q kᵀ) ≈ U1 U2ᵀ`` from a feature map and a structured mask W,
+
+    N = (W ∘ U1 U2ᵀ) V        D = (W ∘ U1 U2ᵀ) 1        Y = D⁻¹ N.
+
+N and D are one product, V with a column of ones beside it. For an upstream gradient dY,
+
+    dN = D⁻¹ dY        dD_i = −(dY_i · Y_i) / D_i,
+
+and the rest is the backward of that product and of the feature map (ours).
+
+A row is returned only if its denominator is one that the features' error allows and its rounding is estimated to be
+small; otherwise the call is refused. Rows that see nothing are zero, and so are their gradients.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refattn._heads import HeadLayout
+from refattn._validation import FloatArray, as_float_arrays, as_option, as_real
+from refattn.dense import AttentionGradients
+from refattn.lowrank.features import FeatureMap, PolynomialFeatures, logit_bound
+from refattn.lowrank.layouts import prefix_lm
+from refattn.lowrank.masks import CausalMask, StructuredMask
+from refattn.lowrank.products import (
+    METHODS,
+    masked_product,
+    masked_product_backward,
+    masked_product_forward,
+    require_structure,
+)
+
+ROUNDING_TOLERANCE = 1e-6
+"""Largest estimated rounding error of a denominator, relative to it."""
+
+
+@dataclass(frozen=True)
+class LowRankCache:
+    """What a low-rank attention forward leaves behind.
+
+    Attributes
+    ----------
+    q, k, v : ndarray
+        The inputs, in the dtype of the computation.
+    out : ndarray, shape (…, n, d_v)
+        The output.
+    features : FeatureMap
+        The map that was used.
+    mask : StructuredMask
+        The mask.
+    method : str
+        The method of the products.
+    denominators : ndarray of float64, shape (…, n)
+        Row sums of ``W ∘ U1 U2ᵀ`` (for random features, up to what cancels); 0 for rows that see nothing.
+    rounding : ndarray of float64, shape (…, n)
+        Estimated rounding error of every denominator, relative to it.
+    bound : float or None
+        Bound on ``‖Y − Ỹ‖_∞`` that the features' error implies (`lowrank_bound`); None if it implies none.
+    """
+
+    q: FloatArray
+    k: FloatArray
+    v: FloatArray
+    out: FloatArray
+    features: FeatureMap
+    mask: StructuredMask
+    method: str
+    denominators: FloatArray
+    rounding: FloatArray
+    bound: float | None
+    layout: HeadLayout
+
+
+def lowrank_bound(error: float, v_max: float) -> float:
+    """Bound on the output's error, ``2δ/(1 + √(1 − δ²)) ‖V‖_∞``, where every exponential has relative error ≤ δ.
+
+    Parameters
+    ----------
+    error : float
+        The relative error δ of the features, 0 ≤ δ < 1.
+    v_max : float
+        ``‖V‖_∞`` ≥ 0.
+
+    Returns
+    -------
+    float
+        At most ``2δ ‖V‖_∞``, about ``δ ‖V‖_∞`` for small δ, and reached by two values ±‖V‖_∞.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is not a number or out of range.
+
+    Notes
+    -----
+    Source: ours; the proof is in docs/explanation/low-rank.md.
+
+    Examples
+    --------
+    >>> round(lowrank_bound(0.6, 1.0), 6)
+    0.666667
+    """
+    delta, v_max = as_real("error", error, least=0.0), as_real("v_max", v_max, least=0.0)
+    if delta >= 1:
+        raise ValueError(f"error: {delta:.6g} came, a relative error below 1 was wanted")
+    return 2 * delta / (1 + math.sqrt(1 - delta * delta)) * v_max
+
+
+def lowrank_attention(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    *,
+    features: FeatureMap | None = None,
+    error: float | None = None,
+    mask: str | StructuredMask = "causal",
+    scale: float | None = None,
+    method: str = "fast",
+    check_finite: bool = True,
+) -> FloatArray:
+    """Softmax attention with exponentials of low rank and a structured mask.
+
+    Parameters
+    ----------
+    q : array_like, shape (…, n, d)
+        Queries. Leading axes broadcast; fewer key-value heads than query heads (axis −3) are shared by groups.
+    k : array_like, shape (…, n, d)
+        Keys.
+    v : array_like, shape (…, n, d_v)
+        Values.
+    features : FeatureMap, optional
+        `PolynomialFeatures` or `RandomFeatures`, which have their own scale.
+    error : float, optional
+        Instead of `features`: the relative error that every exponential may have, above 0 and below 1. The bound on the
+        logits is then measured from norms, and the Chebyshev polynomial of smallest degree taken.
+    mask : {"causal", "full"} or StructuredMask, optional
+        Which columns each row sees; see `refattn.lowrank.masks`.
+    scale : float, optional
+        Factor of the logits where `error` is given; ``1/√d`` by default.
+    method : {"fast", "paper", "oracle"}, optional
+        How the masked products are computed; see `masked_product`.
+    check_finite : bool, optional
+        Refuse NaN and infinity in q, k, v. (The features refuse them in any case.)
+
+    Returns
+    -------
+    ndarray, shape (…, n, d_v)
+        The output, computed in float64, in the dtype of the inputs. Rows that see nothing are zero.
+
+    Raises
+    ------
+    TypeError
+        An argument is of the wrong kind.
+    ValueError
+        Shapes do not fit, an entry is not finite, logits are outside the features' bound, a denominator is not one that
+        the features' error allows or would be lost in rounding, or an option is unknown.
+    MemoryError
+        The rank is absurd, or the factors do not fit; the message has the estimate.
+
+    Warns
+    -----
+    PromotionWarning
+        Integers (to float64) or float16 (to float32) came.
+
+    Notes
+    -----
+    For one head, time O(nr d_v) by "fast" (times the mask's own constant, see `masked_product`), memory O(nr). If every
+    exponential is within a factor 1 ± δ, the output is within ``2δ/(1 + √(1 − δ²)) ‖V‖_∞`` of exact attention. Source:
+    arXiv 2405.05219, section 6; the bound is ours.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from refattn import dense_attention
+    >>> from refattn.lowrank import lowrank_attention
+    >>> q, k, v = np.random.default_rng(0).uniform(-0.5, 0.5, (3, 64, 4))
+    >>> out = lowrank_attention(q, k, v, error=1e-4)
+    >>> bool(np.abs(out - dense_attention(q, k, v)).max() < 1e-4 * np.abs(v).max())
+    True
+    """
+    return lowrank_attention_forward(
+        q, k, v, features=features, error=error, mask=mask, scale=scale, method=method, check_finite=check_finite
+    )[0]
+
+
+def lowrank_attention_forward(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    *,
+    features: FeatureMap | None = None,
+    error: float | None = None,
+    mask: str | StructuredMask = "causal",
+    scale: float | None = None,
+    method: str = "fast",
+    check_finite: bool = True,
+) -> tuple[FloatArray, LowRankCache]:
+    """Low-rank attention, with its denominators and its error bound.
+
+    Parameters, errors, complexity and source are those of `lowrank_attention`.
+
+    Returns
+    -------
+    out : ndarray, shape (…, n, d_v)
+        The output.
+    cache : LowRankCache
+        For `lowrank_attention_backward`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from refattn.lowrank import lowrank_attention_forward
+    >>> q, k, v = np.random.default_rng(0).uniform(-0.5, 0.5, (3, 64, 4))
+    >>> out, cache = lowrank_attention_forward(q, k, v, error=1e-4)
+    >>> cache.features.degree, cache.features.rank, cache.bound < 1e-4
+    (4, 70, True)
+    """
+    q, k, v = as_float_arrays(check_finite=check_finite, q=q, k=k, v=v)
+    layout = HeadLayout.of(q, k, v)
+    n = q.shape[-2]
+    if k.shape[-2] != n:
+        raise ValueError(f"k: {k.shape[-2]} rows came, as many as q has ({n}) were wanted")
+    as_option("method", method, METHODS)
+    structure = _as_structure(mask, n)
+    chosen = _as_features(features, error, scale, q, k)
+
+    queries, keys, values = layout.expand(q, k, v)
+    out = np.empty((*layout.inner, n, v.shape[-1]))
+    denominators, rounding = np.empty((2, *layout.inner, n))
+    for head in np.ndindex(*layout.inner):
+        u1, u2 = chosen.attention_factors(queries[head], keys[head])
+        sums = masked_product(u1, u2, _with_ones(values[head]), mask=structure, method=method)
+        denominators[head] = sums[:, -1]
+        rounding[head] = _judged(denominators[head], u1, u2, structure, chosen)
+        np.divide(sums[:, :-1], sums[:, -1:], out=out[head], where=sums[:, -1:] > 0)
+        out[head][sums[:, -1] <= 0] = 0  # rows that see nothing: any other was refused
+    lead_rows = (*layout.lead, n)
+    bound = None
+    if chosen.error is not None and chosen.error < 1:
+        bound = lowrank_bound(chosen.error, float(np.abs(v).max()))
+    cache = LowRankCache(
+        q, k, v, layout.merge(out).astype(q.dtype, copy=False), chosen, structure, method,
+        denominators.reshape(lead_rows), rounding.reshape(lead_rows), bound, layout,
+    )  # fmt: skip
+    return cache.out, cache
+
+
+def lowrank_attention_backward(dout: ArrayLike, cache: LowRankCache) -> AttentionGradients:
+    """Gradients of low-rank attention with respect to q, k and v: derivatives of what the forward computed.
+
+    Parameters
+    ----------
+    dout : array_like, shape (…, n, d_v)
+        Gradient of the loss with respect to the output.
+    cache : LowRankCache
+        From `lowrank_attention_forward`. Its features are held fixed.
+
+    Returns
+    -------
+    AttentionGradients
+        Fields `q`, `k`, `v`, of the inputs' shapes; axes that were broadcast or shared are summed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `dout` is not numeric, not finite, or not of the output's shape.
+
+    Notes
+    -----
+    Time O(nr d_v) for one head, memory O(nr): the factors are computed again. Source: ours.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from refattn.lowrank import lowrank_attention_backward, lowrank_attention_forward
+    >>> q, k, v = np.random.default_rng(0).uniform(-0.5, 0.5, (3, 8, 4))
+    >>> out, cache = lowrank_attention_forward(q, k, v, error=1e-4)
+    >>> bool(np.isclose(lowrank_attention_backward(np.ones_like(out), cache).v.sum(), 8 * 4))  # weights sum to one
+    True
+    """
+    (dout,) = as_float_arrays(dout=dout)
+    if dout.shape != cache.out.shape:
+        raise ValueError(f"dout: shape {dout.shape} came, the output's {cache.out.shape} was wanted")
+    layout, chosen = cache.layout, cache.features
+    queries, keys, values = layout.expand(cache.q, cache.k, cache.v)
+    upstream, outputs = (layout.expand_queries(x).astype(np.float64) for x in (dout, cache.out))
+    denominators = cache.denominators.reshape(*layout.inner, -1, 1)
+    dq, dk, dv = (np.empty(x.shape) for x in (queries, keys, values))
+    seen = cache.mask.row_counts() > 0
+    for head in np.ndindex(*layout.inner):
+        u1, u2 = chosen.attention_factors(queries[head], keys[head])
+        ones = _with_ones(values[head])
+        _, product = masked_product_forward(u1, u2, ones, mask=cache.mask, method=cache.method)
+        # forward: out = N / D
+        dsums = np.empty(ones.shape)
+        dsums[:, :-1] = upstream[head]
+        dsums[:, -1] = -(upstream[head] * outputs[head]).sum(axis=-1)
+        dsums[seen] /= denominators[head][seen]
+        dsums[~seen] = 0
+        # forward: [N, D] = (W ∘ U1 U2ᵀ) [V, 1]
+        du1, du2, dones = masked_product_backward(dsums, product)
+        dv[head] = dones[:, :-1]
+        # forward: U1, U2 = features(q, k)
+        dq[head], dk[head] = chosen.pullback(queries[head], keys[head], u1, u2, du1, du2)
+    dtype = cache.q.dtype
+    return AttentionGradients(
+        layout.reduce_queries(dq, cache.q.shape).astype(dtype, copy=False),
+        layout.reduce_keys(dk, cache.k.shape).astype(dtype, copy=False),
+        layout.reduce_keys(dv, cache.v.shape).astype(dtype, copy=False),
+    )
+
+
+def _as_structure(mask: Any, n: int) -> StructuredMask:
+    if isinstance(mask, str):
+        return CausalMask(n) if as_option("mask", mask, ("causal", "full")) == "causal" else prefix_lm(n, n)
+    require_structure(mask)
+    if mask.n != n:
+        raise ValueError(f"mask: {mask.n} rows came, as many as q has ({n}) were wanted")
+    structure: StructuredMask = mask
+    return structure
+
+
+def _as_features(features: Any, error: Any, scale: Any, q: FloatArray, k: FloatArray) -> FeatureMap:
+    if (features is None) == (error is None):
+        raise TypeError("features, error: exactly one was wanted")
+    if features is None:
+        wanted = as_real("error", error, positive=True)
+        if wanted >= 1:
+            raise ValueError(f"error: {wanted:.6g} came, a relative error below 1 was wanted")
+        bound = max(logit_bound(q, k, scale=scale), 1e-6)
+        return PolynomialFeatures.for_error(q.shape[-1], wanted, bound, scale=scale)
+    if not isinstance(features, FeatureMap):
+        raise TypeError(f"features: {type(features).__name__} came, PolynomialFeatures or RandomFeatures was wanted")
+    if scale is not None:
+        raise TypeError(f"scale: {scale!r} came beside features, which have their own ({features.scale:.6g})")
+    return features
+
+
+def _with_ones(v: FloatArray) -> FloatArray:
+    return np.concatenate([v, np.ones((len(v), 1))], axis=1, dtype=np.float64)
+
+
+def _judged(
+    denominators: FloatArray, u1: FloatArray, u2: FloatArray, mask: StructuredMask, features: FeatureMap
+) -> FloatArray:
+    """Return the estimated rounding error of the denominators, or raise naming the first that cannot stand.
+
+    Running sums pass through at most ``|U1_i| · Σ_j |U2_j|``; n roundings of such numbers add up like √n of them.
+    """
+    counts = mask.row_counts()
+    least = counts * features.least_entry * (1 - 1e-6)
+    bad = (counts > 0) & ~((denominators > 0) & (denominators >= least))
+    if bad.any():
+        i = int(bad.argmax())
+        raise ValueError(
+            f"q, k: the denominator of row {i} is {denominators[i]:.6g}, at least {least[i]:.6g} and above 0 was"
+            " wanted; the features do not serve these logits, or rounding has taken the row"
+        )
+    through = np.abs(u1) @ np.abs(u2).sum(axis=0)
+    unit = np.finfo(np.float64).eps * math.sqrt(len(u1))
+    rounding = np.divide(unit * through, denominators, out=np.zeros(len(u1)), where=counts > 0)
+    if rounding.max() > ROUNDING_TOLERANCE:
+        i = int(rounding.argmax())
+        raise ValueError(
+            f"q, k: row {i} is so small beside the sums it is taken from that rounding is estimated at"
+            f" {rounding[i]:.3g} of its denominator, at most {ROUNDING_TOLERANCE:g} was wanted; use method 'oracle'"
+        )
+    return np.asarray(rounding)

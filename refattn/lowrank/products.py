@@ -1,0 +1,222 @@
+"""``(W ∘ U1 U2ᵀ) V`` for structured masks W: the public face of its methods (arXiv 2405.05219, section 6).
+
+Gradients are products of the same kind. With dY upstream,
+
+    dV = (Wᵀ ∘ U2 U1ᵀ) dY        dU1 = (W ∘ dY Vᵀ) U2        dU2 = (Wᵀ ∘ V dYᵀ) U1,
+
+so the whole backward is three masked low-rank products: O(nrd) where the forward is (ours).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refattn._memory import require_memory
+from refattn._validation import FloatArray, as_float_arrays, as_option, require_rank
+from refattn.lowrank import oracle, paper
+from refattn.lowrank.masks import StructuredMask
+
+METHODS = ("fast", "paper", "oracle")
+
+
+@dataclass(frozen=True)
+class MaskedProductCache:
+    """What `masked_product_backward` needs of the forward: the checked inputs, the mask and the method."""
+
+    u1: FloatArray
+    u2: FloatArray
+    v: FloatArray
+    mask: StructuredMask
+    method: str
+
+
+class MaskedProductGradients(NamedTuple):
+    """Gradients of a masked low-rank product, each of the shape of its input."""
+
+    u1: FloatArray
+    u2: FloatArray
+    v: FloatArray
+
+
+def masked_product(
+    u1: ArrayLike, u2: ArrayLike, v: ArrayLike, *, mask: StructuredMask, method: str = "fast"
+) -> FloatArray:
+    """Product ``(W ∘ U1 U2ᵀ) V`` with a structured mask W, without n×n.
+
+    Parameters
+    ----------
+    u1, u2 : array_like, shape (…, n, r)
+        The factors; leading axes are the same for u1, u2 and v.
+    v : array_like, shape (…, n, d)
+        What the matrix is multiplied with.
+    mask : StructuredMask
+        One of the five structures: `CausalMask`, `RowChangeMask`, `ContinuousRowsMask`, `DistinctColumnsMask`,
+        `DistinctRowsMask`.
+    method : {"fast", "paper", "oracle"}, optional
+        Compiled; the paper's running sums, segment tree and groups in NumPy; dense.
+
+    Returns
+    -------
+    ndarray, shape (…, n, d)
+        The product, computed in float64, in the dtype of the inputs. Rows that see nothing are zero.
+
+    Raises
+    ------
+    TypeError
+        `mask` is not a structure, or an input is not numeric.
+    ValueError
+        Shapes do not fit, an entry is not finite, or `method` is unknown.
+    MemoryError
+        The dense method does not fit; the message has the estimate.
+
+    Warns
+    -----
+    PromotionWarning
+        Integers (to float64) or float16 (to float32) came.
+
+    Notes
+    -----
+    For one head, "fast" takes time O(nrd), O((n + Σ B_i) rd) for row changes and O(pnrd) for p distinct rows or
+    columns; memory O(n (r + d)). "paper" has a factor log n more for continuous rows. "oracle": O(n² (r + d)), memory
+    O(n²). Row changes and continuous rows subtract running sums: a row that is small beside what it subtracts loses
+    digits, see docs/explanation/low-rank.md. The result does not depend on the number of threads. Source: arXiv
+    2405.05219, section 6, Algorithms 4 to 6 and the lemmas on distinct rows and columns.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from refattn.lowrank import CausalMask, masked_product
+    >>> u1, u2, v = np.random.default_rng(0).standard_normal((3, 5, 2))
+    >>> out = masked_product(u1, u2, v, mask=CausalMask(5))
+    >>> bool(np.allclose(out, np.tril(u1 @ u2.T) @ v))
+    True
+    """
+    return masked_product_forward(u1, u2, v, mask=mask, method=method)[0]
+
+
+def masked_product_forward(
+    u1: ArrayLike, u2: ArrayLike, v: ArrayLike, *, mask: StructuredMask, method: str = "fast"
+) -> tuple[FloatArray, MaskedProductCache]:
+    """Masked low-rank product, and what its backward needs.
+
+    Parameters, errors, complexity and source are those of `masked_product`.
+
+    Returns
+    -------
+    out : ndarray, shape (…, n, d)
+        The product.
+    cache : MaskedProductCache
+        For `masked_product_backward`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from refattn.lowrank import masked_product_forward, sliding_window
+    >>> ones = np.ones((4, 1))
+    >>> masked_product_forward(ones, ones, ones, mask=sliding_window(4, 2))[0].ravel()
+    array([1., 2., 2., 2.])
+    """
+    u1, u2, v = as_float_arrays(u1=u1, u2=u2, v=v)
+    as_option("method", method, METHODS)
+    require_structure(mask)
+    for name, array in (("u1", u1), ("u2", u2), ("v", v)):
+        require_rank(name, array, 2, f"(…, n, {'d' if name == 'v' else 'r'})")
+        if array.shape[-2] != mask.n:
+            raise ValueError(f"{name}: {array.shape[-2]} rows came, as many as the mask has ({mask.n}) were wanted")
+    if u1.shape != u2.shape:
+        raise ValueError(f"u2: shape {u2.shape} came, that of u1 {u1.shape} was wanted")
+    if v.shape[:-2] != u1.shape[:-2]:
+        raise ValueError(f"v: leading axes {v.shape[:-2]} came, those of u1 {u1.shape[:-2]} were wanted")
+    if method == "oracle":
+        require_memory(f"method: 'oracle' with n = {mask.n}", 17 * mask.n**2)
+    cache = MaskedProductCache(u1, u2, v, mask, method)
+    heads = [_method(method).product(mask, *head) for head in _heads(u1, u2, v)]
+    return _stacked(heads, v), cache
+
+
+def masked_product_backward(dout: ArrayLike, cache: MaskedProductCache) -> MaskedProductGradients:
+    """Gradients of a masked low-rank product with respect to its factors and values.
+
+    Parameters
+    ----------
+    dout : array_like, shape (…, n, d)
+        Gradient of the loss with respect to the product.
+    cache : MaskedProductCache
+        From `masked_product_forward`; the same method computes the gradients.
+
+    Returns
+    -------
+    MaskedProductGradients
+        Fields `u1`, `u2`, `v`, of the inputs' shapes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `dout` is not numeric, not finite, or not of the product's shape.
+
+    Notes
+    -----
+    Three products of the forward's kind: its complexity. Source: ours; the formulas stand at the head of the module.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from refattn.lowrank import CausalMask, masked_product_backward, masked_product_forward
+    >>> ones = np.ones((3, 1))
+    >>> out, cache = masked_product_forward(ones, ones, ones, mask=CausalMask(3))
+    >>> masked_product_backward(ones, cache).v.ravel()  # value j is seen by the rows from j on
+    array([3., 2., 1.])
+    """
+    (dout,) = as_float_arrays(dout=dout)
+    u1, u2, v, mask = cache.u1, cache.u2, cache.v, cache.mask
+    if dout.shape != v.shape:
+        raise ValueError(f"dout: shape {dout.shape} came, the product's {v.shape} was wanted")
+    method = _method(cache.method)
+    found = []
+    for A, B, X, G in _heads(u1, u2, v, dout):
+        if cache.method == "oracle":
+            found.append(oracle.pullback(mask, A, B, X, G))
+            continue
+        # forward: (W ∘ U1 U2ᵀ) V
+        dA = method.product(mask, G, X, B)
+        dB = method.product_transposed(mask, X, G, A)
+        dX = method.product_transposed(mask, B, A, G)
+        found.append((dA, dB, dX))
+    gradients = zip(*found, strict=True)
+    return MaskedProductGradients(*(_stacked(g, like) for g, like in zip(gradients, (u1, u2, v), strict=True)))
+
+
+def _heads(*arrays: FloatArray) -> Iterator[tuple[FloatArray, ...]]:
+    """Yield the matrices of every head in float64, without a copy where they are."""
+    for head in np.ndindex(*arrays[0].shape[:-2]):
+        yield tuple(array[head].astype(np.float64, copy=False) for array in arrays)
+
+
+def _stacked(heads: Sequence[FloatArray], like: FloatArray) -> FloatArray:
+    """Put the results of all heads together, without a copy if there is one, in the shape and dtype of an input."""
+    whole = heads[0] if len(heads) == 1 else np.stack(heads)
+    return whole.reshape(like.shape).astype(like.dtype, copy=False)
+
+
+def require_structure(mask: object) -> None:
+    """Raise unless `mask` is one of the structures."""
+    if not isinstance(mask, StructuredMask):
+        raise TypeError(
+            f"mask: {type(mask).__name__} came, CausalMask, RowChangeMask, ContinuousRowsMask, DistinctColumnsMask or"
+            " DistinctRowsMask was wanted (each has from_dense for a dense mask)"
+        )
+
+
+def _method(method: str) -> ModuleType:
+    """Return the module that computes; Numba is imported when it is first needed."""
+    if method != "fast":
+        return paper if method == "paper" else oracle
+    from refattn.lowrank import fast
+
+    return fast

@@ -1,0 +1,321 @@
+"""An encoder of the BERT family in NumPy, with a pluggable attention over all keys.
+
+With x the residual stream, shape (n, width), a layer computes
+
+    x ← norm(x + O · attention(Q x, K x, V x))        every linear map with its bias
+    x ← norm(x + W_out gelu(W_in x))
+
+(Devlin et al. 2019, arXiv 1810.04805), where norm subtracts the mean over the width, divides by ``√(variance + ε)``,
+scales and shifts (Ba et al. 2016), and ``gelu(x) = x Φ(x)`` with the normal distribution function Φ (Hendrycks and
+Gimpel 2016). Positions are learned vectors, added to those of the tokens: nothing is rotated.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+from scipy.special import ndtr
+
+from refattn._validation import FloatArray, as_count, as_real, require_finite
+from refattn.dense import dense_attention
+from refattn.models.llama import Attention
+from refattn.models.safetensors_file import read_safetensors
+
+
+def exact_full_attention(layer: int, q: FloatArray, k: FloatArray, v: FloatArray) -> FloatArray:
+    """Softmax attention over all keys, the same in every layer: what an `Encoder` computes unless told otherwise."""
+    return dense_attention(q, k, v, mask="full", check_finite=False)
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The numbers of an encoder.
+
+    Parameters
+    ----------
+    n_layers, width, ffn_width, n_heads, vocab_size, context_length : int
+        Each at least 1; `n_heads` divides `width`.
+    norm_eps : float
+        The ε of the norms, above 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A number is of the wrong kind or out of range.
+
+    Examples
+    --------
+    >>> EncoderConfig(6, 384, 1536, 12, 30522, 512, 1e-12).head_width
+    32
+    """
+
+    n_layers: int
+    width: int
+    ffn_width: int
+    n_heads: int
+    vocab_size: int
+    context_length: int
+    norm_eps: float
+
+    def __post_init__(self) -> None:
+        for name in ("n_layers", "width", "ffn_width", "n_heads", "vocab_size", "context_length"):
+            as_count(name, getattr(self, name), least=1)
+        as_real("norm_eps", self.norm_eps, positive=True)
+        if self.width % self.n_heads:
+            raise ValueError(f"n_heads: {self.n_heads} came, a divisor of the width {self.width} was wanted")
+
+    @property
+    def head_width(self) -> int:
+        """Width of a head's queries, keys and values."""
+        return self.width // self.n_heads
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike[str]) -> EncoderConfig:
+        """Read a ``config.json`` of the BERT family.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such file.
+        ValueError
+            It is not JSON, lacks a number, or describes another architecture.
+        """
+        file = Path(path)
+        try:
+            stored: dict[str, Any] = json.loads(file.read_bytes())
+            kind = stored["model_type"], stored["hidden_act"], stored.get("position_embedding_type", "absolute")
+            if kind != ("bert", "gelu", "absolute"):
+                raise ValueError(f"{kind} came, ('bert', 'gelu', 'absolute') was wanted")
+            return cls(
+                n_layers=stored["num_hidden_layers"],
+                width=stored["hidden_size"],
+                ffn_width=stored["intermediate_size"],
+                n_heads=stored["num_attention_heads"],
+                vocab_size=stored["vocab_size"],
+                context_length=stored["max_position_embeddings"],
+                norm_eps=stored["layer_norm_eps"],
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file}: cannot be read ({error!r}); a BERT-family configuration was wanted") from error
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the names and shapes of all tensors; a linear map is ``(outputs, inputs)``."""
+        w = self.width
+        shapes: dict[str, tuple[int, ...]] = {
+            "embeddings.word_embeddings.weight": (self.vocab_size, w),
+            "embeddings.position_embeddings.weight": (self.context_length, w),
+            "embeddings.token_type_embeddings.weight": (2, w),
+        }
+        linear = {"attention.self.query": (w, w), "attention.self.key": (w, w), "attention.self.value": (w, w)}
+        linear |= {"attention.output.dense": (w, w)}
+        linear |= {"intermediate.dense": (self.ffn_width, w), "output.dense": (w, self.ffn_width)}
+        norms = ["embeddings"]
+        for layer in range(self.n_layers):
+            prefix = f"encoder.layer.{layer}."
+            for name, shape in linear.items():
+                shapes[f"{prefix}{name}.weight"], shapes[f"{prefix}{name}.bias"] = shape, shape[:1]
+            norms += [f"{prefix}attention.output", f"{prefix}output"]
+        return shapes | {f"{norm}.LayerNorm.{part}": (w,) for norm in norms for part in ("weight", "bias")}
+
+
+class Encoder:
+    """An encoder: tokens in, one vector for each out, with any attention in between.
+
+    Parameters
+    ----------
+    config : EncoderConfig
+        Its numbers.
+    weights : mapping from str to array_like
+        The tensors `EncoderConfig.tensor_shapes` names; others are left aside.
+    dtype : {float32, float64}, optional
+        Of the weights held and of every computation.
+
+    Raises
+    ------
+    TypeError
+        `dtype` is neither float32 nor float64.
+    ValueError
+        A tensor is missing, has another shape, or is not finite.
+
+    Examples
+    --------
+    >>> config = EncoderConfig(2, 8, 12, 4, 10, 16, 1e-12)
+    >>> rng = np.random.default_rng(0)
+    >>> model = Encoder(config, {name: rng.standard_normal(shape) for name, shape in config.tensor_shapes().items()})
+    >>> model([3, 1, 4]).shape
+    (3, 8)
+    """
+
+    def __init__(
+        self, config: EncoderConfig, weights: Mapping[str, ArrayLike], *, dtype: DTypeLike = np.float32
+    ) -> None:
+        self.config = config
+        self.dtype: np.dtype[Any] = np.dtype(dtype)
+        if self.dtype not in (np.float32, np.float64):
+            raise TypeError(f"dtype: {self.dtype} came, float32 or float64 was wanted")
+        self.weights: dict[str, FloatArray] = {}
+        for name, shape in config.tensor_shapes().items():
+            if name not in weights:
+                raise ValueError(f"weights: tensor {name!r} is missing, one of shape {shape} was wanted")
+            tensor = np.ascontiguousarray(weights[name], dtype=self.dtype)
+            if tensor.shape != shape:
+                raise ValueError(f"weights: tensor {name!r} of shape {tensor.shape} came, {shape} was wanted")
+            require_finite(name, tensor)
+            self.weights[name] = tensor
+
+    @classmethod
+    def from_folder(cls, folder: str | os.PathLike[str], *, dtype: DTypeLike = np.float32) -> Encoder:
+        """Read a model from a folder with ``config.json`` and ``model.safetensors``.
+
+        Parameters
+        ----------
+        folder : path
+            For example `minilm_folder`.
+        dtype : {float32, float64}, optional
+            As for `Encoder`.
+
+        Returns
+        -------
+        Encoder
+
+        Raises
+        ------
+        ModuleNotFoundError
+            The ``safetensors`` library is not installed.
+        FileNotFoundError
+            A file is missing.
+        ValueError
+            A file is damaged, of another architecture, or the tensors do not fit the configuration.
+        """
+        config = EncoderConfig.from_json(Path(folder) / "config.json")
+        file = Path(folder) / "model.safetensors"
+        weights = read_safetensors(file)
+        try:
+            return cls(config, weights, dtype=dtype)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
+
+    def forward(self, tokens: ArrayLike, attention: Attention | None = None) -> FloatArray:
+        """Run all layers.
+
+        Parameters
+        ----------
+        tokens : array_like of int, shape (n,)
+            Token numbers of one text, n at most ``config.context_length``; no padding.
+        attention : callable, optional
+            ``attention(layer, q, k, v) -> out``, all of shape (n_heads, n, d); `exact_full_attention` by default. It
+            must not write to its arguments.
+
+        Returns
+        -------
+        ndarray, shape (n, width)
+            The last layer's output.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Tokens are not whole numbers in range, there are too many, or the attention's output has another shape.
+
+        Notes
+        -----
+        Time O(layers · (n width² + attention)), memory O(n · ffn_width) beside the attention's.
+        """
+        tokens = self._checked(tokens)
+        attend = exact_full_attention if attention is None else attention
+        weight = self.weights
+        x = weight["embeddings.word_embeddings.weight"][tokens]
+        x = x + weight["embeddings.position_embeddings.weight"][: len(tokens)]
+        x = self._norm(x + weight["embeddings.token_type_embeddings.weight"][0], "embeddings")
+        for layer in range(self.config.n_layers):
+            prefix = f"encoder.layer.{layer}."
+            names = ("query", "key", "value")
+            q, k, v = (self._split(self._linear(x, f"{prefix}attention.self.{name}")) for name in names)
+            out = np.asarray(attend(layer, q, k, v), dtype=self.dtype)
+            if out.shape != q.shape:
+                raise ValueError(f"attention: shape {out.shape} came in layer {layer}, {q.shape} was wanted")
+            joined = out.swapaxes(0, 1).reshape(len(tokens), -1)
+            x = self._norm(x + self._linear(joined, f"{prefix}attention.output.dense"), f"{prefix}attention.output")
+            inner = self._linear(x, f"{prefix}intermediate.dense")
+            inner *= ndtr(inner)
+            x = self._norm(x + self._linear(inner, f"{prefix}output.dense"), f"{prefix}output")
+        return x
+
+    __call__ = forward
+
+    def _checked(self, tokens: ArrayLike) -> NDArray[np.int64]:
+        array = np.asarray(tokens)
+        if array.dtype.kind not in "iu":
+            raise TypeError(f"tokens: dtype {array.dtype} came, integers were wanted")
+        longest = self.config.context_length
+        if array.ndim != 1 or not 1 <= len(array) <= longest:
+            raise ValueError(f"tokens: shape {array.shape} came, (n,) with 1 ≤ n ≤ {longest} was wanted")
+        bad = np.flatnonzero((array < 0) | (array >= self.config.vocab_size))
+        if bad.size:
+            raise ValueError(f"tokens: {array[bad[0]]} at index {bad[0]}, 0 … {self.config.vocab_size - 1} was wanted")
+        return array.astype(np.int64)
+
+    def _linear(self, x: FloatArray, name: str) -> FloatArray:
+        return np.asarray(x @ self.weights[f"{name}.weight"].T + self.weights[f"{name}.bias"])
+
+    def _norm(self, x: FloatArray, name: str) -> FloatArray:
+        centred = x - x.mean(axis=-1, keepdims=True)
+        variance = np.square(centred).mean(axis=-1, keepdims=True)
+        unit = centred / np.sqrt(variance + self.dtype.type(self.config.norm_eps))
+        return np.asarray(unit * self.weights[f"{name}.LayerNorm.weight"] + self.weights[f"{name}.LayerNorm.bias"])
+
+    def _split(self, rows: FloatArray) -> FloatArray:
+        """Turn (n, heads · d) into (heads, n, d)."""
+        return np.ascontiguousarray(rows.reshape(len(rows), -1, self.config.head_width).swapaxes(0, 1))
+
+
+def encoder_tokenizer(folder: str | os.PathLike[str]) -> Any:
+    """Read a model's tokenizer from the ``tokenizer.json`` in its folder, without truncation and padding.
+
+    Parameters
+    ----------
+    folder : path
+        For example `minilm_folder`.
+
+    Returns
+    -------
+    tokenizers.Tokenizer
+        ``encode(text).ids`` are the tokens an `Encoder` takes, with those that mark beginning and end.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        The ``tokenizers`` library is not installed.
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        The library cannot read it.
+
+    Examples
+    --------
+    >>> from refattn.models.safetensors_file import minilm_folder
+    >>> encoder_tokenizer(minilm_folder()).encode("To be, or not").tokens  # doctest: +SKIP
+    ['[CLS]', 'to', 'be', ',', 'or', 'not', '[SEP]']
+    """
+    file = Path(folder) / "tokenizer.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file, a tokenizer was wanted")
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            f"{file}: reading it needs the tokenizers library: pip install 'refattn[models]'", name="tokenizers"
+        ) from error
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises its own plain Exception
+        raise ValueError(f"{file}: cannot be read ({error}); a tokenizer's JSON was wanted") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer

