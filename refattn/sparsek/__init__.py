@@ -1,4 +1,4 @@
-"""SparseK attention (arXiv 2406.16747): the operator, its prefixes, the scoring network, and causal attention."""
+"""SparseK attention (arXiv 2406.16747): operator, prefixes, scoring network, causal attention, generation."""
 
 from refattn.sparsek.attention import (
     SparseKAttentionCache,
@@ -8,6 +8,7 @@ from refattn.sparsek.attention import (
     sparsek_attention_forward,
 )
 from refattn.sparsek.bisection import sparsek_by_bisection
+from refattn.sparsek.cache import SparseKCache
 from refattn.sparsek.operator import (
     SparseKGradients,
     sparsek,
@@ -38,6 +39,7 @@ __all__ = [
     "SelectionIntervals",
     "SparseKAttentionCache",
     "SparseKAttentionGradients",
+    "SparseKCache",
     "SparseKGradients",
     "SupportIntervals",
     "prefix_pullback",

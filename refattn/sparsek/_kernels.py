@@ -44,22 +44,23 @@ def _pop(heap: NDArray[np.float64], size: int) -> None:
 
 
 @compiled
-def thresholds_of_prefixes(
+def continue_thresholds(
     z: FloatArray,
     k: float,
     ones: NDArray[np.float64],
     interior: NDArray[np.float64],
+    sizes: NDArray[np.int64],
+    sums: NDArray[np.float64],
     tau: NDArray[np.float64],
 ) -> None:
-    """Write into ``tau[i]`` the threshold of ``SparseK(z[:i+1], k)``; `ones` and `interior` are workspace of z's size.
+    """Write into ``tau[i]`` the threshold after ``z[i]``, and leave the heaps as they are after the last.
 
-    The step is that of `refattn.sparsek.prefix._two_heaps`, where it stands next to the paper.
+    `sizes` are the two heaps' numbers of entries, `sums` the threshold and the interior's sum in two parts. Either heap
+    has room for its entries and for z. The step is that of `refattn.sparsek.prefix._two_heaps`, where it stands next to
+    the paper.
     """
-    current = -np.inf
-    n_ones = 0
-    n_interior = 0
-    total = 0.0
-    lost = 0.0
+    n_ones, n_interior = sizes[0], sizes[1]
+    current, total, lost = sums[0], sums[1], sums[2]
     for i in range(z.size):
         new = float(z[i])
         if new > current:
@@ -101,6 +102,22 @@ def thresholds_of_prefixes(
                     _push(interior, n_interior, change)
                     n_interior += 1
         tau[i] = current
+    sizes[0], sizes[1] = n_ones, n_interior
+    sums[0], sums[1], sums[2] = current, total, lost
+
+
+@compiled
+def thresholds_of_prefixes(
+    z: FloatArray,
+    k: float,
+    ones: NDArray[np.float64],
+    interior: NDArray[np.float64],
+    tau: NDArray[np.float64],
+) -> None:
+    """Write into ``tau[i]`` the threshold of ``SparseK(z[:i+1], k)``; workspace of z's size for the two heaps."""
+    sizes, sums = np.zeros(2, np.int64), np.zeros(3)
+    sums[0] = -np.inf
+    continue_thresholds(z, k, ones, interior, sizes, sums, tau)
 
 
 @compiled

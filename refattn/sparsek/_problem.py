@@ -101,22 +101,32 @@ def as_problem(
     if not fits:
         wanted = (*lead, k.shape[-2])
         raise ValueError(f"scores: shape {scores.shape} came, one score per key-value pair {wanted} was wanted")
-    if not isinstance(hard, (bool, np.bool_)):
-        raise TypeError(f"hard: {hard!r} came, True or False was wanted")
     return SparseKProblem(
         q, k, v, scores, layout,
         n_select=as_count("n_select", n_select, least=0),
         window=as_count("window", window, least=0),
         gate=as_option("gate", gate, GATES),
-        hard=bool(hard),
+        hard=as_flag("hard", hard),
         scale=as_scale(scale, q.shape[-1]),
     )  # fmt: skip
+
+
+def as_flag(name: str, value: Any) -> bool:
+    """Return `value` as a bool, or raise ``TypeError``: nothing else is taken for true or false."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: {value!r} came, True or False was wanted")
+    return bool(value)
+
+
+def overflow(dtype: np.dtype[Any], head: int, query: int) -> ValueError:
+    """Return the error of a logit that overflowed."""
+    return ValueError(
+        f"q, k: a logit of query {query} (head {head}) overflows {dtype};"
+        " smaller entries, a smaller scale or float64 was wanted"
+    )
 
 
 def require_no_overflow(logits: NDArray[Any], head: int, query: int) -> None:
     """Raise ``ValueError`` if a logit of this query overflowed."""
     if not np.isfinite(logits).all():
-        raise ValueError(
-            f"q, k: a logit of query {query} (head {head}) overflows {logits.dtype};"
-            " smaller entries, a smaller scale or float64 was wanted"
-        )
+        raise overflow(logits.dtype, head, query)

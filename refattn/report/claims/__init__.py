@@ -1,6 +1,17 @@
 """All claims, in the order of the ledger's rows: one module per subject."""
 
-from refattn.report.claims import convbasis, dense, model, real_heads, recover, sparsek, training
+from refattn.report.claims import (
+    applications,
+    convbasis,
+    dense,
+    lowrank,
+    model,
+    real_heads,
+    recover,
+    sparsek,
+    sparsek_fast,
+    training,
+)
 from refattn.report.ledger import Claim
 
 ALL: tuple[Claim, ...] = (
@@ -10,7 +21,10 @@ ALL: tuple[Claim, ...] = (
     *real_heads.CLAIMS,
     *model.CLAIMS,
     *training.CLAIMS,
+    *lowrank.CLAIMS,
+    *applications.CLAIMS,
     *sparsek.CLAIMS,
+    *sparsek_fast.CLAIMS,
 )
 
 __all__ = ["ALL"]

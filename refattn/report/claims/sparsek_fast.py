@@ -1,0 +1,257 @@
+"""Claims about SparseK attention in linear time and its generation cache (arXiv 2406.16747)."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from refattn._threads import set_thread_count, thread_count
+from refattn.report.ledger import Claim, Measurement, fingerprint
+from refattn.sparsek import SparseKCache, sparsek_attention, sparsek_attention_backward, sparsek_attention_forward
+from refattn.testing import relative_error, row_errors
+from refattn.testing.real_heads import load_real_heads
+
+PAPER = "arXiv 2406.16747"
+SETTING: dict[str, Any] = {"n_select": 128, "window": 128}
+
+
+def _inputs(seed: int, n: int, d: int = 64, dtype: DTypeLike = np.float64) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    q, k, v = rng.standard_normal((3, n, d)).astype(dtype)
+    return {"q": q, "k": k, "v": v, "scores": rng.standard_normal(n).astype(dtype)}
+
+
+def _run(inputs: dict[str, Any], method: str, options: dict[str, Any]) -> dict[str, Any]:
+    out, cache = sparsek_attention_forward(**inputs, **options, method=method)
+    return {"out": out} | sparsek_attention_backward(np.cos(out), cache)._asdict()
+
+
+def _cases(quick: bool) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Name, inputs and options: six kinds of scores, every gate, and heads of a language model scored by key norms."""
+    n = 160 if quick else 1000
+    rng, base = np.random.default_rng(0), _inputs(0, n, d=8)
+    kinds = {
+        "random": rng.standard_normal(n),
+        "rising": np.linspace(-3, 3, n),
+        "falling": np.linspace(3, -3, n),
+        "constant": np.full(n, 0.3),
+        "heavy-tailed": rng.standard_cauchy(n),
+        "drifting": rng.standard_normal(n) + 0.01 * np.arange(n),
+    }
+    cases = []
+    for number, (name, scores) in enumerate(kinds.items()):
+        options = {"n_select": 17, "window": (0, 9, 40)[number % 3], "gate": ("kv", "k", "v", "none")[number % 4]}
+        hards = (bool(number % 2),) if quick else (False, True)
+        cases += [(name, base | {"scores": scores}, options | {"hard": hard}) for hard in hards]
+    real = load_real_heads(dtype=np.float64)
+    heads = {name: getattr(real, name)[: 1 if quick else None, ..., :n, :] for name in ("q", "k", "v")}
+    heads["scores"] = -np.linalg.norm(heads["k"], axis=-1)
+    return [*cases, ("SmolLM2-135M", heads, {"n_select": 32, "window": 32})]
+
+
+def _fast_equals_paper(quick: bool) -> Measurement:
+    worst: dict[str, float] = {}
+    for name, inputs, options in _cases(quick):
+        found, right = _run(inputs, "fast", options), _run(inputs, "paper", options)
+        errors = [float(row_errors(found["out"], right["out"]).max())]
+        errors += [relative_error(found[key], right[key]) for key in ("q", "k", "v", "scores")]
+        worst[name] = max(worst.get(name, 0.0), *errors)
+    n = len(_cases(quick)[0][1]["scores"])
+    return Measurement(
+        f"six kinds of scores, four gates, hard or soft, and heads of SmolLM2-135M, n = {n}, seed 0",
+        max(worst.values()),
+        at_most=1e-10,
+        detail=worst,
+    )
+
+
+def _single_precision(quick: bool) -> Measurement:
+    narrow, options = _inputs(1, 300 if quick else 1000, dtype=np.float32), {"n_select": 64, "window": 64}
+    right = _run({name: array.astype(np.float64) for name, array in narrow.items()}, "oracle", options)
+    fast, plain = (_run(narrow, method, options) for method in ("fast", "oracle"))
+    ratios = {}
+    for name in ("out", "q", "k", "v"):
+        ours, theirs = (row_errors(run[name], right[name]) for run in (fast, plain))
+        ratios[name] = float((ours / np.maximum(theirs, np.median(theirs))).max())
+    return Measurement(
+        f"normal, n = {len(narrow['q'])}, d = 64, k = w = 64, seed 1; {fingerprint(*narrow.values())}",
+        max(ratios.values()),
+        at_most=2.0,
+        detail=ratios,
+    )
+
+
+def _same_bits(quick: bool) -> Measurement:
+    inputs, asked, runs = _inputs(2, 3000 if quick else 30_000, dtype=np.float32), thread_count(), []
+    try:
+        for threads in (1, 2, 2):
+            set_thread_count(threads)
+            runs.append(_run(inputs, "fast", SETTING))
+    finally:
+        set_thread_count(asked)
+    changed = sum(int((run[name] != runs[0][name]).sum()) for run in runs[1:] for name in run)
+    return Measurement(
+        f"normal, float32, n = {len(inputs['q'])}, k = w = 128, forward and backward, seed 2",
+        float(changed),
+        at_most=0.0,
+    )
+
+
+def _causality(quick: bool) -> Measurement:
+    inputs, rng, changed = _inputs(3, 600, d=16, dtype=np.float32), np.random.default_rng(3), 0
+    options: dict[str, Any] = {"n_select": 24, "window": 16}
+    before = sparsek_attention(**inputs, **options)
+    for t in range(0, 600, 67 if quick else 1):
+        later = {name: array.copy() for name, array in inputs.items()}
+        for array in later.values():
+            array[t:] = 5 * rng.standard_normal(array[t:].shape)
+        after = sparsek_attention(**later, **options)
+        changed += int((after[:t] != before[:t]).any(axis=-1).sum())
+    return Measurement(
+        f"normal, float32, n = 600, k = 24, w = 16, seed 3; {fingerprint(*inputs.values())}",
+        float(changed),
+        at_most=0.0,
+    )
+
+
+def _seconds(inputs: dict[str, Any], both: bool) -> float:
+    begun = time.perf_counter()
+    if both:
+        _run(inputs, "fast", SETTING)
+    else:
+        sparsek_attention(**inputs, **SETTING)
+    return time.perf_counter() - begun
+
+
+def _linear_time(quick: bool) -> Measurement:
+    lengths = [8192, 16_384, 32_768, 65_536] if quick else [8192 << step for step in range(8)]
+    _seconds(_inputs(4, 2048, dtype=np.float32), both=True)  # compiles
+    times = np.full((2, len(lengths)), np.inf)
+    for place, n in enumerate(lengths):
+        inputs = _inputs(4, n, dtype=np.float32)
+        for _ in range(3):
+            for both in (0, 1):
+                times[both, place] = min(times[both, place], _seconds(inputs, bool(both)))
+    exponents = [float(np.polyfit(np.log(lengths), np.log(row), 1)[0]) for row in times]
+    detail = {"forward": exponents[0], "forward and backward": exponents[1]}
+    detail |= {f"seconds forward at n = {n}": float(t) for n, t in zip(lengths, times[0], strict=True)}
+    return Measurement(
+        f"normal, float32, d = 64, k = w = 128, n = {lengths[0]} … {lengths[-1]}, seed 4",
+        max(exponents),
+        at_most=1.10,
+        detail=detail,
+    )
+
+
+def _peak(n: int) -> float:
+    """Peak memory of forward and backward beyond inputs and results, in multiples of V."""
+    inputs = _inputs(5, n, dtype=np.float32)
+    tracemalloc.start()
+    results = _run(inputs, "fast", SETTING)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    upstream = inputs["v"].nbytes  # the cosine of the output
+    kept = sum(array.nbytes for array in results.values()) + upstream
+    return float((peak - kept) / inputs["v"].nbytes)
+
+
+def _memory(quick: bool) -> Measurement:
+    n = 32_768 if quick else 262_144
+    _seconds(_inputs(5, 2048, dtype=np.float32), both=True)
+    return Measurement(f"normal, float32, d = 64, k = w = 128, n = {n}, seed 5", _peak(n), at_most=8.0)
+
+
+def _against_torch(quick: bool) -> Measurement:
+    import torch
+
+    n, n_torch = (16_384, 8192) if quick else (65_536, 65_536)
+    inputs, threads = _inputs(6, n, dtype=np.float32), torch.get_num_threads()
+    leaves = [torch.from_numpy(inputs[name][:n_torch])[None, None] for name in ("q", "k", "v")]
+    _seconds(inputs, both=False)
+    ours, theirs = np.inf, np.inf
+    torch.set_num_threads(thread_count())
+    try:
+        for _ in range(3):
+            ours = min(ours, _seconds(inputs, both=False))
+            begun = time.perf_counter()
+            torch.nn.functional.scaled_dot_product_attention(*leaves, is_causal=True)
+            theirs = min(theirs, time.perf_counter() - begun)
+    finally:
+        torch.set_num_threads(threads)
+    scaled = "" if n == n_torch else f", PyTorch scaled from {n_torch} by n²"
+    return Measurement(
+        f"normal, float32, d = 64, k = w = 128, n = {n}, {thread_count()} threads, seed 6{scaled}",
+        theirs * (n / n_torch) ** 2 / ours,
+        at_least=25.0 * n / 65_536,
+        detail={"seconds of ours": ours, "seconds of PyTorch": theirs},
+    )
+
+
+def _replay(quick: bool) -> Measurement:
+    n = 1000 if quick else 10_000
+    inputs = _inputs(7, n, d=8)
+    options: dict[str, Any] = {"n_select": 64, "window": 32}
+    right = sparsek_attention(**inputs, **options)
+    stepped, filled = SparseKCache(**options), SparseKCache(**options)
+    rows = np.stack([stepped.step(*(array[t] for array in inputs.values())) for t in range(n)])
+    worst = max(float(row_errors(out, right).max()) for out in (rows, filled.prefill(**inputs)))
+    return Measurement(
+        f"normal, {n} steps, k = 64, w = 32, seed 7; {fingerprint(*inputs.values())}", worst, at_most=1e-10
+    )
+
+
+def _growth(inputs: dict[str, Any], hard: bool) -> float:
+    """Bytes of a cache after all tokens to those after a hundredth of them."""
+    sizes = []
+    for n in (len(inputs["q"]) // 100, len(inputs["q"])):
+        cache = SparseKCache(16, 16, hard=hard)
+        cache.prefill(**{name: array[:n] for name, array in inputs.items()})
+        sizes.append(cache.nbytes)
+    return sizes[1] / sizes[0]
+
+
+def _constant_memory(quick: bool) -> Measurement:
+    n = 20_000 if quick else 100_000
+    inputs = _inputs(8, n, d=8)
+    equal = inputs | {"scores": np.zeros(n)}
+    growth = {
+        "soft gates, normal scores": _growth(inputs, hard=False),
+        "hard gates, normal scores": _growth(inputs, hard=True),
+        "hard gates, equal scores": _growth(equal, hard=True),
+    }
+    return Measurement(
+        f"k = w = 16, positions {n // 100} and {n}, seed 8",
+        max(growth.values()),
+        at_most=1.0,
+        condition="gates are hard, or scores are not so close that the support of SparseK grows",
+        counterexample=_growth(equal, hard=False),
+        detail=growth,
+    )
+
+
+CLAIMS = (
+    Claim("sparsek.fast", "ours", "Blocks of queries give the paper's attention and gradients.",
+          "worst error of output rows and gradients, fast against paper", _fast_equals_paper),
+    Claim("sparsek.fast-float32", "ours", "In float32 a row is at most twice as wrong as plain dense computation.",
+          "worst row error to the plain one's of that row, or its median if that is larger", _single_precision),
+    Claim("sparsek.fast-bits", "ours", "The number of threads changes no bit, nor does running again.",
+          "entries of output and gradients that differ", _same_bits),
+    Claim("sparsek.fast-causality", PAPER, "Changing the future changes no past row of the fast path, bit for bit.",
+          "rows changed before the first changed token", _causality),
+    Claim("sparsek.linear-time", PAPER, "Training takes linear time.",
+          "exponent of the time in n, forward and backward", _linear_time),
+    Claim("sparsek.linear-memory", PAPER, "Training takes linear memory.",
+          "peak of forward and backward beyond inputs and results, in multiples of V", _memory),
+    Claim("sparsek.speed", "ours", "At n = 65,536 the forward is 25 times faster than PyTorch's exact attention.",
+          "ratio of the least times, taken in turns; at a smaller n the bound is in proportion", _against_torch,
+          needs=("torch",)),
+    Claim("sparsek.cache-replay", PAPER, "Generation from the cache gives the rows of the training forward.",
+          "worst row error of steps and of a prefill", _replay),
+    Claim("sparsek.cache-memory", PAPER, "In generation the memory never grows.",
+          "bytes of the cache to those at a hundredth of the position; without the condition, at equal scores",
+          _constant_memory),
+)  # fmt: skip

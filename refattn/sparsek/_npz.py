@@ -1,0 +1,84 @@
+"""Arrays in one ``.npz`` file, never pickled: written whole or not at all, read with suspicion.
+
+What a file says about itself is compared with its length before anything of that size is made.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+
+def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write named arrays, uncompressed; an older file stays as it was until the new one is complete.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    """
+    target = Path(path)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+                for key, array in arrays.items():
+                    with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+                        npy.write_array(member, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, target)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def read_arrays(path: str | os.PathLike[str], names: Collection[str]) -> dict[str, NDArray[Any]]:
+    """Read the arrays called `names`, and no others.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    ValueError
+        It is not such a file, or truncated, altered, pickled, compressed, or of another length than it says.
+    """
+    content = Path(path).read_bytes()
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            members = archive.infolist()
+            found = [member.filename for member in members]
+            if sorted(found) != sorted(f"{name}.npy" for name in names):
+                raise ValueError(f"it holds {found}")
+            for member in members:
+                if member.compress_type != zipfile.ZIP_STORED or member.file_size > len(content):
+                    raise ValueError(f"{member.filename} is compressed, or longer than the file")
+            return {name: _array(name, archive.read(f"{name}.npy")) for name in names}
+    except (ValueError, EOFError, OSError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        wanted = ", ".join(names)
+        raise ValueError(f"{path}: cannot be read ({error}); an archive of plain arrays {wanted} was wanted") from error
+
+
+def _array(name: str, content: bytes) -> NDArray[Any]:
+    stream = io.BytesIO(content)
+    version = npy.read_magic(stream)
+    if version != (1, 0):
+        raise ValueError(f"{name} has the array format {version}")
+    shape, fortran, dtype = npy.read_array_header_1_0(stream)
+    if dtype.kind not in "fiu" or fortran:
+        raise ValueError(f"{name} is of dtype {dtype}, or in Fortran's order")
+    size = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or size != len(content) - stream.tell():
+        raise ValueError(f"{name} has {len(content) - stream.tell()} bytes, {shape} of {dtype} are {size}")
+    return np.frombuffer(content, dtype, offset=stream.tell()).reshape(shape).copy()
