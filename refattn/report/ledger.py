@@ -106,7 +106,8 @@ class Claim:
     measure : callable or None
         ``measure(quick) -> Measurement``; None for a claim that nothing here can check yet.
     must_hold : bool, optional
-        Whether the report fails if it does not hold. False for statements of the papers that are put to the test.
+        Whether the report fails if it does not hold. False for statements of the papers that are put to the test, and
+        for times, which depend on what else the machine does.
     needs : tuple of str, optional
         Modules without which it cannot run.
     why_not : str, optional

@@ -169,7 +169,7 @@ def _exponent(gradient: str, sizes: tuple[int, ...]) -> tuple[float, dict[str, f
 
 
 def _time(quick: bool) -> Measurement:
-    sizes = (4096, 8192, 16384, 32768) if quick else (4096, 8192, 16384, 32768, 65536)
+    sizes = (2048, 4096, 8192, 16384) if quick else (4096, 8192, 16384, 32768, 65536)
     slope, detail = _exponent("attention", sizes)
     detail["exponent of the approximation's gradient"] = _exponent("approximation", sizes)[0]
     return Measurement(
