@@ -1,4 +1,4 @@
-"""The command line: ``refattn report`` and ``refattn versions``.
+"""The command line: ``refattn report``, ``conform``, ``vectors`` and ``versions``.
 
 Needs the extra ``report``; the library itself does not.
 """
@@ -65,6 +65,84 @@ def report(
     _write(json_file, lambda: json.dumps(result.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     _write(html_file, lambda: page.render(result))
     raise typer.Exit(1 if result.failed else 0)
+
+
+@app.command()
+def conform(
+    function: Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", help="The implementation to check.")],
+    operation: Annotated[str, typer.Option("--op", help="dense, conv, sparsek, sparsek-operator, sparsek-thresholds.")],
+    backward: Annotated[
+        str | None, typer.Option("--backward", metavar="MODULE:FUNCTION", help="Its gradients; or 'autograd'.")
+    ] = None,
+    layout: Annotated[str, typer.Option("--layout", help="Axes of its arrays, as BHND, BNHD or ND.")] = "BHND",
+    arrays: Annotated[str, typer.Option("--arrays", help="Whose arrays it takes: numpy, torch, jax.")] = "numpy",
+    dtype: Annotated[str, typer.Option("--dtype", help="float32, float64, float16 or bfloat16.")] = "float32",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the inputs.")] = 0,
+    only: Annotated[list[str] | None, typer.Option("--only", metavar="TEXT", help="Only cases with TEXT.")] = None,
+    skip: Annotated[list[str] | None, typer.Option("--skip", metavar="TEXT", help="No cases with TEXT.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the report as JSON.")
+    ] = None,
+) -> None:
+    """Check an implementation of attention against the truth: where it is wrong, by how much, and perhaps why.
+
+    Exit status 0: it conforms. 1: a case failed, or none could be run. 2: wrong usage.
+    """
+    from refattn.testing.conformance import check_attention
+    from refattn.testing.conformance.loading import load_function
+    from refattn.testing.conformance.terminal import print_report
+
+    try:
+        gradients = backward if backward in (None, "autograd") else load_function(str(backward))
+        result = check_attention(
+            load_function(function), operation, backward=gradients, adapter=layout, arrays=arrays, dtype=dtype,
+            seeds=seed, only=only or (), skip=skip or (),
+        )  # fmt: skip
+    except (TypeError, ValueError, ImportError) as error:
+        raise typer.BadParameter(str(error)) from None
+    print_report(result, Console())
+    _write(json_file, lambda: json.dumps(result.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    raise typer.Exit(0 if result.passed else 1)
+
+
+vectors_app = typer.Typer(no_args_is_help=True, help="Reference vectors: compute them anew, or verify them.")
+app.add_typer(vectors_app, name="vectors")
+
+
+@vectors_app.command()
+def generate(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to; made if missing.")],
+) -> None:
+    """Compute the reference vectors to 50 digits and write them, bit for bit the shipped ones. Needs mpmath."""
+    from refattn.testing.vectors import load_manifest
+    from refattn.testing.vectors.generate import generate as generate_vectors
+
+    try:
+        manifest = generate_vectors(out)
+    except (ImportError, OSError) as error:
+        print(f"refattn: the vectors could not be made: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    shipped = load_manifest()
+    same = sum(manifest["files"][name]["sha256"] == one["sha256"] for name, one in shipped["files"].items())
+    print(f"{len(manifest['files'])} files in {out}, {same} of {len(shipped['files'])} bit for bit the shipped ones")
+    raise typer.Exit(0 if same == len(manifest["files"]) == len(shipped["files"]) else 1)
+
+
+@vectors_app.command()
+def verify(
+    folder: Annotated[Path | None, typer.Option("--dir", metavar="DIR", help="By default the shipped ones.")] = None,
+) -> None:
+    """Compare every stored result with this package's own. Exit status 1: a file or a result is not right."""
+    from refattn.testing.vectors.verify import verify_vectors
+
+    try:
+        checks = verify_vectors(folder)
+    except (ValueError, OSError) as error:
+        print(f"refattn: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    for check in checks:
+        print(f"{'ok    ' if check.passed else 'FAILED'} {check.name}: {check.error:.1e}, bound {check.bound:.0e}")
+    raise typer.Exit(0 if checks and all(check.passed for check in checks) else 1)
 
 
 @app.command()

@@ -113,7 +113,7 @@ class Softmax:
         self.g_upper = None if upper is None else strict(upper.exp_transform(shift))
         ones = np.ones((lower.n, 1), lower.kernels.dtype)
         self.D = self._numerator(ones)[:, 0]
-        error = np.sqrt(self._noise())
+        error = self._noise()
         with np.errstate(divide="ignore", invalid="ignore"):
             bound = 2 * error / (self.D - error)  # numerator and denominator
         kept = (bound >= 0) & (bound <= tol)  # NaN and negative denominators are not kept
@@ -166,13 +166,14 @@ class Softmax:
         return y
 
     def _noise(self) -> NDArray[np.float64]:
-        """Squared error of the entries of a row of ``Σ_i conv(b̃_i, m_i) w``, for ``‖w‖_∞ ≤ 1``."""
-        noise = np.zeros(self.lower.n)
+        """Error of the entries of a row of ``Σ_i conv(b̃_i, m_i) w``, for ``‖w‖_∞ ≤ 1``."""
+        n = self.lower.n
+        noise = np.full(n, n * float(np.finfo(self.D.dtype).tiny))  # what underflows is lost whatever the method
         for c, end, kernel in segments(self.g):
-            noise[c:] += _product_noise(kernel, end - c)
+            noise[c:] = np.hypot(noise[c:], _product_noise(kernel, end - c))
         if self.g_upper is not None:
             for c, end, kernel in segments(self.g_upper):
-                noise[c:end] += _product_noise(kernel, kernel.size)
+                noise[c:end] = np.hypot(noise[c:end], _product_noise(kernel, kernel.size))
         return noise
 
 
@@ -233,8 +234,12 @@ def transposed_product(g: ConvBasis, x: FloatArray) -> FloatArray:
 
 
 def _product_noise(a: FloatArray, size: int) -> float:
-    """Squared error of an entry of ``conv(a) x`` by FFT, x having `size` entries of at most 1."""
+    """Error of an entry of ``conv(a) x`` by FFT, x having `size` entries of at most 1."""
+    largest = float(np.abs(a).max())
+    if largest == 0:
+        return 0.0
     length = _fft.fast_length(2 * a.size - 1)
-    a1, a2 = np.abs(a, dtype=np.float64).sum(), np.linalg.norm(a.astype(np.float64))
+    relative = np.abs(a, dtype=np.float64) / largest  # whose squares do not underflow, however small the kernel
+    a1, a2 = relative.sum(), np.linalg.norm(relative)
     x1, x2 = size, math.sqrt(size)
-    return float(convolution_error(length, a.dtype, factors=a2 * x2, product=min(a1 * x2, a2 * x1)) ** 2)
+    return largest * float(convolution_error(length, a.dtype, factors=a2 * x2, product=min(a1 * x2, a2 * x1)))

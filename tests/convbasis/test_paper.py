@@ -134,6 +134,20 @@ def test_rows_far_below_the_largest_are_kept(method):
     np.testing.assert_allclose(out[:100], np.cumsum(v, axis=0)[:100] / np.arange(1, 101)[:, None], rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("method", ["paper", "fast"])
+@pytest.mark.parametrize("depth", [300.0, 500.0, 700.0, 1e4], ids="exp(-{})".format)
+def test_a_segment_far_below_another_keeps_its_rows(depth, method):
+    """The first column holds the largest logit, the others one so small that its square, or itself, underflows."""
+    n = 60
+    kernels = np.zeros((2, n))
+    kernels[0, 1:] = -2e4
+    kernels[1, : n - 1] = -depth + 3 * np.random.default_rng(2).standard_normal(n - 1)
+    basis = ConvBasis([0, 1], kernels)
+    v, dummy = np.random.default_rng(3).standard_normal((n, 3)), np.zeros((n, 1))
+    out, oracle = (conv_attention(dummy, dummy, v, basis=basis, method=m) for m in (method, "oracle"))
+    np.testing.assert_allclose(out, oracle, rtol=0, atol=1e-11)  # the oracle rounds sums of 2e4: 4e-12
+
+
 @pytest.mark.parametrize("n", SIZES, ids="n={}".format)
 def test_float32_is_as_good_as_plain_float32_attention(n):
     k = min(4, n)

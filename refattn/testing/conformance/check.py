@@ -1,0 +1,193 @@
+"""The check itself: every case of the grid, a failure shrunk, a cause guessed (ours)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from refattn._validation import as_count, as_option, as_real
+from refattn.testing.conformance.adapters import Adapter, Caller
+from refattn.testing.conformance.arrays import jax_vjp, torch_autograd
+from refattn.testing.conformance.causes import guess_causes
+from refattn.testing.conformance.judge import FACTOR
+from refattn.testing.conformance.operation import Case
+from refattn.testing.conformance.precision import precision as precision_named
+from refattn.testing.conformance.registry import OPERATIONS
+from refattn.testing.conformance.report import FAIL, NOT_RUN, CaseResult, ConformanceReport
+from refattn.testing.conformance.trial import Subject, Trial, try_case
+
+AUTOMATIC = {"torch": torch_autograd, "jax": jax_vjp}
+
+
+def check_attention(
+    function: Callable[..., Any],
+    spec: str,
+    *,
+    backward: Callable[..., Any] | str | None = None,
+    adapter: str | Adapter = "(B, H, N, D)",
+    arrays: str = "numpy",
+    dtype: str = "float32",
+    precision: str | None = None,
+    seeds: int | Iterable[int] = 0,
+    factor: float = FACTOR,
+    only: Iterable[str] = (),
+    skip: Iterable[str] = (),
+) -> ConformanceReport:
+    """Check an implementation of attention, and its gradients, against the truth.
+
+    Every case of a grid (ordinary, adversarial, degenerate, real) goes through the function. A row of a result may
+    differ from a float64 reference by `factor` times the error of a plain implementation in the same precision; the
+    rule is written out in ``refattn.testing.conformance.judge``.
+
+    Parameters
+    ----------
+    function : callable
+        The implementation. Its signature has to be that of the operation; an option it does not take is left out, and
+        cases that need it are reported as not run.
+    spec : {"dense", "conv", "sparsek", "sparsek-operator", "sparsek-thresholds"}
+        The operation:
+
+        - ``"dense"``: ``fn(q, k, v, *, causal, scale, mask) -> out``. `mask` is None or boolean, (n_q, n_k), True where
+          a key may be seen; rows that see none give zeros.
+        - ``"conv"``: ``fn(q, k, v, *, starts, scale) -> out``. Causal attention whose logits are k-conv with these
+          starts: column j of segment i is column ``starts[i]``, shifted down by ``j − starts[i]``.
+        - ``"sparsek"``: ``fn(q, k, v, scores, *, n_select, window, gate, hard, scale) -> out``, as
+          `refattn.sparsek_attention`.
+        - ``"sparsek-operator"``: ``fn(z, *, k) -> p``, z of shape (B, n), along the last axis.
+        - ``"sparsek-thresholds"``: ``fn(z, *, k) -> tau``, of every prefix.
+    backward : callable or "autograd", optional
+        ``backward(dout, *inputs, **options)``, which returns the gradients as a tuple, in the order of the inputs.
+        ``"autograd"`` takes them from PyTorch or JAX. Without it only the forward is checked.
+    adapter : str or Adapter, optional
+        Axes of q, k, v: ``"(B, H, N, D)"``, ``"(B, N, H, D)"``, ``"(N, D)"`` (one call for every head) or another
+        order; or an `Adapter` with two functions.
+    arrays : {"numpy", "torch", "jax"}, optional
+        Whose arrays the function takes. It may return anything with ``__array__`` or DLPack.
+    dtype : {"float32", "float64", "float16", "bfloat16"}, optional
+        Of the arrays it takes.
+    precision : str, optional
+        What it is judged by, where that is not `dtype`: a kernel that takes float32 but multiplies in bfloat16 says so.
+    seeds : int or iterable of int, optional
+        Seeds of the inputs; the whole grid runs for each.
+    factor : float, optional
+        How many times the error of the plain implementation is excused; at least 1.
+    only : iterable of str, optional
+        Run only the cases whose name contains one of these; all by default.
+    skip : iterable of str, optional
+        Cases whose name contains one of these are not run, and are reported so.
+
+    Returns
+    -------
+    ConformanceReport
+        Per case pass, fail or not run, with the worst row, what was expected and what came; the first failing case at
+        the smallest n that fails; and a guess at the cause. ``report.passed`` sums it up, ``print(report)`` shows it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong kind or unknown. Whatever `function` raises is a failing case.
+
+    See Also
+    --------
+    assert_conforms : The same for a test.
+
+    Examples
+    --------
+    A kernel that forgot to divide by √d:
+
+    >>> import numpy as np
+    >>> from refattn.testing import check_attention
+    >>> def kernel(q, k, v):
+    ...     logits = q @ k.swapaxes(-1, -2)
+    ...     logits = np.where(np.tri(*logits.shape[-2:], dtype=bool), logits, -np.inf)
+    ...     weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    ...     return weights / weights.sum(axis=-1, keepdims=True) @ v
+    >>> report = check_attention(kernel, "dense", skip=["group", "key-value head"])
+    >>> report.passed, report.causes[0].name, report.shrunk.n
+    (False, 'missing scale', 2)
+    """
+    operation = OPERATIONS[as_option("spec", spec, OPERATIONS)]
+    if not callable(function):
+        raise TypeError(f"function: {type(function).__name__} came, a callable was wanted")
+    if backward == "autograd":
+        backward = AUTOMATIC[as_option("arrays with backward='autograd'", arrays, AUTOMATIC)](function)
+    if isinstance(backward, str) or not (backward is None or callable(backward)):
+        raise TypeError(f"backward: {backward!r} came, a callable, 'autograd' or None was wanted")
+    subject = Subject(
+        function,
+        backward if operation.differentiable else None,
+        operation,
+        Caller(adapter, arrays, dtype, operation.axes),
+        precision_named(dtype),
+        precision_named(dtype if precision is None else precision),
+        as_real("factor", factor, least=1.0),
+    )
+    wanted, left_out = tuple(only), tuple(skip)
+    cases = [case for case in operation.cases if not wanted or any(text in case.name for text in wanted)]
+    if not cases:
+        raise ValueError(f"only: no case's name contains {' or '.join(map(repr, wanted))}")
+    results, trials = [], []
+    first: tuple[Case, int] | None = None
+    for seed in [seeds] if isinstance(seeds, int) else seeds:
+        for case in cases:
+            result, trial = _run(subject, case, as_count("seeds", seed, least=0), left_out)
+            results.append(result)
+            if result.verdict == FAIL:
+                first = first or (case, result.seed)
+                trials += [trial] if trial is not None else []
+    return ConformanceReport(
+        operation.name,
+        getattr(function, "__qualname__", repr(function)),
+        dtype,
+        subject.precision.name,
+        subject.factor,
+        subject.backward is not None,
+        tuple(results),
+        None if first is None else _shrunk(subject, *first),
+        guess_causes(subject, trials),
+    )
+
+
+def assert_conforms(function: Callable[..., Any], spec: str, **options: Any) -> ConformanceReport:
+    """Raise ``AssertionError`` with the report as its message unless the function conforms; for tests.
+
+    Parameters, and the report returned, are those of `check_attention`.
+
+    Examples
+    --------
+    >>> from refattn import dense_attention
+    >>> from refattn.testing import assert_conforms
+    >>> def kernel(q, k, v, *, causal, scale):
+    ...     return dense_attention(q, k, v, mask="causal" if causal else "full", scale=scale)
+    >>> assert_conforms(kernel, "dense").counts()["fail"]
+    0
+    """
+    report = check_attention(function, spec, **options)
+    if not report.passed:
+        raise AssertionError(str(report))
+    return report
+
+
+def _run(subject: Subject, case: Case, seed: int, left_out: tuple[str, ...]) -> tuple[CaseResult, Trial | None]:
+    if any(text in case.name for text in left_out):
+        return CaseResult(case.name, case.kind, seed, case.n, {}, NOT_RUN, "left out, as asked"), None
+    return try_case(subject, case, case.n, seed)
+
+
+def _shrunk(subject: Subject, case: Case, seed: int) -> CaseResult:
+    """Return the case at the smallest n, of those tried, at which it fails."""
+    for n in _sizes(case.n):
+        result, _ = try_case(subject, case, n, seed)
+        if result.verdict == FAIL:
+            break
+    else:
+        result, _ = try_case(subject, case, case.n, seed)
+    return result
+
+
+def _sizes(n: int) -> Iterator[int]:
+    """Sizes to try, ascending: all up to 20, then in steps of about a tenth."""
+    size = 1
+    while size <= n:
+        yield size
+        size += max(1, size // 20)

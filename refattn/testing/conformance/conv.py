@@ -1,0 +1,232 @@
+"""Conv attention with given starts as an operation to check (arXiv 2405.05219; the truth is the oracle in float64).
+
+The kernels are columns of the logits, ``u_i[t] = scale · q_{c_i+t} · k_{c_i}``, so the operation is a function of q, k
+and v, and its gradient is the derivative with the starts held fixed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refattn._validation import FloatArray
+from refattn.convbasis.attention import conv_attention
+from refattn.convbasis.basis import ConvBasis, basis_from_starts
+from refattn.testing.conformance import dense, heads, softmax
+from refattn.testing.conformance.dense_cases import real_arrays
+from refattn.testing.conformance.operation import Arrays, Case, Operation, Problem
+from refattn.testing.conformance.precision import PRECISIONS, Precision
+from refattn.testing.inputs import attention_inputs, rope_structured
+
+FAULTS = {
+    "start off by one (late)": "every segment but the first starts one column late",
+    "start off by one (early)": "every segment but the first starts one column early",
+    "kernel shifted": "entry t of a kernel stands t + 1 below the diagonal, the diagonal getting entry 0 too",
+    "kernel of the segment before": "the columns of a segment use the kernel of the one before it",
+    "last segment dropped": "the columns of the last segment weigh nothing",
+    "exponentials added": "the exponentials of the kernels b_i are added where exp of their sum was wanted",
+    "circular convolution": "products wrap around: the FFT is not padded to twice the length",
+    "missing scale": "the logits are not multiplied by the scale",
+    "exact attention returned": "the output is exact attention, not that of the basis",
+    "future leak": "rows see later columns, at kernel entry 0",
+    "gradient of exact attention": "the derivative with respect to the logits is not summed over the segments",
+    "gradient of the first column": "only the first column of a segment passes its gradient to the kernel",
+    "query gradient dropped": "the gradient that reaches q through the kernels is zero",
+    **heads.FAULTS,
+    **{name: sentence for name, sentence in softmax.FAULTS.items() if "empty rows" not in name},
+}
+
+
+def truth(problem: Problem, upstream: FloatArray | None) -> Arrays:
+    """The oracle's output; its gradients by the plain implementation in float64."""
+    q, k, v = (problem.arrays[x].astype(np.float64) for x in ("q", "k", "v"))
+    starts, scale = problem.options["starts"], problem.options["scale"]
+    lead = q.shape[:2]
+    shared = heads.shared_heads(q.shape[1], k.shape[1], None)
+    bases = [[basis_from_starts(q[b, h], k[b, shared[h]], starts, scale=scale) for h in range(lead[1])]
+             for b in range(lead[0])]  # fmt: skip
+    basis = ConvBasis(
+        np.stack([[basis.starts for basis in row] for row in bases]),
+        np.stack([[basis.kernels for basis in row] for row in bases]),
+    )
+    out = conv_attention(q, k, v, basis=basis, method="oracle")
+    if upstream is None:
+        return {"out": out}
+    return {**plain(problem, upstream.astype(np.float64), PRECISIONS["float64"]), "out": out}
+
+
+def sizes(problem: Problem, upstream: FloatArray | None) -> dict[str, float]:
+    """Those of exact attention, times what products by FFT of length 2n are excused: ``1 + log₂(2n) / 2``."""
+    excused = 1 + math.log2(2 * problem.arrays["q"].shape[-2]) / 2
+    return {name: excused * size for name, size in dense.sizes(problem, upstream).items()}
+
+
+def segment_columns(problem: Problem, fault: str | None) -> NDArray[np.int64]:
+    """Return for every column the start of its segment, where its logits are taken."""
+    n = problem.arrays["q"].shape[-2]
+    starts = np.asarray(problem.options["starts"])
+    moved = starts.copy()
+    if fault == "start off by one (late)":
+        moved[1:] = np.minimum(starts[1:] + 1, n - 1)
+    if fault == "start off by one (early)":
+        moved[1:] = starts[1:] - 1
+    if fault == "gradient of exact attention":
+        return np.arange(n)
+    place = np.searchsorted(moved, np.arange(n), side="right") - 1
+    if fault == "kernel of the segment before":
+        place = np.maximum(place - 1, 0)
+    return np.asarray(moved[place])
+
+
+def plain(problem: Problem, upstream: FloatArray | None, to: Precision, fault: str | None = None) -> Arrays:
+    """Conv attention with its logits formed entry by entry; and, on request, with one mistake."""
+    q, k, v = (to.round(problem.arrays[x]) for x in ("q", "k", "v"))
+    n, n_kv = q.shape[-2], k.shape[1]
+    shared = heads.shared_heads(q.shape[1], n_kv, fault)
+    keys, values = k[:, shared], v[:, shared]
+    scale = np.asarray(1.0 if fault == "missing scale" else problem.options["scale"], to.work)
+    columns = np.arange(n)
+    forward_fault = None if fault == "gradient of exact attention" else fault
+    start = columns if fault == "exact attention returned" else segment_columns(problem, forward_fault)
+    lag = columns[:, None] - columns
+    if fault == "kernel shifted":
+        lag = np.where(lag > 0, lag - 1, lag)
+    row = start + np.maximum(lag, 0)  # logit (i, j) is that of query c + i − j and key c
+    allowed = columns[:, None] >= columns
+    if fault == "future leak":
+        allowed = np.ones_like(allowed)
+    if fault == "circular convolution":
+        row = start + lag % (n - start)
+        allowed = columns[:, None] >= start
+    if fault == "last segment dropped" and len(problem.options["starts"]) > 1:
+        allowed = allowed & (columns < problem.options["starts"][-1])
+
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        exact = to.round(to.round(q @ keys.swapaxes(-1, -2)) * scale)
+        logits = exact[..., np.minimum(row, n - 1), np.broadcast_to(start, row.shape)]
+        if fault == "exponentials added":
+            logits = _exponentials_added(exact, np.asarray(problem.options["starts"]), lag)
+        weights = softmax.softmax(logits, allowed, to, fault)
+        out = to.round(weights @ values)
+        if upstream is None:
+            return {"out": out}
+        # forward: out = weights @ values
+        dvalues = to.round(weights.swapaxes(-1, -2) @ upstream)
+        dweights = to.round(upstream @ values.swapaxes(-1, -2))
+        # forward: weights = softmax(logits)
+        dlogits = softmax.softmax_backward(weights, dweights, to, fault)
+        # forward: logits = exact[row, start]
+        if fault == "gradient of exact attention":
+            dexact = dlogits
+        else:
+            given = np.where(columns == start, dlogits, 0) if fault == "gradient of the first column" else dlogits
+            dexact = np.zeros_like(exact)
+            there: Any = (..., np.minimum(row, n - 1)[allowed], np.broadcast_to(start, row.shape)[allowed])
+            np.add.at(dexact, there, given[..., allowed])
+        # forward: exact = scale · q kᵀ
+        dq = to.round(to.round(dexact @ keys) * scale)
+        dkeys = to.round(to.round(dexact.swapaxes(-1, -2) @ q) * scale)
+        # forward: keys, values = k, v of the shared heads
+        dk, dv = (heads.add_shared(x, shared, n_kv, to, fault) for x in (dkeys, dvalues))
+    if fault == "query gradient dropped":
+        dq = np.zeros_like(dq)
+    return {"out": out, "dq": dq, "dk": dk, "dv": dv}
+
+
+def _exponentials_added(exact: FloatArray, starts: NDArray[np.int64], lag: NDArray[np.int64]) -> FloatArray:
+    """Logits whose exponential is ``Σ_l conv(exp(b_l), m_l)``, the exp transform done wrong."""
+    n = exact.shape[-1]
+    row, before, total = np.maximum(lag, 0), np.zeros_like(exact), np.zeros_like(exact)
+    for c in starts:
+        kernel = exact[..., np.minimum(row + c, n - 1), np.full_like(row, c)]
+        total = total + np.where(np.arange(n) >= c, np.exp(kernel - before), 0)
+        before = kernel
+    return np.asarray(np.log(np.maximum(total, np.finfo(exact.dtype).tiny)))
+
+
+def structured(
+    d: int = 16, *, starts: int = 4, deviation: float = 2.0, lead: tuple[int, int] = (1, 2), d_v: int | None = None
+) -> Callable[[int, int], Problem]:
+    """Return a builder of rotary inputs, whose logits are exactly k-conv."""
+
+    def build(n: int, seed: int) -> Problem:
+        q, k, v, found = rope_structured(
+            n, d, starts=min(starts, n), seed=seed, deviation=deviation, lead=lead, d_v=d_v
+        )
+        return Problem({"q": q, "k": k, "v": v}, {"starts": found, "scale": 1 / math.sqrt(d)}, seed=seed)
+
+    return build
+
+
+def unstructured(
+    d: int = 16,
+    *,
+    segments: Callable[[int], int] = lambda n: 5,
+    heads_: tuple[int, int, int] = (1, 2, 2),
+    scale: float | None = None,
+    **options: Any,
+) -> Callable[[int, int], Problem]:
+    """Return a builder of unstructured inputs with random starts: the basis is then not that of exact attention."""
+    batch, n_heads, n_kv = heads_
+
+    def build(n: int, seed: int) -> Problem:
+        rng = np.random.default_rng([seed, 5])
+        count = min(segments(n), n)
+        starts = np.concatenate([[0], 1 + np.sort(rng.choice(n - 1, count - 1, replace=False))]).astype(np.int64)
+        q, k, v = attention_inputs(n, d, seed=seed, lead=(batch, n_heads), kv_lead=(batch, n_kv), **options)
+        given = {"starts": starts, "scale": 1 / math.sqrt(d) if scale is None else scale}
+        return Problem({"q": q, "k": k, "v": v}, given, seed=seed)
+
+    return build
+
+
+def real_layer(layer: int) -> Callable[[int, int], Problem]:
+    """Real heads on eight evenly spaced segments."""
+
+    def build(n: int, seed: int) -> Problem:
+        starts = np.unique(np.linspace(0, n, 8, endpoint=False).astype(np.int64))
+        return Problem(real_arrays(layer, n, seed), {"starts": starts, "scale": 1 / 8}, seed=seed)
+
+    return build
+
+
+CASES = (
+    *(Case(f"rotary, n = {n}", "ordinary", n, structured()) for n in (8, 63, 64, 65, 150)),
+    *(Case(f"unstructured, n = {n}", "ordinary", n, unstructured()) for n in (7, 64, 101)),
+    Case("rotary, d = 64", "ordinary", 80, structured(64)),
+    Case("rotary, d_v ≠ d", "ordinary", 33, structured(d_v=24)),
+    Case("one segment", "ordinary", 40, unstructured(segments=lambda n: 1)),
+    Case("two segments", "ordinary", 40, unstructured(segments=lambda n: 2)),
+    Case("as many segments as columns", "ordinary", 33, unstructured(segments=lambda n: n)),
+    Case("grouped heads, 4 on 2", "ordinary", 33, unstructured(heads_=(2, 4, 2))),
+    Case("one key-value head for 4", "ordinary", 33, unstructured(heads_=(1, 4, 1))),
+    Case("scale given", "ordinary", 33, unstructured(scale=0.11)),
+    Case("logits of deviation 8", "adversarial", 65, unstructured(deviation=8.0)),
+    Case("rotary, logits of deviation 16", "adversarial", 65, structured(deviation=16.0)),
+    Case("logits of 10⁴", "adversarial", 40, unstructured(deviation=1e4)),
+    Case("all logits equal to 200", "adversarial", 40, unstructured(4, kind="constant", deviation=200.0)),
+    Case("one-hot, logits 0 and 30", "adversarial", 40, unstructured(kind="one-hot", deviation=30.0)),
+    Case("n = 1", "degenerate", 1, unstructured()),
+    Case("n = 2, two segments", "degenerate", 2, unstructured(segments=lambda n: 2)),
+    Case("d = 1", "degenerate", 21, unstructured(1)),
+    *(Case(f"real heads, group {layer}", "real", 128, real_layer(layer)) for layer in (0, 2, 4)),
+)
+
+CONV = Operation(
+    name="conv",
+    signature="fn(q, k, v, *, starts, scale) -> out",
+    backward_signature="backward(dout, q, k, v, *, starts, scale) -> (dq, dk, dv)",
+    axes={"q": "BHND", "k": "BHND", "v": "BHND", "out": "BHND"},
+    differentiable=("q", "k", "v"),
+    defaults=lambda problem: {"scale": 1 / math.sqrt(problem.arrays["q"].shape[-1])},
+    cases=CASES,
+    truth=truth,
+    plain=plain,
+    sizes=sizes,
+    faults=FAULTS,
+    perturbed=("q", "k", "v"),
+)

@@ -1,0 +1,169 @@
+"""What a conformance check found, as data and as text (ours)."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from refattn.testing.conformance.judge import Judgement
+
+SCHEMA = "refattn-conformance/1"
+SHOWN = 4
+"""Failing cases shown in full as text; the others by name."""
+
+PASS, FAIL, NOT_RUN = "pass", "fail", "not run"
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """What became of one case.
+
+    Attributes
+    ----------
+    case, kind : str
+        Its name and heading.
+    seed, n : int
+        What it was built with.
+    shapes : dict of str to list of int
+        Of the inputs, with the axes (B, H, N, D).
+    verdict : {"pass", "fail", "not run"}
+        The last is never a pass.
+    reason : str
+        Why it was not run, or failed other than by its numbers.
+    judgements : tuple of Judgement
+        One for every result.
+    """
+
+    case: str
+    kind: str
+    seed: int
+    n: int
+    shapes: dict[str, list[int]]
+    verdict: str
+    reason: str = ""
+    judgements: tuple[Judgement, ...] = ()
+
+    @property
+    def worst(self) -> Judgement | None:
+        """The judgement with the largest error relative to what was allowed."""
+        return max(self.judgements, key=lambda j: j.error / j.allowed if j.allowed else j.error, default=None)
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A guess at what went wrong.
+
+    Attributes
+    ----------
+    name : str
+        In a few words.
+    explanation : str
+        In a sentence.
+    explained, examined : int
+        In how many failing cases the results are those the mistake would give, of how many that were looked at.
+    """
+
+    name: str
+    explanation: str
+    explained: int
+    examined: int
+
+
+@dataclass(frozen=True)
+class ConformanceReport:
+    """What `check_attention` found.
+
+    Attributes
+    ----------
+    operation, function, dtype, precision : str
+        What was checked, on arrays of which dtype, and the precision it was judged by.
+    factor : float
+        Of the rule of judgement.
+    backward : bool
+        Whether gradients were checked.
+    cases : tuple of CaseResult
+        In the order of the grid.
+    shrunk : CaseResult or None
+        The first failing case at the smallest n at which it still fails.
+    causes : tuple of Cause
+        Guesses, the likeliest first; empty where nothing was recognised.
+    """
+
+    operation: str
+    function: str
+    dtype: str
+    precision: str
+    factor: float
+    backward: bool
+    cases: tuple[CaseResult, ...]
+    shrunk: CaseResult | None = None
+    causes: tuple[Cause, ...] = ()
+
+    @property
+    def failures(self) -> tuple[CaseResult, ...]:
+        """The cases that failed."""
+        return tuple(case for case in self.cases if case.verdict == FAIL)
+
+    @property
+    def passed(self) -> bool:
+        """Whether no case failed, and at least one was run."""
+        return not self.failures and any(case.verdict == PASS for case in self.cases)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many cases passed, failed and were not run."""
+        found = Counter(case.verdict for case in self.cases)
+        return {verdict: found[verdict] for verdict in (PASS, FAIL, NOT_RUN)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data for JSON; numbers that are not finite become strings."""
+        data = asdict(self)
+        return dict(_plain({"schema": SCHEMA, "passed": self.passed, "counts": self.counts(), **data}))
+
+    def __str__(self) -> str:
+        """Return the report as text: the counts, what was not run, the failures, the shrunk case, the guess."""
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in self.counts().items())
+        gradients = "with gradients" if self.backward else "forward only"
+        lines = [f"{self.function} as {self.operation!r} in {self.dtype}, {gradients}: {counts}."]
+        lines += [f"not run: {case.case}: {case.reason}" for case in self.cases if case.verdict == NOT_RUN]
+        lines += [line for case in self.failures[:SHOWN] for line in describe(case)]
+        if len(self.failures) > SHOWN:
+            lines.append(f"and {len(self.failures) - SHOWN} more: {', '.join(c.case for c in self.failures[SHOWN:])}")
+        if self.shrunk is not None:
+            lines += [f"smallest failing n: {self.shrunk.n}", *(f"  {line}" for line in describe(self.shrunk))]
+        if self.failures:
+            lines += [guess(cause) for cause in self.causes] or ["cause: not recognised"]
+        return "\n".join(lines)
+
+
+def guess(cause: Cause) -> str:
+    """Return a cause in a line."""
+    return f"cause: {cause.name}: {cause.explanation} ({cause.explained} of {cause.examined} failing cases)"
+
+
+def describe(case: CaseResult) -> list[str]:
+    """Return what failed in a case, a line for its name and one for every result that failed."""
+    shapes = ", ".join(f"{x} {tuple(shape)}" for x, shape in case.shapes.items())
+    lines = [f"FAILED {case.case} (seed {case.seed}; {shapes})"]
+    if case.reason:
+        lines.append(f"  {case.reason}")
+    for j in case.judgements:
+        if not j.passed:
+            lines.append(f"  {j.result} row {j.row}: error {j.error:.3g}, allowed {j.allowed:.3g}, plain {j.plain:.3g}")
+            lines.append(f"    expected {_numbers(j.expected)}")
+            lines.append(f"    got      {_numbers(j.got)}")
+    return lines
+
+
+def _numbers(values: list[float]) -> str:
+    shown = " ".join(f"{x:.6g}" for x in values[:4])
+    return f"[{shown}{' …' if len(values) > 4 else ''}]"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

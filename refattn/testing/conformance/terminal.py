@@ -1,0 +1,31 @@
+"""A conformance report in a terminal: a table of cases, then what failed and why (ours)."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from refattn.testing.conformance.report import FAIL, NOT_RUN, PASS, ConformanceReport
+
+_STYLE = {PASS: "green", FAIL: "red", NOT_RUN: "dim"}
+
+
+def print_report(report: ConformanceReport, console: Console) -> None:
+    """Print a row for every case, then the report's text."""
+    table = Table(title=f"{escape(report.function)} as {report.operation}, {report.dtype}", title_justify="left")
+    table.add_column("case")
+    table.add_column("worst", no_wrap=True)
+    table.add_column("error", justify="right", no_wrap=True)
+    table.add_column("allowed", justify="right", no_wrap=True)
+    table.add_column("plain", justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for case in report.cases:
+        worst = case.worst
+        numbers = ("", "", "", "")
+        if worst is not None:
+            row = ", ".join(map(str, worst.row))
+            numbers = (f"{worst.result} ({row})", f"{worst.error:.1e}", f"{worst.allowed:.1e}", f"{worst.plain:.1e}")
+        table.add_row(f"{case.kind}: {case.case}", *numbers, f"[{_STYLE[case.verdict]}]{case.verdict}[/]")
+    console.print(table)
+    console.print(escape(str(report)), soft_wrap=True, highlight=False)

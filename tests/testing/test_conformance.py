@@ -1,0 +1,287 @@
+"""`check_attention` on what is right, and what its report says about what is not."""
+
+import json
+
+import numpy as np
+import pytest
+
+import refattn
+from refattn.testing import Adapter, assert_conforms, check_attention
+from refattn.testing.conformance.operation import Problem
+from refattn.testing.conformance.precision import PRECISIONS
+from refattn.testing.conformance.registry import OPERATIONS
+
+SEEDS = range(20)
+MANY = ["n = 4", "n = 9", "n = 16", "ties", "hard", "gate on", "10⁴", "window", "everything"]
+"""Cases of SparseK attention that run on 20 seeds; all run on two."""
+
+
+def numpy_attention(q, k, v, *, causal, scale, mask):
+    """What a NumPy user writes."""
+    group = q.shape[1] // k.shape[1]
+    k, v = np.repeat(k, group, axis=1), np.repeat(v, group, axis=1)
+    allowed = np.ones((q.shape[-2], k.shape[-2]), dtype=bool)
+    if causal:
+        allowed &= np.tri(*allowed.shape, dtype=bool)
+    if mask is not None:
+        allowed &= mask
+    logits = np.where(allowed, q @ k.swapaxes(-1, -2) * scale, -np.inf)
+    weights = np.exp(logits - np.maximum(logits.max(axis=-1, keepdims=True), -1e30))
+    total = weights.sum(axis=-1, keepdims=True)
+    return weights / np.where(total > 0, total, 1) @ v
+
+
+# --- no false alarm --------------------------------------------------------------------------------------------------
+
+
+def test_the_dense_path_conforms_on_20_seeds(kernels):
+    forward, backward = kernels.dense()
+    assert_conforms(forward, "dense", backward=backward, seeds=SEEDS)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_plain_numpy_kernel_conforms_on_20_seeds(dtype):
+    assert_conforms(numpy_attention, "dense", dtype=dtype, seeds=SEEDS)
+
+
+def test_the_papers_conv_path_conforms_on_20_seeds(kernels):
+    forward, backward = kernels.conv()
+    assert_conforms(forward, "conv", backward=backward, seeds=SEEDS)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_fast_conv_path_conforms_on_20_seeds(kernels, dtype):
+    assert_conforms(kernels.conv_public("fast"), "conv", dtype=dtype, seeds=SEEDS)
+
+
+@pytest.mark.parametrize("method", ["paper", "fast"])
+def test_sparsek_attention_conforms_on_20_seeds(kernels, method):
+    forward, backward = kernels.sparsek_public(method)
+    assert_conforms(forward, "sparsek", backward=backward, seeds=SEEDS, only=MANY)
+    assert_conforms(forward, "sparsek", backward=backward, seeds=range(2))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_operator_and_the_thresholds_conform_on_20_seeds(kernels, dtype):
+    forward, backward = kernels.sparsek_operator()
+    assert_conforms(forward, "sparsek-operator", backward=backward, dtype=dtype, seeds=SEEDS)
+    for method in ("paper", "fast"):
+        forward, _ = kernels.thresholds(method=method)
+        assert_conforms(forward, "sparsek-thresholds", dtype=dtype, seeds=range(7))
+
+
+def torch_sdpa(q, k, v, *, causal, scale, mask):
+    from torch.nn.functional import scaled_dot_product_attention
+
+    if mask is not None and causal:
+        mask = mask.tril()
+    grouped = q.shape[1] != k.shape[1]
+    return scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=causal and mask is None, scale=scale, enable_gqa=grouped
+    )
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_pytorchs_attention_and_its_autograd_conform(dtype):
+    pytest.importorskip("torch", reason="needs the extra 'peers'")
+    report = assert_conforms(torch_sdpa, "dense", backward="autograd", arrays="torch", dtype=dtype, seeds=range(3))
+    assert report.counts()["not run"] == 0
+
+
+def test_jaxs_attention_and_its_vjp_conform():
+    jax = pytest.importorskip("jax", reason="JAX is not installed")
+
+    def attention(q, k, v, *, causal, scale, mask):
+        mask = None if mask is None else mask[None, None]
+        return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal, scale=scale)
+
+    few = ["n = 16", "4 on 2", "mask: random and"]
+    assert_conforms(attention, "dense", backward="autograd", arrays="jax", adapter="(B, N, H, D)", only=few)
+
+
+# --- adapters --------------------------------------------------------------------------------------------------------
+
+
+def one_head(q, k, v, **options):
+    return numpy_attention(q[None, None], k[None, None], v[None, None], **options)[0, 0]
+
+
+def one_batch(q, k, v, **options):
+    return numpy_attention(q[None], k[None], v[None], **options)[0]
+
+
+def heads_behind(q, k, v, **options):
+    return _swapped(numpy_attention(*map(_swapped, (q, k, v)), **options))
+
+
+def named(arrays, k, v, **options):
+    return {"out": numpy_attention(arrays["q"], k, v, **options)}
+
+
+@pytest.mark.parametrize(
+    ("adapter", "kernel"),
+    [
+        ("BHND", numpy_attention),
+        ("(B, N, H, D)", heads_behind),
+        ("(H, N, D)", one_batch),
+        ("(N, D)", one_head),
+        (Adapter(lambda a, name: {"q": a} if name == "q" else a, lambda r, name: r["out"]), named),
+    ],
+    ids=["BHND", "BNHD", "HND", "ND", "two functions"],
+)
+def test_layouts_and_adapters_reach_the_same_verdict(adapter, kernel):
+    assert_conforms(kernel, "dense", adapter=adapter)
+
+
+def _swapped(a):
+    return a.swapaxes(1, 2)
+
+
+def test_gradients_of_shared_heads_are_added_where_the_layout_has_no_heads(kernels):
+    _, dense_backward = kernels.dense()
+
+    def backward(dout, q, k, v, **options):
+        return tuple(g[0, 0] for g in dense_backward(*(a[None, None] for a in (dout, q, k, v)), **options))
+
+    assert_conforms(one_head, "dense", backward=backward, adapter="(N, D)")
+
+
+@pytest.mark.parametrize("layout", ["BHN", "NDX", "(N, N, D)", ""], ids=str)
+def test_a_layout_that_is_none_is_refused(layout):
+    with pytest.raises(ValueError, match="layout"):
+        check_attention(numpy_attention, "dense", adapter=layout)
+
+
+# --- the report ------------------------------------------------------------------------------------------------------
+
+
+def off_by_one(q, k, v, *, causal, scale):
+    mask = np.tri(q.shape[-2], k.shape[-2], k=1, dtype=bool) if causal else None
+    return numpy_attention(q, k, v, causal=False, scale=scale, mask=mask)
+
+
+def test_the_report_names_the_row_both_values_the_smallest_case_and_the_cause():
+    report = check_attention(off_by_one, "dense")
+    assert report.counts()["not run"] == 5  # it takes no mask
+    worst = report.failures[0].worst
+    b, h, i = worst.row
+    problem = next(c for c in OPERATIONS["dense"].cases if c.name == report.failures[0].case).build(2, 0)
+    arrays = [a.astype(np.float32) for a in problem.arrays.values()]
+    got = off_by_one(*arrays, causal=True, scale=0.25)[b, h, i]
+    np.testing.assert_allclose(worst.got, got[:8], rtol=1e-6)
+    np.testing.assert_allclose(worst.expected, refattn.dense_attention(*arrays)[b, h, i][:8], rtol=1e-5)
+    assert report.shrunk.n == 2
+    text = str(report)
+    for said in ("not run: mask: random: the function takes no mask", "smallest failing n: 2", "sees one later key"):
+        assert said in text
+
+
+def test_the_report_is_json_with_nothing_lost():
+    data = json.loads(json.dumps(check_attention(off_by_one, "dense").to_dict(), allow_nan=False))
+    assert data["schema"] == "refattn-conformance/1"
+    assert data["passed"] is False
+    assert data["cases"][0]["judgements"][0]["result"] == "out"
+    assert data["causes"][0]["name"] == "mask off by one (sees one later key)"
+
+
+def test_assert_conforms_raises_with_the_report():
+    with pytest.raises(AssertionError, match="smallest failing n: 2"):
+        assert_conforms(off_by_one, "dense")
+
+
+def test_what_the_function_raises_is_a_failing_case_and_not_an_error():
+    def broken(q, k, v, *, causal, scale, mask):
+        raise RuntimeError("no such device")
+
+    report = check_attention(broken, "dense", only=["n = 2"])
+    assert "raised RuntimeError: no such device" in report.failures[0].reason
+
+
+def test_a_function_that_writes_to_its_inputs_is_caught():
+    def careless(q, k, v, *, causal, scale, mask):
+        q *= scale
+        return numpy_attention(q, k, v, causal=causal, scale=1.0, mask=mask)
+
+    report = check_attention(careless, "dense", only=["n = 16"])
+    assert report.failures[0].reason == "the input q was written to"
+
+
+def test_nothing_run_is_not_a_pass():
+    report = check_attention(numpy_attention, "dense", skip=[""])
+    assert report.counts() == {"pass": 0, "fail": 0, "not run": len(report.cases)}
+    assert not report.passed
+
+
+def test_a_kernel_that_multiplies_in_bfloat16_may_say_so():
+    low = PRECISIONS["bfloat16"].round
+
+    def kernel(q, k, v, **options):
+        return numpy_attention(low(q), low(k), low(v), **options)
+
+    assert check_attention(kernel, "dense").causes[0].name == "wrong dtype"
+    assert_conforms(kernel, "dense", precision="bfloat16", skip=["10⁴"])
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"spec": "linear"}, ValueError, "spec"),
+        ({"dtype": "int8"}, ValueError, "dtype"),
+        ({"arrays": "cupy"}, ValueError, "arrays"),
+        ({"factor": 0.5}, ValueError, "factor"),
+        ({"backward": 3}, TypeError, "backward"),
+        ({"backward": "autograd"}, ValueError, "autograd"),
+        ({"only": ["no such case"]}, ValueError, "only"),
+        ({"seeds": -1}, ValueError, "seeds"),
+    ],
+    ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
+)
+def test_a_wrong_argument_is_refused_by_name(options, error, match):
+    given = {"spec": "dense", **options}
+    with pytest.raises(error, match=match):
+        check_attention(numpy_attention, **given)
+
+
+# --- the plain implementations ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_the_plain_implementation_in_float64_is_the_truth(name):
+    operation = OPERATIONS[name]
+    for case in operation.cases:
+        problem = case.build(min(case.n, 40), 1)
+        judged = problem.smooth and operation.differentiable
+        upstream = problem.upstream(PRECISIONS["float64"]) if judged else None
+        right = operation.truth(problem, upstream)
+        for result, array in operation.plain(problem, upstream, PRECISIONS["float64"]).items():
+            size = operation.sizes(problem, upstream)[result]
+            np.testing.assert_allclose(
+                array, right[result], rtol=0, atol=1e-13 * size, err_msg=f"{case.name}: {result}"
+            )
+
+
+def test_the_derivative_of_conv_attention_is_that_of_the_papers_path(kernels):
+    _, backward = kernels.conv()
+    problem = next(c for c in OPERATIONS["conv"].cases if c.name == "unstructured, n = 64").build(64, 3)
+    upstream = problem.upstream(PRECISIONS["float64"])
+    expected = backward(upstream, *problem.arrays.values(), **problem.options)
+    found = OPERATIONS["conv"].truth(problem, upstream)
+    for name, gradient in zip(("dq", "dk", "dv"), expected, strict=True):
+        np.testing.assert_allclose(found[name], gradient, rtol=0, atol=1e-12 * np.abs(gradient).max())
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_rounding_is_that_of_the_format(name):
+    x = np.random.default_rng(0).standard_normal(1000) * 100
+    rounded = PRECISIONS[name].round(x)
+    assert (np.abs(rounded - x) <= PRECISIONS[name].unit * np.abs(x) * (1 + 1e-12)).all()
+    assert np.array_equal(PRECISIONS[name].round(rounded), rounded)
+    assert np.isnan(PRECISIONS[name].round(np.array([np.nan]))).all()
+
+
+def test_every_problem_is_the_same_for_the_same_seed():
+    for operation in OPERATIONS.values():
+        for case in operation.cases:
+            one, other = (case.build(min(case.n, 30), 5) for _ in range(2))
+            assert isinstance(one, Problem)
+            assert all(np.array_equal(one.arrays[x], other.arrays[x]) for x in one.arrays)
