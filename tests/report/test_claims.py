@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 import refattn.convbasis.attention as conv_attention_module
-from refattn.convbasis import ConvBasis, basis, bounds, paper, toeplitz
+from refattn._threads import thread_count
+from refattn.convbasis import ConvBasis, basis, blocks, bounds, paper, toeplitz
+from refattn.convbasis import fast as fast_path
 from refattn.report.claims import ALL
 from refattn.report.claims import convbasis as convbasis_claims
 from refattn.report.claims import dense as dense_claims
+from refattn.report.claims import fast as fast_claims
 from refattn.report.claims import real_heads as real_heads_claims
 from refattn.report.claims import recover as recover_claims
 from refattn.report.ledger import FAILS, HOLDS, HOLDS_IF, NOT_RUN, run_each
@@ -128,6 +131,30 @@ def small_sharp_bound(monkeypatch):
     monkeypatch.setattr(real_heads_claims, "sharp_bound", lambda r, v: 0.1 * bounds.sharp_bound(r, v))
 
 
+def keep_every_row(monkeypatch):
+    """The fast path's guard switched off: every estimate says that nothing is lost."""
+    right = fast_path.FastSoftmax._write_block_transform
+    monkeypatch.setattr(
+        fast_path.FastSoftmax, "_write_block_transform", lambda self, below, v, out: 0 * right(self, below, v, out)
+    )
+
+
+def adjoint_shifted_by_a_row(monkeypatch):
+    right = blocks.BlockProduct.product
+
+    def shifted(self, x, *, transposed=False):
+        return np.roll(right(self, x, transposed=transposed), int(transposed), axis=0)
+
+    monkeypatch.setattr(blocks.BlockProduct, "product", shifted)
+
+
+def bits_by_thread(monkeypatch):
+    right = fast_claims.conv_attention
+    monkeypatch.setattr(
+        fast_claims, "conv_attention", lambda *a, **kw: right(*a, **kw) * np.float32(1 + 1e-6 * thread_count())
+    )
+
+
 def segment_dropped(monkeypatch):
     """The last segment's columns left out of the lower product."""
     right = paper.segment_product
@@ -160,6 +187,10 @@ def segment_dropped(monkeypatch):
         ("inference.k-equals-n", segment_dropped),
         ("inference.theorem", bound_too_small("inference_bound")),
         ("inference.a-posteriori", bound_too_small("sharp_bound")),
+        ("fast.numerical-domain", keep_every_row),
+        ("fast.exact-basis", scaled_attention(fast_claims)),
+        ("fast.adjoint", adjoint_shifted_by_a_row),
+        ("fast.threads", bits_by_thread),
         ("real.a-posteriori", small_sharp_bound),
         ("real.paper-equals-oracle", segment_dropped),
     ],
