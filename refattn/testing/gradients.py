@@ -1,9 +1,11 @@
-"""Gradient checks by central differences (ours).
+"""Gradient checks by central differences or a complex step (ours).
 
-The derivative along a direction u is taken from four evaluations, ``(8 (f(h) − f(−h)) − (f(2h) − f(−2h))) / 12h``,
-whose error is O(h⁴). What is compared is ``⟨upstream, df(u)⟩`` with ``⟨gradient, u⟩``, each input alone; the error is
-relative to the size such a product has for a random direction, ``‖gradient‖ ‖u‖ / √size``, so a small gradient is held
-to the same standard as a large one.
+With ``method="central"`` the derivative along a direction u is taken from four evaluations,
+``(8 (f(h) − f(−h)) − (f(2h) − f(−2h))) / 12h``, whose error is O(h⁴). With ``"complex-step"`` it is
+``Im f(x + ihu)/h`` with a tiny h, exact to rounding, for functions that take complex arrays and have no absolute value,
+maximum or sort in them. What is compared is ``⟨upstream, df(u)⟩`` with ``⟨gradient, u⟩``, each input alone; the error
+is relative to the size such a product has for a random direction, ``‖gradient‖ ‖u‖ / √size``, so a small gradient is
+held to the same standard as a large one.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from refattn._validation import FloatArray
+from refattn._validation import FloatArray, as_option
+
+METHODS = {"central": "central differences", "complex-step": "a complex step"}
 
 
 class GradientMismatchError(AssertionError):
@@ -29,6 +33,7 @@ def check_gradients(
     step: float = 1e-3,
     directions: int = 3,
     seed: int = 0,
+    method: str = "central",
 ) -> dict[str, float]:
     """Compare gradients with central differences along random directions, each input alone.
 
@@ -43,11 +48,13 @@ def check_gradients(
     rtol : float
         Largest relative error allowed.
     step : float, optional
-        Length h of the step, relative to the root mean square of the input.
+        Length h of the step of central differences, relative to the root mean square of the input.
     directions : int, optional
         Random unit directions per input.
     seed : int, optional
         Seed of the upstream gradient and of the directions.
+    method : {"central", "complex-step"}, optional
+        How the derivative is taken; for ``"complex-step"`` the function has to be analytic and take complex arrays.
 
     Returns
     -------
@@ -62,7 +69,7 @@ def check_gradients(
 
     Notes
     -----
-    ``1 + 4 · directions · len(inputs)`` evaluations of `function`.
+    ``1 + 4 · directions · len(inputs)`` evaluations of `function`, a quarter of them with ``"complex-step"``.
 
     Examples
     --------
@@ -74,6 +81,7 @@ def check_gradients(
         ...
     refattn.testing.gradients.GradientMismatchError: x, direction 0: ...
     """
+    as_option("method", method, METHODS)
     rng = np.random.default_rng(seed)
     upstream = rng.standard_normal(np.shape(function(**inputs)))
     found = gradients(upstream)
@@ -85,12 +93,12 @@ def check_gradients(
         for number in range(directions):
             direction = rng.standard_normal(point.shape)
             direction /= np.linalg.norm(direction)
-            numeric = float((upstream * _derivative(function, inputs, name, direction, step)).sum())
+            numeric = float((upstream * _derivative(function, inputs, name, direction, step, method)).sum())
             analytic = float((gradient * direction).sum())
             error = _relative(numeric, analytic, typical)
             if not error <= rtol:
                 raise GradientMismatchError(
-                    f"{name}, direction {number}: gradient {analytic:.17g}, central differences {numeric:.17g},"
+                    f"{name}, direction {number}: gradient {analytic:.17g}, {METHODS[method]} {numeric:.17g},"
                     f" relative error {error:.3g} above {rtol:g}"
                 )
             errors[name] = max(errors[name], error)
@@ -104,6 +112,7 @@ def check_jacobian(
     *,
     rtol: float,
     step: float = 1e-3,
+    method: str = "central",
 ) -> dict[str, float]:
     """Compare the full Jacobian with central differences, entry by entry; for small inputs.
 
@@ -121,6 +130,7 @@ def check_jacobian(
     >>> max(check_jacobian(lambda x: np.sin(x), lambda g: {"x": np.cos(x) * g}, {"x": x}, rtol=1e-9).values()) < 1e-9
     True
     """
+    as_option("method", method, METHODS)
     shape = np.shape(function(**inputs))
     units = np.eye(int(np.prod(shape))).reshape(-1, *shape)
     rows = [gradients(unit) for unit in units]
@@ -131,14 +141,16 @@ def check_jacobian(
         for column in range(point.size):
             direction = np.zeros(point.size)
             direction[column] = 1.0
-            numeric[:, column] = _derivative(function, inputs, name, direction.reshape(point.shape), step).ravel()
+            numeric[:, column] = _derivative(
+                function, inputs, name, direction.reshape(point.shape), step, method
+            ).ravel()
         difference = np.abs(numeric - analytic)
         scale = float(max(np.abs(analytic).max(), np.abs(numeric).max()))
         error = float(difference.max()) / scale if scale else 0.0
         if not error <= rtol:
             i, j = np.unravel_index(int(np.argmax(difference)), difference.shape)
             raise GradientMismatchError(
-                f"{name}, output {i}, input {j}: derivative {analytic[i, j]:.17g}, central differences"
+                f"{name}, output {i}, input {j}: derivative {analytic[i, j]:.17g}, {METHODS[method]}"
                 f" {numeric[i, j]:.17g}, relative error {error:.3g} above {rtol:g}"
             )
         errors[name] = error
@@ -157,10 +169,23 @@ def _gradient(found: Mapping[str, FloatArray], name: str, point: FloatArray) -> 
 
 
 def _derivative(
-    function: Callable[..., Any], inputs: Mapping[str, FloatArray], name: str, direction: FloatArray, step: float
+    function: Callable[..., Any],
+    inputs: Mapping[str, FloatArray],
+    name: str,
+    direction: FloatArray,
+    step: float,
+    method: str,
 ) -> FloatArray:
-    """Fourth-order central difference of the output along `direction` of the input `name`."""
+    """Derivative of the output along `direction` of the input `name`."""
     point = inputs[name]
+    if method == "complex-step":
+        tiny = 1e-100
+        out = np.asarray(function(**{**inputs, name: point + 1j * tiny * direction}))
+        if not np.iscomplexobj(out):
+            raise TypeError(
+                f"function: a real output came of a complex {name}; 'complex-step' wants an analytic function"
+            )
+        return np.asarray(out.imag / tiny)
     size = _root_mean_square(point) or 1.0
     h = step * size * np.sqrt(point.size) if np.count_nonzero(direction) > 1 else step * size
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from refattn.convbasis.training import loss_gradient_oracle
 from refattn.testing import GradientMismatchError, check_gradients, check_jacobian, tolerance
 
 RTOL = tolerance("differences").rtol
@@ -176,3 +177,50 @@ def test_the_seed_decides_the_directions():
 
     assert wrong(0) == wrong(0)
     assert wrong(0) != wrong(1)
+
+
+def test_a_complex_step_is_exact_to_rounding_and_sees_what_differences_cannot():
+    """An error of 1e-12 passes central differences and not the complex step."""
+    x = np.array([[0.3, -1.2], [0.7, 2.0]])
+
+    def gradients(factor):
+        return lambda g: {"x": factor * np.cos(x) * np.exp(np.sin(x)) * g}
+
+    def function(x):
+        return np.exp(np.sin(x))
+
+    for check in (check_gradients, check_jacobian):
+        assert check(function, gradients(1.0), {"x": x}, rtol=1e-14, method="complex-step")["x"] < 1e-14
+        check(function, gradients(1 + 1e-12), {"x": x}, rtol=1e-9)
+        with pytest.raises(GradientMismatchError, match="a complex step"):
+            check(function, gradients(1 + 1e-12), {"x": x}, rtol=1e-14, method="complex-step")
+
+
+def test_a_complex_step_through_a_real_function_is_refused():
+    x = np.array([0.3])
+    with pytest.raises(TypeError, match="function: a real output came of a complex x"):
+        check_gradients(lambda x: np.abs(x), lambda g: {"x": g}, {"x": x}, rtol=1e-9, method="complex-step")
+    with pytest.raises(ValueError, match="method: 'forward' came, one of 'central', 'complex-step'"):
+        check_gradients(lambda x: x, lambda g: {"x": g}, {"x": x}, rtol=1e-9, method="forward")
+
+
+def test_the_training_loss_passes_a_complex_step():
+    """The loss of section 5, softmax without its maximum, which is not analytic."""
+    rng = np.random.default_rng(0)
+    A1, A2, A3, E = rng.standard_normal((4, 8, 3))
+    X, W = rng.standard_normal((2, 3, 3))
+
+    def loss(X, W):
+        f = np.tril(np.exp(A1 @ X @ A2.T))
+        c = (f / f.sum(axis=1, keepdims=True)) @ A3 @ W - E
+        return np.array([0.5 * np.sum(c * c)])
+
+    found = loss_gradient_oracle(A1, A2, A3, X, W, E)
+    gradients = {"X": found.X, "W": found.W}
+    check_gradients(
+        loss,
+        lambda g: {name: g[0] * value for name, value in gradients.items()},
+        {"X": X, "W": W},
+        rtol=1e-12,
+        method="complex-step",
+    )
