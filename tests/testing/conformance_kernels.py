@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 
 import refattn
-from refattn.convbasis import basis, gradients, paper
+from refattn.convbasis import basis, fast, fast_gradients, gradients, paper
 from refattn.convbasis.bounds import ROW_TOLERANCE
 from refattn.sparsek import _problem, operator, prefix
 
@@ -89,6 +89,21 @@ def conv_fast(module, plan):
         return (out,)
 
     return lambda q, k, v, **x: conv_heads(forward_head)([q, k, v], [(*q.shape[:-1], v.shape[-1])], **x)[0]
+
+
+def conv_fast_backward(plan):
+    """The derivative of conv attention by the fast path."""
+
+    def backward_head(dout, q, k, v, *, starts, scale):
+        found = basis.basis_from_starts(q, k, starts, scale=scale)
+        softmax, out = fast.FastSoftmax(found, None, plan, v.shape[1]), np.empty_like(v)
+        lost, _ = softmax.write(v, ROW_TOLERANCE[v.dtype.name], out)
+        return fast_gradients.approximation_gradient(dout, out, q, k, v, softmax, lost, scale)
+
+    def backward(dout, q, k, v, **options):
+        return conv_heads(backward_head)([dout, q, k, v], [q.shape, k.shape, v.shape], **options)
+
+    return backward
 
 
 def conv_public(method):

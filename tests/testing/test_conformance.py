@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import refattn
+from refattn.convbasis import Plan
 from refattn.testing import Adapter, assert_conforms, check_attention
 from refattn.testing.conformance.operation import Problem
 from refattn.testing.conformance.precision import PRECISIONS
@@ -52,6 +53,13 @@ def test_the_papers_conv_path_conforms_on_20_seeds(kernels):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_fast_conv_path_conforms_on_20_seeds(kernels, dtype):
     assert_conforms(kernels.conv_public("fast"), "conv", dtype=dtype, seeds=SEEDS)
+
+
+@pytest.mark.parametrize("plan", [Plan("block transform", 16), Plan("direct")], ids=lambda plan: plan.path)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_fast_conv_gradient_conforms(kernels, dtype, plan):
+    forward, backward = kernels.conv_public("fast"), kernels.conv_fast_backward(plan)
+    assert_conforms(forward, "conv", backward=backward, dtype=dtype, seeds=range(3))
 
 
 @pytest.mark.parametrize("method", ["paper", "fast"])
