@@ -3,7 +3,7 @@
 Queries ``(…, H, n_q, d)`` meet keys ``(…, H_kv, n_k, d)`` and values ``(…, H_kv, n_k, d_v)``. Where H_kv divides
 H, query head h uses key-value head ``h // (H / H_kv)`` (grouped heads, the layout of GQA, ONNX and PyTorch). Inside
 the package every computation sees one common set of leading axes: `HeadLayout.expand` makes it by views,
-`HeadLayout.merge` and `HeadLayout.reduce` undo it for outputs and gradients.
+`HeadLayout.merge`, `HeadLayout.reduce_queries` and `HeadLayout.reduce_keys` undo it for outputs and gradients.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from refattn.report.claims import dense as dense_claims
 from refattn.report.claims import fast as fast_claims
 from refattn.report.claims import real_heads as real_heads_claims
 from refattn.report.claims import recover as recover_claims
+from refattn.report.claims import training as training_claims
 from refattn.report.ledger import FAILS, HOLDS, HOLDS_IF, NOT_RUN, run_each
 
 recover = import_module("refattn.convbasis.recover")  # the package's name `recover` is the function
@@ -155,6 +156,33 @@ def bits_by_thread(monkeypatch):
     )
 
 
+def gradient_off(name):
+    """A gradient of q, or of X, off by a tenth of a percent."""
+
+    def plant(monkeypatch):
+        right = getattr(training_claims, name)
+        field = "X" if name.startswith("loss") else "q"
+
+        def wrong(*args, **kwargs):
+            found = right(*args, **kwargs)
+            return found._replace(**{field: 1.001 * getattr(found, field)})
+
+        monkeypatch.setattr(training_claims, name, wrong)
+
+    plant.__name__ = name
+    return plant
+
+
+def fast_gradient_off(monkeypatch):
+    right = training_claims.conv_attention_backward
+
+    def wrong(dout, cache, **options):
+        found = right(dout, cache, **options)
+        return found._replace(v=found.v * 1.001) if cache.method == "fast" else found
+
+    monkeypatch.setattr(training_claims, "conv_attention_backward", wrong)
+
+
 def segment_dropped(monkeypatch):
     """The last segment's columns left out of the lower product."""
     right = paper.segment_product
@@ -191,6 +219,12 @@ def segment_dropped(monkeypatch):
         ("fast.exact-basis", scaled_attention(fast_claims)),
         ("fast.adjoint", adjoint_shifted_by_a_row),
         ("fast.threads", bits_by_thread),
+        ("training.oracle", gradient_off("loss_gradient_oracle")),
+        ("training.loss-gradient", gradient_off("loss_gradient_paper")),
+        ("training.attention-gradient", gradient_off("conv_attention_backward")),
+        ("training.perturbed", gradient_off("conv_attention_backward")),
+        ("training.approximation-gradient", gradient_off("conv_attention_backward")),
+        ("training.fast-equals-paper", fast_gradient_off),
         ("real.a-posteriori", small_sharp_bound),
         ("real.paper-equals-oracle", segment_dropped),
     ],
