@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refattn._files import write_whole
 from refattn._validation import FloatArray, as_option
 
 ComplexArray = NDArray[np.complexfloating[Any, Any]]
@@ -241,16 +241,7 @@ def export_wisdom(path: str | os.PathLike[str]) -> None:
     _require_fftw()
     with _planner:
         parts = _pyfftw().export_wisdom()
-    text = json.dumps({"fftw": [part.decode("ascii") for part in parts]})
-    target = Path(path)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name)
-    try:
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(text)
-        os.replace(name, target)
-    except BaseException:
-        os.unlink(name)
-        raise
+    write_whole(path, json.dumps({"fftw": [part.decode("ascii") for part in parts]}))
 
 
 def import_wisdom(path: str | os.PathLike[str]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
+from refattn._files import write_whole
 from refattn.versions import environment, show_versions
 
 try:
@@ -157,12 +158,9 @@ def _write(file: Path | None, text: Callable[[], str]) -> None:
     """Write a file whole or not at all; a file that cannot be written is one clear line and status 1."""
     if file is None:
         return
-    part = file.with_name(file.name + ".part")
     try:
-        part.write_text(text(), encoding="utf-8")
-        part.replace(file)
+        write_whole(file, text())
     except OSError as error:
-        part.unlink(missing_ok=True)
         print(f"refattn: {file} could not be written: {error.strerror or error}", file=sys.stderr)
         raise typer.Exit(1) from None
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refattn._files import replacing, write_whole
 from refattn._validation import FloatArray
 from refattn.models.llama import Capture, Llama
 from refattn.models.texts import shakespeare_text
@@ -68,7 +69,8 @@ def generate(out_dir: Path, *, on_layer: Callable[[int, int], None] | None = Non
     arrays = compute_heads(Llama.from_gguf(file, dtype=np.float64), tokens, on_layer=on_layer)
 
     out_dir.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(out_dir / ARRAYS_FILE, allow_pickle=False, **arrays)
+    with replacing(out_dir / ARRAYS_FILE) as arrays_file:
+        np.savez_compressed(arrays_file, allow_pickle=False, **arrays)
     manifest = {
         "model": "SmolLM2-135M-Instruct",
         "quantisation": "Q4_1",
@@ -87,7 +89,7 @@ def generate(out_dir: Path, *, on_layer: Callable[[int, int], None] | None = Non
         "arrays_sha256": arrays_sha256(arrays),
         "command": "python -m refattn.experiments.real_heads --out DIR",
     }
-    (out_dir / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    write_whole(out_dir / MANIFEST_FILE, json.dumps(manifest, indent=2) + "\n")
     return load_real_heads(folder=out_dir)
 
 

@@ -18,6 +18,7 @@ import mpmath  # type: ignore[import-untyped]
 import numpy as np
 from numpy.typing import NDArray
 
+from refattn._files import write_whole
 from refattn.testing.vectors import definitions
 from refattn.testing.vectors.files import MANIFEST_FILE, SCHEMA, VectorCase, archive_bytes
 
@@ -279,7 +280,7 @@ def generate(folder: Path) -> dict[str, Any]:
             listed = list(cases())
             arrays = {f"{one.name}.{x}": a for one in listed for x, a in one.arrays.items()}
             content = archive_bytes(arrays)
-            (folder / name).write_bytes(content)
+            write_whole(folder / name, content)
             manifest["files"][name] = {
                 "about": about,
                 "bytes": len(content),
@@ -287,7 +288,7 @@ def generate(folder: Path) -> dict[str, Any]:
                 "cases": [_described(one) for one in listed],
             }
     text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-    (folder / MANIFEST_FILE).write_text(text, encoding="utf-8")
+    write_whole(folder / MANIFEST_FILE, text)
     return manifest
 
 
