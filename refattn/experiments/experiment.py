@@ -1,8 +1,8 @@
 """What an experiment is: a question, cut into independent work items, each of which returns records (ours).
 
-An item is a flat dictionary of JSON scalars: the whole input of its computation, seed included, and its identity. Running
-an item twice gives the same records, apart from times. Whatever items share (weights, a text's tokens, a capture) is read
-by the function that runs them, and may be kept from one item to the next, never written.
+An item is a flat dictionary of JSON scalars: the whole input of its computation, seed included, and its identity.
+Running an item twice gives the same records, apart from times. Whatever items share (weights, a text's tokens, a
+capture) is read by the function that runs them, and may be kept from one item to the next, never written.
 """
 
 from __future__ import annotations
