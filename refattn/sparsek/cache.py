@@ -24,11 +24,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refattn._heads import HeadLayout
+from refattn._npz import read_arrays, write_arrays
 from refattn._threads import one_blas_thread
 from refattn._validation import FloatArray, as_count, as_option, as_real, as_real_array, require_rank
 from refattn.sparsek import fast
 from refattn.sparsek._cache_state import CacheState
-from refattn._npz import read_arrays, write_arrays
 from refattn.sparsek._problem import GATES, SparseKProblem, as_flag, as_problem
 
 _FORMAT = "refattn-sparsek-cache/1"
