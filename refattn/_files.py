@@ -1,15 +1,21 @@
 """Files: the one place where they are written, whole or not at all.
 
 A new file is made beside the old one, filled, flushed to the disk and put in its place in one step. Whatever goes wrong
-before that step (a full disk, an exception, a killed process) leaves the old file as it was.
+before that step (a full disk, an exception, a killed process) leaves the old file as it was; only a killed process
+leaves its unfinished file behind, a hidden one that ends in ``.tmp``.
+
+Results that come one by one are appended instead, a line at a time, by one process at a time: what goes wrong then
+costs the line in hand.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
-import tempfile
+import secrets
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -21,7 +27,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     Parameters
     ----------
     path : path
-        The file; its folder must exist.
+        The file; its folder must exist. A symbolic link stays, and what it points to is replaced; a device or a pipe
+        is written to as it is.
 
     Yields
     ------
@@ -42,17 +49,23 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     >>> path.read_bytes()
     b'one, two'
     """
-    target = Path(path)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name)
+    target = Path(os.path.realpath(path))  # through a symbolic link, which stays
+    if target.exists() and not target.is_file():
+        with open(target, "wb") as device:  # such as /dev/stdout: nothing can take its place; a folder is refused
+            yield device
+        return
+    name = target.with_name(f".{secrets.token_hex(8)}.tmp")  # short: the file's own name may be as long as names can be
+    handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())  # a temporary file is its owner's alone
+        if target.exists():
+            shutil.copymode(target, name)
         os.replace(name, target)
     except BaseException:
-        os.unlink(name)
+        name.unlink(missing_ok=True)
         raise
 
 
@@ -62,8 +75,49 @@ def write_whole(path: str | os.PathLike[str], content: bytes | str) -> None:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
 
 
-def _umask() -> int:
-    """Return the process's mask of file permissions, which can only be read by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+def append(path: str | os.PathLike[str], line: bytes, *, at: int) -> int:
+    """Write `line` at the byte `at` of an existing file, which ends there or is cut there, and flush it to the disk.
+
+    Returns
+    -------
+    int
+        Where the file ends now.
+    """
+    with open(path, "r+b") as file:
+        file.truncate(at)
+        file.seek(at)
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+    return at + len(line)
+
+
+@contextmanager
+def exclusively(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold the lock file `path` during the ``with`` block, and remove it afterwards.
+
+    The system forgets the lock with the process, however that ends; the file that a killed one leaves locks nobody out.
+
+    Raises
+    ------
+    BlockingIOError
+        Another process holds it.
+    OSError
+        The file cannot be made.
+    """
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.exists(path) and os.path.samestat(os.stat(path), os.fstat(handle)):
+                break  # and not a file that its last holder has just removed
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+    try:
+        yield
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+        os.close(handle)

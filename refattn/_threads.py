@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from refattn._validation import as_count
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _lock = threading.Lock()
 _asked: int | None = None
@@ -73,31 +74,67 @@ def set_thread_count(threads: int | None) -> None:
 def for_each(function: Callable[[Item], None], items: Iterable[Item]) -> None:
     """Call ``function(item)`` for every item, in any order, on the threads there are.
 
-    The first exception is raised, after every thread has stopped. A function called here must not call `for_each`.
+    Returns or raises after every thread has stopped. Of several exceptions that of the first item is raised, so it does
+    not depend on the number of threads either. Where no thread can be started (memory, or an interpreter that is
+    shutting down) the caller does what is left. A function called here must not call `for_each`.
     """
     items = list(items)
     helpers = min(thread_count(), len(items)) - 1
-    remaining = iter(items)  # taking the next one is atomic under the interpreter's lock
+    remaining = iter(enumerate(items))  # taking the next one is atomic under the interpreter's lock
+    failed: dict[int, BaseException] = {}
 
     def work() -> None:
-        for item in remaining:
-            function(item)
+        for place, item in remaining:  # in order: whatever comes before an item that fails has been taken
+            try:
+                function(item)
+            except BaseException as error:
+                failed[place] = error
+                return
 
     futures = _submit(work, helpers) if helpers > 0 else []
     try:
         work()
     finally:
-        for future in futures:
-            if not future.cancel():  # one that never started has nothing left to do
-                future.result()
+        started = [future for future in futures if not future.cancel()]  # one that did not has nothing left to do
+        wait(started)
+    try:
+        if failed:
+            raise failed[min(failed)]
+    finally:
+        failed.clear()  # an exception holds its frame, which holds this
+    for future in started:
+        future.result()  # memory ran out while a failure was noted
+
+
+def map_each(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """Return ``function(item)`` for every item, in their order, computed as `for_each` does."""
+    items = list(items)
+    found: dict[int, Result] = {}
+
+    def store(place: int) -> None:
+        found[place] = function(items[place])
+
+    for_each(store, range(len(items)))
+    return [found[place] for place in range(len(items))]
 
 
 def _submit(work: Callable[[], None], helpers: int) -> list[Future[None]]:
+    """Hand `work` to as many threads of the pool, or to as many as can be had."""
     global _pool
+    futures = []
     with _lock:
-        if _pool is None:
-            _pool = ThreadPoolExecutor(max(thread_count() - 1, 1), thread_name_prefix="refattn")
-        return [_pool.submit(work) for _ in range(helpers)]
+        try:
+            if _pool is None:
+                _pool = ThreadPoolExecutor(max(thread_count() - 1, 1), thread_name_prefix="refattn")
+            for _ in range(helpers):
+                future = _pool.submit(work)
+                futures.append(future)
+        except (RuntimeError, MemoryError):
+            # The pool may have taken the work without a thread for it. Nothing of it may run on after the caller.
+            pool, _pool = _pool, None
+            if pool is not None:
+                pool.shutdown(wait=True, cancel_futures=True)
+    return futures
 
 
 _blas_lock = threading.Lock()
@@ -132,11 +169,25 @@ def one_blas_thread() -> Iterator[None]:
                 _blas_limit.restore_original_limits()
 
 
-def _forget_pool() -> None:
+def _before_fork() -> None:
+    _lock.acquire()
+    _blas_lock.acquire()
+
+
+def _after_fork_in_parent() -> None:
+    _blas_lock.release()
+    _lock.release()
+
+
+def _after_fork_in_child() -> None:
+    """The pool's threads, and whoever held the BLAS at one thread, are not here."""
     global _lock, _pool, _blas_lock, _blas_users
     _lock, _pool = threading.Lock(), None
-    _blas_lock, _blas_users = threading.Lock(), 0
+    _blas_lock = threading.Lock()
+    if _blas_users > 0:
+        _blas_users = 0
+        _blas_limit.restore_original_limits()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -11,6 +11,8 @@ and, for an upstream gradient ``dY``,
 
 Rows are processed in blocks: memory is O(n·block), time O(n_q n_k d). The forward keeps each row's largest logit and
 its sum of exponentials, from which the backward recomputes P. Rows with no allowed key give zeros, and zero gradients.
+Blocks depend on the shapes alone, run on the threads there are, each with a BLAS of one thread, and are added up in
+their order: the number of threads changes no bit.
 
 A result is finite or refused: overflow of a logit, of an output or of a gradient is an error, never an inf, a NaN or a
 silent zero.
@@ -26,11 +28,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refattn._heads import HeadLayout
-from refattn._validation import FloatArray, as_count, as_float_arrays, as_real, as_scale, require_finite
+from refattn._threads import for_each, map_each, one_blas_thread
+from refattn._validation import FloatArray, as_count, as_float_arrays, as_real, as_scale, require_finite, require_kind
 from refattn.masks import RowMask
 
 _BLOCK_ENTRIES = 1 << 21
-"""Logits held at once when `block` is not given: 16 MB in float64."""
+"""Most logits of a block when `block` is not given: 16 MB in float64."""
+_AT_ONCE = 4
+"""Blocks whose parts of the gradients are kept at once, and into at least as many a long sequence is cut, of"""
+_LEAST_ROWS = 256
+"""as many rows or more."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +46,33 @@ class DenseCache:
 
     Attributes
     ----------
-    q, k, v : ndarray
+    q, k, v : ndarray, shapes (…, n_q, d), (…, n_k, d), (…, n_k, d_v)
         The inputs, in the dtype of the computation; not copies where they came in it, so leave them as they are.
     row_max, row_sum : ndarray, shape (…, n_q)
         Largest allowed logit of each row (0 where there is none) and ``Σ_j exp(S_ij − row_max_i)``.
+    layout : HeadLayout
+        Leading axes, and which heads share keys and values.
+    mask : RowMask
+        The mask, read a block of rows at a time.
+    scale : float
+        Factor of the logits.
+    softcap : float or None
+        The cap of the logits.
+    block : int
+        Query rows processed at once.
+
+    Notes
+    -----
+    Memory O(n_q) a head beyond the inputs: the weights are computed again. Source: ours.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from refattn import dense_attention_forward
+    >>> zeros = np.zeros((3, 1))
+    >>> out, cache = dense_attention_forward(zeros, zeros, zeros)
+    >>> bool(np.allclose(cache.log_sum_exp, np.log([1, 2, 3])))  # row i sees i + 1 equal logits
+    True
     """
 
     q: FloatArray
@@ -64,7 +94,30 @@ class DenseCache:
 
 
 class AttentionGradients(NamedTuple):
-    """Gradients of attention, each of the shape of its input."""
+    """Gradients of attention, each of the shape of its input.
+
+    Attributes
+    ----------
+    q : ndarray, shape (…, n_q, d)
+        With respect to the queries, in the dtype of the computation.
+    k : ndarray, shape (…, n_k, d)
+        With respect to the keys.
+    v : ndarray, shape (…, n_k, d_v)
+        With respect to the values.
+
+    Notes
+    -----
+    A tuple: ``dq, dk, dv = gradients``. Memory O((n_q + n_k)(d + d_v)) a head. Source: ours.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from refattn import dense_attention_backward, dense_attention_forward
+    >>> q = k = v = np.ones((3, 2))
+    >>> out, cache = dense_attention_forward(q, k, v)
+    >>> dense_attention_backward(out, cache).v.sum(axis=1)  # the first value is seen by three queries
+    array([3.66666667, 1.66666667, 0.66666667])
+    """
 
     q: FloatArray
     k: FloatArray
@@ -93,8 +146,8 @@ def dense_attention(
     v : array_like, shape (…, n_k, d_v)
         Values.
     mask : {"causal", "full"}, Causal, SlidingWindow, array_like or tuple of these, optional
-        Which keys a query may see; see `refattn.masks`. A boolean array is True where a key may be seen, a
-        floating array is added to the logits. The parts of a tuple all apply.
+        Which keys a query may see; see `refattn.masks`. An array is of a shape that broadcasts to (…, n_q, n_k):
+        boolean, True where a key may be seen, or floating, added to the logits. The parts of a tuple all apply.
     scale : float, optional
         Factor of the logits; ``1/√d`` by default.
     softcap : float, optional
@@ -124,7 +177,7 @@ def dense_attention(
 
     Notes
     -----
-    Time O(n_q n_k (d + d_v)) a head, memory O(n_k · block) beyond inputs and output. The definition, in the
+    Time O(n_q n_k (d + d_v)) a head, memory O(n_k · block) beyond inputs and output. Source: the definition, in the
     form of arXiv 2405.05219, Definition 1.1 (attention): ``D⁻¹ A V``.
 
     Examples
@@ -157,7 +210,12 @@ def dense_attention_forward(
 ) -> tuple[FloatArray, DenseCache]:
     """Exact softmax attention, and what its backward needs.
 
-    Parameters, errors and complexity are those of `dense_attention`.
+    Parameters
+    ----------
+    q, k, v : array_like, shapes (…, n_q, d), (…, n_k, d), (…, n_k, d_v)
+        Queries, keys and values.
+    mask, scale, softcap, block, check_finite : optional
+        As for `dense_attention`.
 
     Returns
     -------
@@ -165,6 +223,15 @@ def dense_attention_forward(
         The output.
     cache : DenseCache
         For `dense_attention_backward`; its ``log_sum_exp`` is what flash-attention kernels return.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `dense_attention`.
+
+    Notes
+    -----
+    Time and memory as `dense_attention`, O(n_q n_k (d + d_v)) and O(n_k · block), in its dtype. Source: the definition.
 
     Examples
     --------
@@ -187,7 +254,7 @@ def dense_attention_forward(
     if cap is not None:
         cap = as_real("softcap", cap, least=float(limits.tiny), positive=True, most=float(limits.max))
     if block is None:
-        step = max(1, _BLOCK_ENTRIES // (n_k * int(np.prod(layout.inner))))
+        step = max(1, min(_BLOCK_ENTRIES // (n_k * int(np.prod(layout.inner))), max(_LEAST_ROWS, -(-n_q // _AT_ONCE))))
     else:
         step = as_count("block", block, least=1)
 
@@ -195,8 +262,9 @@ def dense_attention_forward(
     out = np.empty((*layout.inner, n_q, v.shape[-1]), q.dtype)
     row_max = np.empty((*layout.inner, n_q), q.dtype)
     row_sum = np.empty_like(row_max)
-    with _overflow_judged():
-        for rows in _row_blocks(n_q, step):
+
+    def attend(rows: slice) -> None:
+        with _overflow_judged():
             logits, _ = _masked_logits(queries, keys, rows, rule, factor, cap)
             largest = logits.max(axis=-1, keepdims=True)
             np.copyto(largest, 0, where=largest == -np.inf)  # no key allowed: exp(−inf − 0) = 0
@@ -206,6 +274,8 @@ def dense_attention_forward(
             np.matmul(weights, values, out=out[..., rows, :])
             row_max[..., rows], row_sum[..., rows] = largest[..., 0], total[..., 0]
 
+    with one_blas_thread():
+        for_each(attend, _row_blocks(n_q, step))
     out = layout.merge(out)
     require_finite("v: output", out)
     lead_rows = (*layout.lead, n_q)
@@ -226,7 +296,8 @@ def dense_attention_backward(dout: ArrayLike, cache: DenseCache) -> AttentionGra
     Returns
     -------
     AttentionGradients
-        Fields ``q``, ``k``, ``v``, of the inputs' shapes; axes that were broadcast or shared are summed.
+        Fields ``q``, ``k``, ``v``, of the inputs' shapes, in the dtype of the forward; axes that were broadcast or
+        shared are summed.
 
     Raises
     ------
@@ -235,8 +306,8 @@ def dense_attention_backward(dout: ArrayLike, cache: DenseCache) -> AttentionGra
 
     Notes
     -----
-    Time O(n_q n_k (d + d_v)) a head, memory O(n_k · block) beyond inputs and outputs. The formulas stand at the
-    head of the module.
+    Time O(n_q n_k (d + d_v)) a head, memory O(n_k · block) beyond inputs and outputs. Source: the derivative of
+    the definition; the formulas stand at the head of the module.
 
     Examples
     --------
@@ -249,6 +320,7 @@ def dense_attention_backward(dout: ArrayLike, cache: DenseCache) -> AttentionGra
     >>> bool(np.allclose(gradients.v.sum(), 5 * 4))  # the weights of every row sum to one
     True
     """
+    require_kind("cache", cache, DenseCache, "dense_attention_forward")
     (dout,) = as_float_arrays(dout=dout)
     layout, scale, cap = cache.layout, cache.scale, cache.softcap
     shape = (*cache.row_max.shape, cache.v.shape[-1])
@@ -262,15 +334,17 @@ def dense_attention_backward(dout: ArrayLike, cache: DenseCache) -> AttentionGra
     dv = np.zeros(v.shape, v.dtype)
     with _overflow_judged():
         upstream = layout.expand_queries(dout.astype(q.dtype, copy=False))
-        for rows in _row_blocks(q.shape[-2], cache.block):
-            g = upstream[..., rows, :]
+
+    def pull_back(rows: slice) -> tuple[FloatArray, FloatArray]:
+        g = upstream[..., rows, :]
+        with _overflow_judged():
             # forward: weights = exp(logits − largest) / total
             logits, slope = _masked_logits(q, k, rows, cache.mask, scale, cap)
             weights = np.exp(np.subtract(logits, row_max[..., rows, None], out=logits), out=logits)
             total = row_sum[..., rows, None]
             np.divide(weights, total, out=weights, where=total > 0)
             # forward: out = weights @ values
-            dv += weights.swapaxes(-1, -2) @ g
+            dv_part = weights.swapaxes(-1, -2) @ g
             # forward: softmax of the logits
             dlogits = g @ v.swapaxes(-1, -2)
             dlogits -= (weights * dlogits).sum(axis=-1, keepdims=True)
@@ -281,7 +355,15 @@ def dense_attention_backward(dout: ArrayLike, cache: DenseCache) -> AttentionGra
             # forward: scale · q kᵀ
             dlogits *= np.asarray(scale, dlogits.dtype)
             np.matmul(dlogits, k, out=dq[..., rows, :])
-            dk += dlogits.swapaxes(-1, -2) @ q[..., rows, :]
+            return dlogits.swapaxes(-1, -2) @ q[..., rows, :], dv_part
+
+    blocks = list(_row_blocks(q.shape[-2], cache.block))
+    with _overflow_judged(), one_blas_thread():
+        for first in range(0, len(blocks), _AT_ONCE):
+            for dk_part, dv_part in map_each(pull_back, blocks[first : first + _AT_ONCE]):
+                dk += dk_part
+                dv += dv_part
+    with _overflow_judged():
         gradients = AttentionGradients(
             layout.reduce_queries(dq, cache.q.shape),
             layout.reduce_keys(dk, cache.k.shape),

@@ -1,0 +1,162 @@
+"""Memory runs out, anywhere: a clear error, and the next call is right; and no growth over many calls."""
+
+import gc
+import json
+
+import numpy as np
+import pytest
+
+from refattn import SparseKCache, _fft, _memory, _threads, conv_attention, sparsek_attention
+
+LIMITED = """
+import json, resource, sys
+from operations import OPERATIONS, digest
+def limit(more):
+    pages = int(open("/proc/self/statm").read().split()[0])
+    soft = resource.RLIM_INFINITY if more is None else pages * resource.getpagesize() + more
+    resource.setrlimit(resource.RLIMIT_AS, (soft, resource.RLIM_INFINITY))
+names = [name for name in OPERATIONS if name.endswith("float64") and name.startswith(tuple(json.loads(sys.argv[1])))]
+right, found = {name: digest(OPERATIONS[name]()) for name in names}, {}
+for name in names:
+    found[name] = []
+    for more in range(0, 1 << 26, 1 << int(sys.argv[2])):
+        limit(more)
+        try:
+            outcome = "right" if digest(OPERATIONS[name]()) == right[name] else "wrong"
+        except MemoryError as error:
+            outcome = f"MemoryError: {error}"
+        finally:
+            limit(None)
+        assert digest(OPERATIONS[name]()) == right[name]
+        found[name].append(outcome)
+        if outcome == "right":
+            break
+print(json.dumps(found))
+"""
+
+
+def test_an_address_space_limit_gives_a_memory_error_and_the_next_call_is_right(run_python, long):
+    names = ["conv", "dense", "sparsek", "masked product", "lowrank"] if long else ["conv direct full", "dense blocks"]
+    found = json.loads(run_python(LIMITED, json.dumps(names), "18" if long else "20"))
+    for name, outcomes in found.items():
+        *refused, last = outcomes
+        assert last == "right", (name, last)
+        assert all(one.startswith("MemoryError: ") and len(one) > 20 for one in refused), (name, refused)
+    assert sum(map(len, found.values())) > len(found)  # the limit was felt
+
+
+ALLOCATORS = ("empty", "zeros", "full", "ones", "empty_like", "zeros_like", "concatenate", "stack")
+
+
+class Allocator:
+    """NumPy's makers of arrays, of which the call with the number `failing` finds no memory."""
+
+    def __init__(self, monkeypatch, failing):
+        self.calls, self.failing = 0, failing
+        for name in ALLOCATORS:
+            monkeypatch.setattr(np, name, self.counted(getattr(np, name)))
+
+    def counted(self, make):
+        def allocate(*arguments, **options):
+            self.calls += 1
+            if self.calls == self.failing:
+                raise MemoryError(f"allocation {self.calls}")
+            return make(*arguments, **options)
+
+        return allocate
+
+
+def small(operations):
+    return {
+        "conv transform": lambda: operations.conv(130, np.float64, "full", "fast", operations.TRANSFORM),
+        "conv direct": lambda: operations.conv(60, np.float32, "causal", "fast", operations.DIRECT),
+        "conv paper": lambda: operations.conv(40, np.float64, "causal", "paper", None),
+        "dense": lambda: operations.dense(60, 8, np.float64, block=20),
+        "sparsek": lambda: operations.sparsek_attention(130, np.float64),
+        "lowrank": lambda: operations.lowrank_attention(50, np.float64, operations.polynomial),
+        "masked product": lambda: operations.masked_product(50, np.float64, "continuous-rows"),
+    }
+
+
+@pytest.mark.parametrize("name", list(small(None)))
+def test_every_allocation_fails_once_and_nothing_is_left_broken(name, operations, long):
+    run = small(operations)[name]
+    _threads.set_thread_count(1)  # in one order, so that numbers mean the same from run to run
+    try:
+        right = operations.digest(run())
+
+        def attempt(failing):
+            _fft._shelf = _fft._Shelf()
+            _memory._idle.clear()
+            with pytest.MonkeyPatch.context() as monkeypatch:
+                allocator = Allocator(monkeypatch, failing)
+                try:
+                    run()
+                    refused = None
+                except MemoryError as error:
+                    refused = str(error)
+            assert refused == (f"allocation {failing}" if allocator.calls >= failing else None)
+            return allocator.calls
+
+        total = attempt(10**9)
+        assert total > 0
+        for failing in range(1, total + 1, 1 if long else max(total // 6, 1)):
+            attempt(failing)
+            assert operations.digest(run()) == right
+            assert _threads._blas_users == 0
+    finally:
+        _threads.set_thread_count(None)
+
+
+def test_a_cache_that_ran_out_of_memory_in_a_step_says_by_its_position_what_it_took_in():
+    rng = np.random.default_rng(0)
+    q, k, v = rng.standard_normal((3, 40, 4))
+    scores = rng.standard_normal(40)
+    right = sparsek_attention(q, k, v, scores, n_select=5, window=3)
+    failing = 0
+    while True:
+        failing += 1
+        cache = SparseKCache(n_select=5, window=3)
+        cache.prefill(q[:20], k[:20], v[:20], scores[:20])
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            allocator = Allocator(monkeypatch, failing)
+            try:
+                cache.step(q[20], k[20], v[20], scores[20])
+            except MemoryError:
+                assert cache.position in (20, 21)
+        for t in range(cache.position, 40):
+            found = cache.step(q[t], k[t], v[t], scores[t])
+            np.testing.assert_allclose(found, right[t], rtol=0, atol=1e-13)
+        if allocator.calls < failing:
+            break
+    assert failing > 1
+
+
+def resident_bytes():
+    with open("/proc/self/statm", encoding="ascii") as line:
+        return int(line.read().split()[1]) * 4096
+
+
+def test_memory_does_not_grow_over_calls_of_changing_shapes(long, capsys):
+    calls = 10_000 if long else 1_000
+    rng, sizes = np.random.default_rng(0), []
+    for call in range(calls):
+        n, d = int(rng.integers(1, 300)), int(rng.integers(1, 12))
+        q, k, v = rng.standard_normal((3, n, d)).astype((np.float32, np.float64)[call % 2])
+        if call % 3:
+            method = "paper" if call % 30 == 1 else "fast"
+            conv_attention(q, k, v, n_basis=min(3, n), probe=1, delta=0.1, method=method)
+        else:
+            sparsek_attention(q, k, v, q[:, 0], n_select=int(rng.integers(1, 9)), window=4)
+        with _fft.borrowed(_fft.KINDS[call % 4], d, n, q.dtype):
+            pass
+        assert _fft._shelf.nbytes <= _fft.KEPT_BYTES
+        if call % (calls // 10) == calls // 10 - 1:
+            gc.collect()
+            sizes.append(resident_bytes())
+    with capsys.disabled():
+        print(f" {calls} calls, resident MB: {[size >> 20 for size in sizes]}", end="")
+    # until the shelf is full it grows by what the shelf may hold, and by no more
+    assert sizes[-1] - sizes[0] <= _fft.KEPT_BYTES + (32 << 20)
+    if long:
+        assert sizes[-1] - sizes[len(sizes) // 2] <= 16 << 20
