@@ -1,16 +1,22 @@
 """Verified reference implementations of near-linear attention: Conv-Basis and SparseK."""
 
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from refattn._validation import PromotionWarning
 from refattn._version import __version__
 from refattn.convbasis import (
     ConvBasis,
     ConvCache,
     ConvGradients,
+    ToleranceRecovery,
     conv_attention,
     conv_attention_backward,
     conv_attention_forward,
     decompose,
     recover,
+    recover_to_tolerance,
 )
 from refattn.dense import (
     AttentionGradients,
@@ -68,6 +74,7 @@ __all__ = [
     "SparseKAttentionCache",
     "SparseKAttentionGradients",
     "SparseKCache",
+    "ToleranceRecovery",
     "__version__",
     "conv_attention",
     "conv_attention_backward",
@@ -84,6 +91,7 @@ __all__ = [
     "masked_product_forward",
     "prefix_thresholds",
     "recover",
+    "recover_to_tolerance",
     "show_versions",
     "sparsek_attention",
     "sparsek_attention_backward",
@@ -92,3 +100,11 @@ __all__ = [
     "sparsek_threshold",
     "sparsek_vjp",
 ]
+
+if not TYPE_CHECKING:  # a type checker wants the import written out, and is right about misspelt names
+
+    def __getattr__(name: str) -> ModuleType:
+        """Import a package when it is first asked for, so that ``refattn.testing`` works after ``import refattn``."""
+        if name in ("experiments", "models", "report", "testing"):
+            return import_module(f"refattn.{name}")
+        raise AttributeError(f"module 'refattn' has no attribute {name!r}")

@@ -3,6 +3,7 @@
 from refattn.convbasis.attention import ConvCache, conv_attention, conv_attention_forward
 from refattn.convbasis.backward import conv_attention_backward
 from refattn.convbasis.basis import ConvBasis, basis_from_starts, decompose
+from refattn.convbasis.best_starts import BestStarts, best_starts, best_starts_of_matrix
 from refattn.convbasis.bounds import (
     Closeness,
     closeness,
@@ -14,16 +15,23 @@ from refattn.convbasis.bounds import (
 )
 from refattn.convbasis.cost import Plan, choose_plan
 from refattn.convbasis.gradients import ConvGradients
+from refattn.convbasis.least_squares import least_squares_basis, segment_means
 from refattn.convbasis.recover import recover
 from refattn.convbasis.toeplitz import conv_matrix, conv_product, correlation, subconv_matrix, subconv_product
+from refattn.convbasis.tolerance import CurvePoint, ToleranceRecovery, recover_to_tolerance
 
 __all__ = [
+    "BestStarts",
     "Closeness",
     "ConvBasis",
     "ConvCache",
     "ConvGradients",
+    "CurvePoint",
     "Plan",
+    "ToleranceRecovery",
     "basis_from_starts",
+    "best_starts",
+    "best_starts_of_matrix",
     "choose_plan",
     "closeness",
     "conv_attention",
@@ -35,9 +43,12 @@ __all__ = [
     "correlation",
     "decompose",
     "inference_bound",
+    "least_squares_basis",
     "logit_residual",
     "posterior_bound",
     "recover",
+    "recover_to_tolerance",
+    "segment_means",
     "sharp_bound",
     "subconv_matrix",
     "subconv_product",

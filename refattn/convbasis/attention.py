@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refattn._heads import HeadLayout
-from refattn._validation import FloatArray, as_float_arrays, as_option, as_real, as_scale
+from refattn._threads import one_blas_thread
+from refattn._validation import FloatArray, as_float_arrays, as_option, as_real, as_scale, require_finite
 from refattn.convbasis import oracle, paper
 from refattn.convbasis.basis import ConvBasis
 from refattn.convbasis.bounds import ROW_TOLERANCE
@@ -30,7 +31,7 @@ class ConvCache:
 
     Attributes
     ----------
-    q, k, v : ndarray
+    q, k, v : ndarray, shapes (…, n, d), (…, n, d), (…, n, d_v)
         The inputs, in the dtype of the computation.
     out : ndarray, shape (…, n, d_v)
         The output.
@@ -59,7 +60,18 @@ class ConvCache:
         For the fast method, by head as they are computed: the transformed kernels and the rows computed directly, which
         the backward uses again.
 
-    The number of segments k of every head is ``basis.n_terms``.
+    Notes
+    -----
+    The number of segments k of every head is ``basis.n_terms``. Memory O(kn + nd) a head. Source: ours.
+
+    Examples
+    --------
+    >>> from refattn import conv_attention_forward
+    >>> from refattn.testing import rope_structured
+    >>> q, k, v, starts = rope_structured(300, 8, starts=[0, 100], seed=0)
+    >>> out, cache = conv_attention_forward(q, k, v, n_basis=2, probe=4, delta=1e-6)
+    >>> cache.basis.starts.tolist(), cache.plans[()].path, int(cache.rows_recomputed)
+    ([0, 100], 'direct', 0)
     """
 
     q: FloatArray
@@ -208,7 +220,14 @@ def conv_attention_forward(
 ) -> tuple[FloatArray, ConvCache]:
     """Conv attention, with the basis used and what became of the rows.
 
-    Parameters, errors, complexity and source are those of `conv_attention`.
+    Parameters
+    ----------
+    q, k, v : array_like, shapes (…, n, d), (…, n, d), (…, n, d_v)
+        Queries, keys and values.
+    n_basis, probe, delta, eps, basis : optional
+        What basis is looked for, or which is used; as for `conv_attention`.
+    mask, scale, method, plan, tol, check_finite : optional
+        As for `conv_attention`.
 
     Returns
     -------
@@ -216,6 +235,16 @@ def conv_attention_forward(
         The output.
     cache : ConvCache
         Inputs, output, bases, and how many rows were recomputed.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        As `conv_attention`.
+
+    Notes
+    -----
+    Time O(knd + nd log n + r n d) with r recomputed rows, memory O(kn + nd), dtypes as `conv_attention`. Source: arXiv
+    2405.05219, Algorithm 1; the block transform is ours.
 
     Examples
     --------
@@ -246,6 +275,7 @@ def conv_attention_forward(
     return cache.out.copy(), cache  # the caller may write to its own
 
 
+@one_blas_thread()
 def _attend(
     q: ArrayLike,
     k: ArrayLike,
@@ -300,10 +330,11 @@ def _attend(
     for head in np.ndindex(*layout.inner):
         above = None if upper is None else upper[head]
         if method == "oracle":
-            out[head] = oracle.conv_attention_head(values[head], lower[head], above)
-            continue
-        if method == "paper":
-            out[head], report = paper.conv_attention_head(values[head], lower[head], above, row_tol)
+            with np.errstate(over="ignore", invalid="ignore"):  # judged below
+                out[head] = oracle.conv_attention_head(values[head], lower[head], above)
+        elif method == "paper":
+            with np.errstate(over="ignore", invalid="ignore"):  # judged below
+                out[head], report = paper.conv_attention_head(values[head], lower[head], above, row_tol)
             recomputed[head], largest[head] = report.recomputed, report.largest_bound
         else:
             from refattn.convbasis import fast
@@ -315,6 +346,8 @@ def _attend(
             recomputed[head] = lost.size if f.below is not None else 0
             if keep:
                 operators[head] = f, lost
+    if method != "fast" and check_finite:  # the fast one judges the rows that may overflow
+        require_finite("v: output", out)
     return ConvCache(
         q,
         k,

@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from refattn._validation import FloatArray, as_float_arrays, as_option, require_finite
+from refattn._threads import one_blas_thread
+from refattn._validation import FloatArray, as_float_arrays, as_option, require_finite, require_kind
 from refattn.convbasis import gradients
 from refattn.convbasis.attention import ConvCache
 from refattn.convbasis.gradients import ConvGradients
@@ -17,6 +18,7 @@ from refattn.convbasis.paper import Softmax
 GRADIENTS = ("approximation", "attention")
 
 
+@one_blas_thread()
 def conv_attention_backward(dout: ArrayLike, cache: ConvCache, *, gradient: str = "approximation") -> ConvGradients:
     """Gradients of conv attention with respect to q, k and v.
 
@@ -34,7 +36,8 @@ def conv_attention_backward(dout: ArrayLike, cache: ConvCache, *, gradient: str 
     Returns
     -------
     ConvGradients
-        Fields ``q``, ``k``, ``v``, of the inputs' shapes; axes that were broadcast or shared are summed.
+        Fields ``q``, ``k``, ``v``, of the inputs' shapes and the forward's dtype; axes that were broadcast or shared
+        are summed.
 
     Raises
     ------
@@ -65,6 +68,7 @@ def conv_attention_backward(dout: ArrayLike, cache: ConvCache, *, gradient: str 
     True
     True
     """
+    require_kind("cache", cache, ConvCache, "conv_attention_forward")
     as_option("gradient", gradient, GRADIENTS)
     if gradient == "approximation" and not cache.recovered:
         raise ValueError(

@@ -18,7 +18,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from refattn._validation import FloatArray, as_count, as_float_arrays, as_real, as_scale, require_finite, require_rank
+from refattn._threads import one_blas_thread
+from refattn._validation import (
+    FloatArray,
+    as_array,
+    as_count,
+    as_float_arrays,
+    as_real,
+    as_scale,
+    require_finite,
+    require_rank,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +69,7 @@ class ConvBasis:
     kernels: FloatArray
 
     def __post_init__(self) -> None:
-        starts = np.asarray(self.starts)
+        starts = as_array("starts", self.starts)
         if starts.dtype.kind not in "iu":
             raise TypeError(f"starts: dtype {starts.dtype} came, integers were wanted")
         (kernels,) = as_float_arrays(kernels=self.kernels)
@@ -85,7 +95,15 @@ class ConvBasis:
 
     @classmethod
     def trusted(cls, starts: NDArray[np.int64], kernels: FloatArray) -> ConvBasis:
-        """Return a basis of arrays that are known to fit, without looking at them."""
+        """Return a basis of arrays that are known to fit, without looking at them.
+
+        Parameters
+        ----------
+        starts : ndarray of int64, shape (…, k)
+            As for `ConvBasis`.
+        kernels : ndarray, shape (…, k, n)
+            As for `ConvBasis`.
+        """
         basis = cls.__new__(cls)
         object.__setattr__(basis, "starts", starts)
         object.__setattr__(basis, "kernels", kernels)
@@ -151,7 +169,7 @@ class ConvBasis:
         >>> decompose([[1.0, 0.0], [2.0, 1.0]]).rows([1])
         array([[2., 1.]])
         """
-        lag = np.asarray(index, np.int64)[:, None] - np.arange(self.n)
+        lag = self._places(index)[:, None] - np.arange(self.n)
         return self._gather(self.segments()[..., None, :], lag)
 
     def columns(self, index: ArrayLike) -> FloatArray:
@@ -172,7 +190,7 @@ class ConvBasis:
         >>> decompose([[1.0, 0.0], [2.0, 1.0]]).columns([0])
         array([[1., 2.]])
         """
-        index = np.asarray(index, np.int64)
+        index = self._places(index)
         return self._gather(self.segments()[..., index, None], np.arange(self.n) - index[:, None])
 
     def to_dense(self) -> FloatArray:
@@ -185,6 +203,17 @@ class ConvBasis:
                [2., 1.]])
         """
         return self.rows(np.arange(self.n))
+
+    def _places(self, index: ArrayLike) -> NDArray[np.int64]:
+        """Return rows or columns that exist: beyond them, the kernel of the next segment would be read."""
+        places = as_array("index", index)
+        if places.dtype.kind not in "iu" or places.ndim != 1:
+            raise TypeError(
+                f"index: shape {places.shape} and dtype {places.dtype} came, a vector of integers was wanted"
+            )
+        if places.size and (places.min() < 0 or places.max() >= self.n):
+            raise ValueError(f"index: {places.min()} … {places.max()} came, places from 0 to {self.n - 1} were wanted")
+        return places.astype(np.int64, copy=False)
 
     def _gather(self, segment: NDArray[np.int64], lag: NDArray[np.int64]) -> FloatArray:
         """Entries ``u_segment[lag]``, 0 above the diagonal and before the first start."""
@@ -288,7 +317,7 @@ def decompose(h: ArrayLike, *, atol: float = 0.0) -> ConvBasis:
     Parameters
     ----------
     h : array_like, shape (n, n)
-        Lower-triangular and not zero.
+        Lower-triangular and not zero; float32 and float64 are kept, the rest becomes float64.
     atol : float, optional
         A column continues a segment if every entry differs by at most `atol` from the segment's kernel. With 0 the
         decomposition is exact and minimal; with more, `to_dense` is within `atol` of `h`, entry by entry.
@@ -316,13 +345,7 @@ def decompose(h: ArrayLike, *, atol: float = 0.0) -> ConvBasis:
     ([0, 2], [1.0, 6.0])
     """
     (h,) = as_float_arrays(h=h)
-    require_rank("h", h, 2, "(n, n)")
-    if h.ndim != 2 or h.shape[0] != h.shape[1]:
-        raise ValueError(f"h: shape {h.shape} came, (n, n) was wanted")
-    upper = np.triu(h, 1)
-    if upper.any():
-        i, j = (int(x) for x in np.argwhere(upper)[0])
-        raise ValueError(f"h: entry ({i}, {j}) above the diagonal is {h[i, j]}, a lower-triangular matrix was wanted")
+    require_lower_triangular(h)
     atol = as_real("atol", atol, least=0.0)
     n = h.shape[0]
     starts: list[int] = []
@@ -340,6 +363,31 @@ def decompose(h: ArrayLike, *, atol: float = 0.0) -> ConvBasis:
     return ConvBasis(np.array(starts), np.stack(kernels))
 
 
+def require_lower_triangular(h: FloatArray) -> None:
+    """Raise unless `h` is a square matrix with nothing above the diagonal."""
+    require_rank("h", h, 2, "(n, n)")
+    if h.ndim != 2 or h.shape[0] != h.shape[1]:
+        raise ValueError(f"h: shape {h.shape} came, (n, n) was wanted")
+    upper = np.triu(h, 1)
+    if upper.any():
+        i, j = (int(x) for x in np.argwhere(upper)[0])
+        raise ValueError(f"h: entry ({i}, {j}) above the diagonal is {h[i, j]}, a lower-triangular matrix was wanted")
+
+
+def as_starts(starts: ArrayLike, n: int) -> NDArray[np.int64]:
+    """Return `starts` as a vector of strictly increasing columns of an n × n matrix, or raise."""
+    columns = as_array("starts", starts)
+    if columns.dtype.kind not in "iu" or columns.ndim != 1 or not columns.size:
+        raise TypeError(f"starts: {starts!r} came, a vector of integers was wanted")
+    if columns.min() < 0 or columns.max() >= n:
+        raise ValueError(f"starts: {columns.tolist()} came, columns from 0 to {n - 1} were wanted")
+    columns = columns.astype(np.int64)
+    if (np.diff(columns) <= 0).any():
+        raise ValueError(f"starts: {columns.tolist()} came, strictly increasing ones were wanted")
+    return columns
+
+
+@one_blas_thread()
 def basis_from_starts(
     q: ArrayLike, k: ArrayLike, starts: ArrayLike, *, scale: float | None = None, check_finite: bool = True
 ) -> ConvBasis:
@@ -381,11 +429,7 @@ def basis_from_starts(
     if q.ndim != 2 or q.shape != k.shape or 0 in q.shape:
         raise ValueError(f"q, k: shapes {q.shape} and {k.shape} came, (n, d) twice was wanted")
     n = q.shape[0]
-    columns = np.asarray(starts)
-    if columns.dtype.kind not in "iu" or columns.ndim != 1 or not columns.size:
-        raise TypeError(f"starts: {starts!r} came, a vector of integers was wanted")
-    if columns.min() < 0 or columns.max() >= n:
-        raise ValueError(f"starts: {columns.tolist()} came, columns from 0 to {n - 1} were wanted")
+    columns = as_starts(starts, n)
     factor = np.asarray(as_scale(scale, q.shape[1]), q.dtype)
     kernels = np.zeros((columns.size, n), q.dtype)
     with np.errstate(over="ignore", invalid="ignore"):

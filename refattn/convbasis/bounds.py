@@ -14,7 +14,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refattn._heads import HeadLayout
-from refattn._validation import FloatArray, as_count, as_float_arrays, as_real, as_scale
+from refattn._threads import one_blas_thread
+from refattn._validation import (
+    FloatArray,
+    as_count,
+    as_float_arrays,
+    as_float_dtype,
+    as_real,
+    as_real_array,
+    as_scale,
+    require_finite,
+    require_kind,
+)
 from refattn.convbasis.basis import ConvBasis
 
 _BLOCK_ENTRIES = 1 << 21
@@ -43,7 +54,7 @@ def inference_bound(eps: float, v_max: float) -> float:
     Notes
     -----
     Holds for logits that are ε-close (T, δ)-non-degenerate k-conv, with ``ε ≤ δ/(5T)``. Source: arXiv 2405.05219,
-    theorem on inference (4.4).
+    theorem on inference (4.4). Time O(1).
 
     Examples
     --------
@@ -75,7 +86,7 @@ def posterior_bound(residual: float, v_max: float) -> float:
 
     Notes
     -----
-    Source: the argument of arXiv 2405.05219, theorem 4.4, with the measured r in the place of 2ε.
+    Source: the argument of arXiv 2405.05219, theorem 4.4, with the measured r in the place of 2ε. Time O(1).
 
     Examples
     --------
@@ -109,7 +120,7 @@ def sharp_bound(residual: float, v_max: float) -> float:
     Notes
     -----
     Source: ours; two softmax rows whose logits differ by at most r are within ``tanh(r/2)`` in total variation, and two
-    keys attain it.
+    keys attain it. Time O(1).
 
     Examples
     --------
@@ -120,6 +131,7 @@ def sharp_bound(residual: float, v_max: float) -> float:
     return 2 * math.tanh(residual / 2) * v_max
 
 
+@one_blas_thread()
 def logit_residual(
     q: ArrayLike, k: ArrayLike, basis: ConvBasis, *, scale: float | None = None, check_finite: bool = True
 ) -> FloatArray:
@@ -138,18 +150,18 @@ def logit_residual(
 
     Returns
     -------
-    ndarray, shape (…, n)
+    ndarray, shape (…, n), in the dtype of q and k
         ``r_i = max_{j ≤ i} |H_ij − H'_ij|``; its maximum is the r of `posterior_bound`, and r_i bounds row i alone.
 
     Raises
     ------
     TypeError, ValueError
-        Shapes do not fit, or an entry is not a finite number.
+        Shapes do not fit, an entry is not a finite number, or a logit overflows.
 
     Notes
     -----
     Exact, therefore O(n² d) time; memory O(n·block). The measured ε of ε-closeness is ``logit_residual(…).max()`` with
-    the noise-free basis.
+    the noise-free basis. Source: ours; its maximum is the ε of arXiv 2405.05219, definition of ε-close matrices.
 
     Examples
     --------
@@ -162,12 +174,13 @@ def logit_residual(
     """
     q, k = as_float_arrays(check_finite=check_finite, q=q, k=k)
     layout = HeadLayout.of(q, k, k)
+    require_kind("basis", basis, ConvBasis, "recover")
     n = basis.n
     if q.shape[-2] != n or k.shape[-2] != n or basis.starts.shape[:-1] != layout.lead:
         raise ValueError(
             f"basis: heads {basis.starts.shape[:-1]} and n = {n} came, {layout.lead} and n = {q.shape[-2]} were wanted"
         )
-    factor = np.asarray(as_scale(scale, q.shape[-1]), q.dtype)
+    factor = as_scale(scale, q.shape[-1])
     queries, keys, _ = layout.expand(q, k, k)
     residual = np.empty((int(np.prod(layout.lead)), n), q.dtype)
     step = max(1, _BLOCK_ENTRIES // n)
@@ -175,9 +188,12 @@ def logit_residual(
         one = basis[target]
         for start in range(0, n, step):
             rows = np.arange(start, min(start + step, n))
-            difference = np.abs((queries[head][rows] @ keys[head].T) * factor - one.rows(rows))
-            difference[np.arange(n) > rows[:, None]] = 0
-            residual[place, rows] = difference.max(axis=-1)
+            with np.errstate(over="ignore", invalid="ignore"):  # judged below
+                logits = (queries[head][rows] @ keys[head].T) * np.asarray(factor, q.dtype)
+                difference = np.abs(logits - one.rows(rows))
+                difference[np.arange(n) > rows[:, None]] = 0
+                residual[place, rows] = difference.max(axis=-1)
+    require_finite("q, k: residual", residual)
     return residual.reshape(*layout.lead, n)
 
 
@@ -194,6 +210,16 @@ class Closeness(NamedTuple):
         Largest difference of a causal logit from the basis.
     holds : bool
         ``eps ≤ delta / (5 probe)``.
+
+    Notes
+    -----
+    Measuring it takes O(n² d). Source: arXiv 2405.05219, definition of ε-close (T, δ)-non-degenerate matrices.
+
+    Examples
+    --------
+    >>> from refattn.convbasis import Closeness
+    >>> Closeness(probe=4, delta=1.0, eps=0.01, holds=True).holds
+    True
     """
 
     probe: int
@@ -210,7 +236,7 @@ def closeness(
     Parameters
     ----------
     q, k : array_like, shape (n, d)
-        Queries and keys of one head.
+        Queries and keys of one head, float32 or float64.
     basis : ConvBasis
         The k-conv matrix H° that the logits are compared with.
     probe : int
@@ -242,6 +268,7 @@ def closeness(
     >>> closeness(q, k, basis_from_starts(q, k, starts), probe=4).holds
     True
     """
+    require_kind("basis", basis, ConvBasis, "recover")
     delta = basis.nondegeneracy(probe)
     eps = float(logit_residual(q, k, basis, scale=scale, check_finite=check_finite).max())
     return Closeness(int(probe), delta, eps, eps <= delta / (5 * probe))
@@ -263,9 +290,9 @@ def convolution_error(length: int, dtype: Any, factors: Any, product: Any) -> An
         Length N of the transforms, at least 1.
     dtype : dtype_like
         float32 or float64.
-    factors : array_like
+    factors : array_like, any shape
         ``‖a‖₂ ‖x‖₂``.
-    product : array_like
+    product : array_like, shape of `factors`
         ``‖y‖₂`` of all N entries of the circular product, or a bound on it: ``min(‖a‖₁ ‖x‖₂, ‖a‖₂ ‖x‖₁)``.
 
     Returns
@@ -275,8 +302,8 @@ def convolution_error(length: int, dtype: Any, factors: Any, product: Any) -> An
 
     Raises
     ------
-    ValueError
-        `length` is below 1.
+    TypeError, ValueError
+        `length` is not an integer of at least 1, `dtype` neither of the two, or the norms are not numbers of one shape.
 
     Notes
     -----
@@ -285,7 +312,7 @@ def convolution_error(length: int, dtype: Any, factors: Any, product: Any) -> An
     the spectra are spread out, and as ``u √(log₂ N / N) ‖y‖₂`` where they are concentrated (smooth kernels); the
     product and the inverse transform add the second kind. This is an estimate with a margin of 8, not a worst case,
     which is √N times larger; the claims ledger measures how much of the margin is used. Source: ours; the norm-wise
-    statement is classical (Higham, Accuracy and Stability of Numerical Algorithms, section 24.1).
+    statement is classical (Higham, Accuracy and Stability of Numerical Algorithms, section 24.1). Time O(1) an entry.
 
     Examples
     --------
@@ -293,6 +320,10 @@ def convolution_error(length: int, dtype: Any, factors: Any, product: Any) -> An
     True
     """
     length = as_count("length", length, least=1)
-    unit = float(np.finfo(np.dtype(dtype)).eps) / 2
+    unit = float(np.finfo(as_float_dtype("dtype", dtype)).eps) / 2
+    both = as_real_array("factors", factors), as_real_array("product", product)
+    if both[0].shape != both[1].shape:
+        raise ValueError(f"product: shape {both[1].shape} came, that of factors {both[0].shape} was wanted")
     factor = _ROUNDING_SAFETY * unit * math.sqrt(2 * max(math.log2(length), 1.0) / length)
-    return factor * (np.asarray(factors) + np.asarray(product))
+    with np.errstate(over="ignore"):  # an estimate of infinity is kept by nobody
+        return factor * (both[0] + both[1])

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from refattn._compiled import as_input
 from refattn._threads import for_each
-from refattn._validation import FloatArray
+from refattn._validation import FloatArray, require_finite
 from refattn.convbasis import _row_kernels
+from refattn.convbasis.toeplitz import near_one
 
 _ROWS = 64
 _COLUMNS = 512
@@ -25,10 +26,29 @@ Segments = tuple[NDArray[np.int64], FloatArray]
 def write_rows(
     rows: NDArray[np.int64], v: FloatArray, lower: Segments, upper: Segments | None, out: FloatArray
 ) -> None:
-    """Write the given rows of the output, in increasing order, to `out`, shape (n, d_v)."""
+    """Write the given rows of the output, in increasing order, to `out`, shape (n, d_v).
+
+    Raises
+    ------
+    ValueError
+        The output overflows.
+    """
     v = as_input(v)
     lower = lower[0], as_input(lower[1])
     upper = None if upper is None else (upper[0], as_input(upper[1]))
+    _write_tiles(rows, v, lower, upper, out)
+    if not np.isfinite(out[rows]).all() and np.isfinite(v).all():
+        # a sum of values overflowed, though their average need not
+        v, exponent = near_one(v)
+        _write_tiles(rows, v, lower, upper, out)
+        with np.errstate(over="ignore"):
+            out[rows] = np.ldexp(out[rows], exponent)
+        require_finite("v: output", out[rows])
+
+
+def _write_tiles(
+    rows: NDArray[np.int64], v: FloatArray, lower: Segments, upper: Segments | None, out: FloatArray
+) -> None:
     for_each(
         lambda first: _write_tile(rows[first : first + _ROWS], v, lower, upper, out),
         # the longest rows first: what is left for the last thread is short

@@ -44,4 +44,4 @@ def conv_attention_head(v: FloatArray, lower: ConvBasis, upper: ConvBasis | None
     above = np.arange(n) > np.arange(n)[:, None]
     h = np.where(above, -np.inf if upper is None else dense_logits(upper).T, dense_logits(lower))
     a = np.exp(h - h.max(axis=1, keepdims=True))
-    return np.asarray((a @ v.astype(np.float64)) / a.sum(axis=1, keepdims=True))
+    return np.asarray((a / a.sum(axis=1, keepdims=True)) @ v.astype(np.float64))  # an average does not overflow

@@ -26,7 +26,7 @@ from refattn import _fft
 from refattn._validation import FloatArray
 from refattn.convbasis.basis import ConvBasis
 from refattn.convbasis.bounds import convolution_error
-from refattn.convbasis.toeplitz import conv_product, subconv_product
+from refattn.convbasis.toeplitz import fft_product, near_one, subconv_product
 
 _BLOCK_ENTRIES = 1 << 21
 
@@ -122,11 +122,12 @@ class Softmax:
 
     def apply(self, w: FloatArray) -> FloatArray:
         """``f w``, shape (n, d)."""
+        w, exponent = near_one(w)  # an average does not overflow, but its numerator might
         with np.errstate(divide="ignore", invalid="ignore"):
             y = self._numerator(w) / self.D[:, None]
         for rows in self.lost_blocks():
             y[rows] = self.rows(rows) @ w
-        return y
+        return np.ldexp(y, exponent)
 
     def apply_transposed(self, w: FloatArray) -> FloatArray:
         """``fᵀ w``, shape (n, d)."""
@@ -221,7 +222,7 @@ def segment_product(g: ConvBasis, x: FloatArray) -> FloatArray:
     for c, end, kernel in segments(g):
         x_i = np.zeros_like(x[c:])
         x_i[: end - c] = x[c:end]
-        y[c:] += conv_product(kernel, x_i)
+        y[c:] += fft_product(kernel, x_i)
     return y
 
 
@@ -229,7 +230,7 @@ def transposed_product(g: ConvBasis, x: FloatArray) -> FloatArray:
     """The transposed matrix of the basis times x: row j in segment i gets ``Σ_t g_i[t] x_{j+t}``, a correlation."""
     y = np.zeros_like(x)
     for c, end, kernel in segments(g):
-        y[c:end] = conv_product(kernel, x[c:][::-1])[::-1][: end - c]
+        y[c:end] = fft_product(kernel, x[c:][::-1])[::-1][: end - c]
     return y
 
 

@@ -25,10 +25,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refattn._heads import HeadLayout
+from refattn._threads import one_blas_thread
 from refattn._validation import FloatArray, as_count, as_float_arrays, as_real, as_scale, require_finite
 from refattn.convbasis.basis import ConvBasis, basis_from_starts
 
 
+@one_blas_thread()
 def recover(
     q: ArrayLike,
     k: ArrayLike,
@@ -63,7 +65,8 @@ def recover(
     -------
     ConvBasis
         One basis for every query head: ``starts (…, s)``, ``kernels (…, s, n)`` with ``s ≤ n_basis``; fewer than
-        n_basis segments where no more exist. Each kernel is the column of the logits at its start.
+        n_basis segments where no more exist. Each kernel is the column of the logits at its start,
+        in float64 unless q and k are float32.
 
     Raises
     ------

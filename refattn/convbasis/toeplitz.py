@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refattn import _fft
-from refattn._validation import FloatArray, as_count, as_float_arrays, as_option, require_rank
+from refattn._validation import FloatArray, as_count, as_float_arrays, as_option, require_finite, require_rank
 
 
 def conv_matrix(a: ArrayLike) -> FloatArray:
@@ -34,7 +34,8 @@ def conv_matrix(a: ArrayLike) -> FloatArray:
 
     Notes
     -----
-    Time and memory O(n²). Source: arXiv 2405.05219, definition of the convolution matrix.
+    Time and memory O(n²). Source: arXiv 2405.05219, definition of the convolution matrix. The dtype is that of `a`,
+    float64 for integers.
 
     Examples
     --------
@@ -74,7 +75,8 @@ def subconv_matrix(a: ArrayLike, m: int) -> FloatArray:
 
     Notes
     -----
-    Time and memory O(n²). Source: arXiv 2405.05219, definition of the sub-convolution matrix.
+    Time and memory O(n²). Source: arXiv 2405.05219, definition of the sub-convolution matrix. The dtype is that of `a`,
+    float64 for integers.
 
     Examples
     --------
@@ -114,11 +116,12 @@ def conv_product(a: ArrayLike, x: ArrayLike, *, method: str = "fft") -> FloatArr
     Raises
     ------
     TypeError, ValueError
-        Inputs are not finite numbers or do not fit, or `method` is unknown.
+        Inputs are not finite numbers or do not fit, the product overflows, or `method` is unknown.
 
     Notes
     -----
-    Memory O(n d). Source: arXiv 2405.05219, the claim that conv(a) x takes O(n log n) by FFT.
+    Memory O(n d). Source: arXiv 2405.05219, the claim that conv(a) x takes O(n log n) by FFT. float32 if every input
+    is, else float64.
 
     Examples
     --------
@@ -132,7 +135,9 @@ def conv_product(a: ArrayLike, x: ArrayLike, *, method: str = "fft") -> FloatArr
         raise ValueError(f"x: shape {x.shape} came, ({a.size},) or ({a.size}, d) was wanted")
     as_option("method", method, ("fft", "direct"))
     columns = x.reshape(a.size, -1)
-    product = _conv_fft(a, columns) if method == "fft" else _conv_direct(a, columns)
+    with np.errstate(over="ignore", invalid="ignore"):  # judged below
+        product = fft_product(a, columns) if method == "fft" else _conv_direct(a, columns)
+    require_finite("a, x: product", product)
     return product.reshape(x.shape)
 
 
@@ -162,7 +167,8 @@ def subconv_product(a: ArrayLike, m: int, x: ArrayLike, *, method: str = "fft") 
 
     Notes
     -----
-    Time O(m d log m) or O(m² d), memory O(n d). Source: arXiv 2405.05219, sub-convolution matrices.
+    Time O(m d log m) or O(m² d), memory O(n d). Source: arXiv 2405.05219, sub-convolution matrices. float32 if every
+    input is, else float64.
 
     Examples
     --------
@@ -198,11 +204,12 @@ def correlation(a: ArrayLike, b: ArrayLike) -> FloatArray:
     Raises
     ------
     TypeError, ValueError
-        Inputs are not finite numbers or do not fit.
+        Inputs are not finite numbers or do not fit, or the correlation overflows.
 
     Notes
     -----
     Time O(m d log m), memory O(m d). The derivative of ``conv(a) x`` with respect to a is of this form. Source: ours.
+    float32 if every input is, else float64.
 
     Examples
     --------
@@ -212,9 +219,27 @@ def correlation(a: ArrayLike, b: ArrayLike) -> FloatArray:
     a, b = as_float_arrays(a=a, b=b)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or not 1 <= b.shape[0] <= a.shape[0]:
         raise ValueError(f"b: shape {b.shape} came, (s, d) with s ≤ m and a's (m, d) = {a.shape} was wanted")
+    with np.errstate(over="ignore", invalid="ignore"):  # judged below
+        found = fft_correlation(a, b)
+    require_finite("a, b: correlation", found)
+    return found
+
+
+def fft_correlation(a: FloatArray, b: FloatArray) -> FloatArray:
+    """`correlation` of arrays that fit; what overflows is infinite or NaN."""
+    (a, e), (b, f) = near_one(a), near_one(b)
     length = _fft.fast_length(a.shape[0] + b.shape[0] - 1)
     a_hat, b_hat = (_fft.rfft(np.ascontiguousarray(x.T), length) for x in (a, b))
-    return _fft.irfft((a_hat * b_hat.conj()).sum(axis=0), length)[: a.shape[0]]
+    return np.ldexp(_fft.irfft((a_hat * b_hat.conj()).sum(axis=0), length)[: a.shape[0]], e + f)
+
+
+def near_one(x: FloatArray) -> tuple[FloatArray, int]:
+    """Return x times a power of two, its largest entry then between ½ and 1, and the exponent that undoes it.
+
+    Nothing in a transform of such numbers overflows, and nothing that counts underflows; no other bit changes.
+    """
+    exponent = int(np.frexp(np.abs(x).max(initial=0.0))[1])
+    return np.ldexp(x, -exponent), exponent
 
 
 def _as_vector(a: FloatArray) -> FloatArray:
@@ -223,10 +248,12 @@ def _as_vector(a: FloatArray) -> FloatArray:
     return a
 
 
-def _conv_fft(a: FloatArray, x: FloatArray) -> FloatArray:
+def fft_product(a: FloatArray, x: FloatArray) -> FloatArray:
+    """``conv(a) x`` of arrays that fit, x of shape (n, d), by FFT; what overflows is infinite or NaN."""
+    (a, e), (x, f) = near_one(a), near_one(x)
     length = _fft.fast_length(2 * a.size - 1)
     x_hat = _fft.rfft(np.ascontiguousarray(x.T), length)
-    return _fft.irfft(_fft.rfft(a, length) * x_hat, length)[:, : a.size].T
+    return np.ldexp(_fft.irfft(_fft.rfft(a, length) * x_hat, length)[:, : a.size].T, e + f)
 
 
 def _conv_direct(a: FloatArray, x: FloatArray) -> FloatArray:

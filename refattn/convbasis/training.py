@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from refattn._threads import one_blas_thread
 from refattn._validation import FloatArray, as_float_arrays, as_real
 from refattn.convbasis.bounds import ROW_TOLERANCE
 from refattn.convbasis.paper import Softmax
@@ -44,6 +45,7 @@ class LossGradients(NamedTuple):
     A3: FloatArray
 
 
+@one_blas_thread()
 def loss_gradient_oracle(
     A1: ArrayLike, A2: ArrayLike, A3: ArrayLike, X: ArrayLike, W: ArrayLike, E: ArrayLike
 ) -> LossGradients:
@@ -96,6 +98,7 @@ def loss_gradient_oracle(
     return LossGradients(float(0.5 * np.sum(c * c)), A1.T @ p @ A2, A3.T @ dh, p @ A2 @ X.T, p.T @ A1 @ X, dh @ W.T)
 
 
+@one_blas_thread()
 def loss_gradient_paper(
     A1: ArrayLike,
     A2: ArrayLike,

@@ -1,0 +1,27 @@
+"""The command line: ``report``, ``experiment``, ``decompose``, ``conform``, ``vectors``, ``versions``, a module each.
+
+Needs the extra ``report``; the library itself does not.
+"""
+
+from __future__ import annotations
+
+try:
+    import rich  # noqa: F401
+    import typer
+except ImportError as error:  # the console script exists without the extra
+    raise SystemExit(f"refattn: the command line needs {error.name}: python -m pip install 'refattn[report]'") from None
+
+from refattn.cli import conform, decompose, experiment, report, vectors, versions
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Verified reference attention: evidence on request.")
+app.command()(report.report)
+app.command()(experiment.experiment)
+app.command()(decompose.decompose)
+app.command()(conform.conform)
+app.add_typer(vectors.app, name="vectors")
+app.command()(versions.versions)
+
+
+def main() -> None:
+    """Run the command line; the console script's entry point."""
+    app(prog_name="refattn")

@@ -1,0 +1,47 @@
+"""``refattn vectors``: the reference vectors, computed anew or verified."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Reference vectors: compute them anew, or verify them.")
+
+
+@app.command()
+def generate(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to; made if missing.")],
+) -> None:
+    """Compute the reference vectors to 50 digits and write them, bit for bit the shipped ones. Needs mpmath."""
+    from refattn.testing.vectors import load_manifest
+    from refattn.testing.vectors.generate import generate as generate_vectors
+
+    try:
+        manifest = generate_vectors(out)
+    except (ImportError, OSError) as error:
+        print(f"refattn: the vectors could not be made: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    shipped = load_manifest()
+    same = sum(manifest["files"][name]["sha256"] == one["sha256"] for name, one in shipped["files"].items())
+    print(f"{len(manifest['files'])} files in {out}, {same} of {len(shipped['files'])} bit for bit the shipped ones")
+    raise typer.Exit(0 if same == len(manifest["files"]) == len(shipped["files"]) else 1)
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path | None, typer.Option("--dir", metavar="DIR", help="By default the shipped ones.")] = None,
+) -> None:
+    """Compare every stored result with this package's own. Exit status 1: a file or a result is not right."""
+    from refattn.testing.vectors.verify import verify_vectors
+
+    try:
+        checks = verify_vectors(folder)
+    except (ValueError, OSError) as error:
+        print(f"refattn: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    for check in checks:
+        print(f"{'ok    ' if check.passed else 'FAILED'} {check.name}: {check.error:.1e}, bound {check.bound:.0e}")
+    raise typer.Exit(0 if checks and all(check.passed for check in checks) else 1)

@@ -1,0 +1,81 @@
+"""Arrays out of files that others wrote: NumPy's ``.npy`` and ``.npz``, nothing unpickled (ours).
+
+What a header says is compared with the length of what follows it, and with the memory there is, before anything of that
+size is made. `refattn._npz` reads this package's own files, and refuses what this accepts.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from refattn._memory import require_memory
+from refattn._npz import NPY_ERRORS
+
+_MOST_HEADER = 1 << 16
+
+
+def read_npy(path: Path) -> NDArray[Any]:
+    """Return the array of a ``.npy`` file.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    ValueError
+        It is not such a file, or truncated, or holds objects; the message names the file.
+    MemoryError
+        It does not fit.
+    """
+    with path.open("rb") as file:
+        return _array(str(path), file, path.stat().st_size)
+
+
+def read_npz(path: Path, wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Return those arrays of a ``.npz`` file that are wanted and there, compressed or not; others are not looked at.
+
+    Raises
+    ------
+    OSError, ValueError, MemoryError
+        As for `read_npy`; the message names the file and the array.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            present = {name: f"{name}.npy" for name in wanted if f"{name}.npy" in archive.namelist()}
+            found = {}
+            for name, member in present.items():
+                with archive.open(member) as stream:
+                    found[name] = _array(f"{path}: {name}", stream, archive.getinfo(member).file_size)
+            return found
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); an archive of NumPy arrays was wanted") from error
+
+
+def _array(name: str, stream: IO[bytes], nbytes: int) -> NDArray[Any]:
+    """Read one array from a stream that has `nbytes` left, as its directory says."""
+    try:
+        version = npy.read_magic(stream)
+        header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, fortran, dtype = header(stream, max_header_size=_MOST_HEADER)
+    except (ValueError, EOFError, *NPY_ERRORS) as error:
+        told = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{name}: cannot be read ({told}); a NumPy array was wanted") from error
+    if dtype.hasobject:
+        raise ValueError(f"{name}: Python objects came, numbers were wanted (nothing is unpickled)")
+    size = math.prod(shape) * dtype.itemsize
+    left = nbytes - stream.tell()
+    if size != left:
+        raise ValueError(f"{name}: {shape} of {dtype} are {size} bytes, the file has {left}: truncated or altered")
+    require_memory(name, size)
+    content = stream.read(size)
+    if len(content) != size:
+        raise ValueError(f"{name}: {len(content)} bytes came, {size} were wanted: truncated or altered")
+    return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
