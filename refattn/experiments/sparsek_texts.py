@@ -1,0 +1,67 @@
+"""Text that the scorers are fitted on, and text that is held out: essays, told apart by name.
+
+Held out are the three longest essays, which have room for long windows, and the essay of the ledger's other rows about
+this model; every other essay of at least 2,048 tokens is for fitting. A window is a run of n tokens of one essay, from
+a multiple of n on; the rest of an essay is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refattn.models import essays, smollm2_path, tokenizer_from_gguf
+
+HELD_OUT = ("worked", "popular", "gap", "useful")
+
+
+class Window(NamedTuple):
+    """So many tokens of an essay, from one on."""
+
+    text: str
+    start: int
+    n: int
+
+
+@cache
+def tokens_of(text: str) -> NDArray[np.int64]:
+    """Return the tokens of an essay."""
+    return np.array(_tokenizer().encode(essays()[text]).ids, dtype=np.int64)
+
+
+@cache
+def _tokenizer() -> Any:
+    return tokenizer_from_gguf(smollm2_path())
+
+
+def window_tokens(window: Window) -> NDArray[np.int64]:
+    """Return the tokens of a window.
+
+    Raises
+    ------
+    ValueError
+        The essay is not so long.
+    """
+    found = tokens_of(window.text)[window.start : window.start + window.n]
+    if len(found) < window.n:
+        raise ValueError(f"window: the essay {window.text!r} ends before token {window.start + window.n}")
+    return found
+
+
+def fitting_windows(n: int = 2048, *, per_text: int = 1) -> list[Window]:
+    """Return the first windows of every essay that is not held out, in alphabetical order."""
+    texts = [text for text in sorted(essays()) if text not in HELD_OUT]
+    return [window for text in texts for window in list(_windows(text, n))[:per_text]]
+
+
+def held_out_windows(n: int = 2048) -> list[Window]:
+    """Return every window of the essays that are held out."""
+    return [window for text in HELD_OUT for window in _windows(text, n)]
+
+
+def _windows(text: str, n: int) -> Iterator[Window]:
+    return (Window(text, start, n) for start in range(0, len(tokens_of(text)) - n + 1, n))

@@ -1,0 +1,52 @@
+"""Items on a real Dask cluster, of which a worker is killed."""
+
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from refattn.experiments.records import read_records
+from refattn.experiments.runner import run_experiment
+from refattn.experiments.workers import ItemFailedError, dask_workers
+
+distributed = pytest.importorskip("distributed", reason="needs the extra 'distributed'")
+
+HERE = Path(__file__).parent
+
+
+@contextmanager
+def cluster(workers, **variables):
+    """Yield the address of a scheduler with so many single-threaded workers, each a process that nobody restarts."""
+    with distributed.LocalCluster(n_workers=0, dashboard_address=None, silence_logs=50) as scheduler:
+        command = [sys.executable, "-m", "distributed.cli.dask_worker", scheduler.scheduler_address]
+        options = ["--no-nanny", "--nthreads", "1", "--no-dashboard"]
+        environment = {**os.environ, "PYTHONPATH": str(HERE), **variables}
+        processes = [
+            subprocess.Popen([*command, *options], env=environment, stderr=subprocess.DEVNULL) for _ in range(workers)
+        ]
+        try:
+            scheduler.wait_for_workers(workers, timeout=60)
+            yield scheduler.scheduler_address, processes
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+
+
+def test_the_loss_of_one_of_two_workers_changes_nothing(toy, tmp_path, same_records):
+    with cluster(2, TOY_KILL=str(tmp_path / "killed")) as (address, processes):
+        path = run_experiment(toy.TOY, tmp_path / "records", workers=dask_workers(address))
+        processes_left = [process for process in processes if process.poll() is None]
+    assert (tmp_path / "killed").exists()
+    assert len(processes_left) == 1
+    assert same_records(path, environment=False)
+
+
+def test_an_exception_in_a_worker_names_the_item(toy, tmp_path):
+    with cluster(1) as (address, _), pytest.raises(ItemFailedError, match=r"'place': 3.*three is no number"):
+        run_experiment(replace(toy.TOY, run=toy.run_and_fail), tmp_path, workers=dask_workers(address))
+    assert read_records(tmp_path / "toy.jsonl").results
