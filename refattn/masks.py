@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from refattn._heads import HeadLayout
 from refattn._validation import FloatArray, as_array, as_count, as_option
 
+__all__ = ["Causal", "SlidingWindow"]
+
 Alignment: TypeAlias = Literal["top-left", "bottom-right"] | int | None
 _ALIGNMENTS = ("top-left", "bottom-right")
 
@@ -45,6 +47,11 @@ class Causal:
     alignment : {"top-left", "bottom-right"} or int, optional
         Where the first query stands among the keys; needed when their numbers differ.
 
+    Notes
+    -----
+    One block of rows takes time and memory O(rows · n_k). Source: ours, after PyTorch's ``causal_upper_left`` and
+    ``causal_lower_right``.
+
     Examples
     --------
     >>> Causal("bottom-right").allowed(slice(0, 2), 2, 4).astype(int)
@@ -55,7 +62,15 @@ class Causal:
     alignment: Alignment = None
 
     def allowed(self, rows: slice, n_q: int, n_k: int) -> NDArray[np.bool_]:
-        """Return the boolean mask, shape ``(rows, n_k)``, of the query rows in `rows`."""
+        """Return the boolean mask, shape ``(rows, n_k)``, of the query rows in `rows`.
+
+        Parameters
+        ----------
+        rows : slice
+            Which query rows.
+        n_q, n_k : int
+            Numbers of queries and keys.
+        """
         position = np.arange(rows.start, rows.stop) + _offset("causal", self.alignment, n_q, n_k)
         return np.asarray(np.arange(n_k) <= position[:, None])
 
@@ -72,6 +87,15 @@ class SlidingWindow:
         Keys at the start that stay visible (attention sinks); at least 0.
     alignment : {"top-left", "bottom-right"} or int, optional
         As for `Causal`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `window` or `sinks` is not a count.
+
+    Notes
+    -----
+    One block of rows takes time and memory O(rows · n_k). Source: arXiv 2309.17453 (attention sinks).
 
     Examples
     --------
@@ -91,7 +115,15 @@ class SlidingWindow:
         as_count("sinks", self.sinks, least=0)
 
     def allowed(self, rows: slice, n_q: int, n_k: int) -> NDArray[np.bool_]:
-        """Return the boolean mask, shape ``(rows, n_k)``, of the query rows in `rows`."""
+        """Return the boolean mask, shape ``(rows, n_k)``, of the query rows in `rows`.
+
+        Parameters
+        ----------
+        rows : slice
+            Which query rows.
+        n_q, n_k : int
+            Numbers of queries and keys.
+        """
         position = np.arange(rows.start, rows.stop) + _offset("sliding window", self.alignment, n_q, n_k)
         lag = position[:, None] - np.arange(n_k)
         near = (lag < self.window) | (np.arange(n_k) < self.sinks)

@@ -35,3 +35,12 @@ def test_every_public_name_exists_and_is_documented():
 @pytest.mark.parametrize("module", ["refattn.dense", "refattn.convbasis", "refattn.testing", "refattn.models"])
 def test_modules_import_alone(module):
     subprocess.run([sys.executable, "-W", "error", "-c", f"import {module}"], check=True)
+
+
+def test_packages_need_no_import_of_their_own():
+    code = "import refattn; refattn.testing.check_attention; refattn.models.Llama"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+    import refattn
+
+    with pytest.raises(AttributeError, match="has no attribute 'tessting'"):
+        refattn.tessting  # noqa: B018  the error is what is looked at

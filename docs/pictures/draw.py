@@ -1,0 +1,41 @@
+"""Draw the pictures of these pages: ``python docs/pictures/draw.py [--out DIR] [--records DIR]``.
+
+The same versions give the same bytes. Pictures of records are drawn from those that ship with the package, or from
+those in the folder given; where there are none, the picture stays as it is.
+"""
+
+import argparse
+from importlib import import_module
+from pathlib import Path
+
+from style import save
+
+import refattn
+from refattn.experiments.records import read_records
+
+HERE = Path(__file__).parent
+SHIPPED = Path(refattn.__file__).parent / "experiments" / "data"
+PICTURES = ("block_transform", "conv_basis", "sparsek_intervals", "error_against_k", "time_against_n")
+
+
+def draw_all(folder: Path, records: Path) -> list[Path]:
+    """Draw every picture there is something for into a folder; return their paths."""
+    drawn = []
+    for name in PICTURES:
+        module, path = import_module(name), folder / f"{name.replace('_', '-')}.png"
+        if not hasattr(module, "RECORDS"):
+            save(module.draw(), path)
+        elif (file := records / f"{module.RECORDS}.jsonl").exists():
+            save(module.draw(read_records(file).rows()), path)
+        else:
+            continue
+        drawn.append(path)
+    return drawn
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--records", type=Path, default=SHIPPED)
+    options = parser.parse_args()
+    print(*draw_all(options.out, options.records), sep="\n")

@@ -1,0 +1,37 @@
+"""Every picture of the documentation is drawn by its script, is small, and is the one that the pages show."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("matplotlib")
+
+DOCS = Path(__file__).parents[2] / "docs"
+LARGEST = 100_000
+"""Bytes."""
+
+
+def test_the_pictures_are_drawn_and_small(tmp_path):
+    script = DOCS / "pictures" / "draw.py"
+    done = subprocess.run(
+        [sys.executable, script, "--out", tmp_path], capture_output=True, text=True, check=True, timeout=600
+    )
+    drawn = {Path(line) for line in done.stdout.splitlines()}
+    assert drawn == set(tmp_path.glob("*.png"))
+    assert len(drawn) >= 3
+    assert all(path.stat().st_size <= LARGEST for path in drawn)
+
+
+def test_every_picture_on_a_page_exists_is_small_and_has_a_description():
+    shown = []
+    for page in DOCS.rglob("*.md"):
+        for text, target in re.findall(r"!\[(.*?)\]\((.*?)\)", page.read_text("utf-8"), re.DOTALL):
+            picture = page.parent / target
+            assert picture.exists(), (page.name, target)
+            assert picture.stat().st_size <= LARGEST, target
+            assert len(text) > 20, (page.name, target)
+            shown.append(picture.name)
+    assert {"block-transform.png", "conv-basis.png", "sparsek-intervals.png"} <= set(shown)
