@@ -3,6 +3,7 @@
 Importing this package needs NumPy and SciPy only; reading a weight file needs ``pip install refattn[models]``.
 """
 
+from refattn.models.attentions import GeneratingAttention, SelectiveAttention, sliding_window
 from refattn.models.config import LlamaConfig
 from refattn.models.encoder import (
     Encoder,
@@ -10,8 +11,10 @@ from refattn.models.encoder import (
     encoder_tokenizer,
     exact_full_attention,
 )
+from refattn.models.generation import RememberingAttention, generate
 from refattn.models.llama import Attention, Capture, Llama, Observer, exact_attention
 from refattn.models.safetensors_file import minilm_folder, read_safetensors
+from refattn.models.scorer import Scorer, load_scorer, read_scorer
 from refattn.models.texts import essays, shakespeare_text
 from refattn.models.tokenizer import tokenizer_from_gguf
 from refattn.models.weights import GGUFFile, read_gguf, smollm2_path
@@ -22,17 +25,25 @@ __all__ = [
     "Encoder",
     "EncoderConfig",
     "GGUFFile",
+    "GeneratingAttention",
     "Llama",
     "LlamaConfig",
     "Observer",
+    "RememberingAttention",
+    "Scorer",
+    "SelectiveAttention",
     "encoder_tokenizer",
     "essays",
     "exact_attention",
     "exact_full_attention",
+    "generate",
+    "load_scorer",
     "minilm_folder",
     "read_gguf",
     "read_safetensors",
+    "read_scorer",
     "shakespeare_text",
+    "sliding_window",
     "smollm2_path",
     "tokenizer_from_gguf",
 ]

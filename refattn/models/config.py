@@ -25,6 +25,15 @@ class LlamaConfig:
     rope_base, norm_eps : float
         Base of the rotary angles; ε of the root-mean-square norm.
 
+    Raises
+    ------
+    TypeError, ValueError
+        A number is of the wrong kind or out of range, or does not fit the others.
+
+    Notes
+    -----
+    Memory O(1). Source: arXiv 2302.13971 (LLaMA), and the keys of GGUF files.
+
     Examples
     --------
     >>> config = LlamaConfig(n_layers=1, width=8, ffn_width=12, vocab_size=10, n_heads=4, n_kv_heads=2, head_width=2,
@@ -57,6 +66,11 @@ class LlamaConfig:
     @classmethod
     def from_gguf(cls, source: str | os.PathLike[str] | GGUFFile) -> LlamaConfig:
         """Read the numbers from a GGUF file's metadata.
+
+        Parameters
+        ----------
+        source : path or GGUFFile
+            The file.
 
         Raises
         ------

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from scipy.special import expit
 
-from refattn._validation import FloatArray, require_finite
+from refattn._validation import FloatArray, as_count, require_finite
 from refattn.dense import dense_attention
 from refattn.models.config import LlamaConfig
 from refattn.models.weights import GGUFFile, read_gguf
@@ -41,7 +41,39 @@ _LOGIT_ROWS = 128
 
 
 def exact_attention(layer: int, q: FloatArray, k: FloatArray, v: FloatArray) -> FloatArray:
-    """Causal softmax attention, the same in every layer: what a `Llama` computes unless told otherwise."""
+    """Causal softmax attention, the same in every layer: what a `Llama` computes unless told otherwise.
+
+    Parameters
+    ----------
+    layer : int
+        Which layer; it makes no difference.
+    q : ndarray, shape (n_heads, n, d)
+        Queries, in the model's dtype.
+    k, v : ndarray, shape (n_kv_heads, n, d)
+        Keys and values.
+
+    Returns
+    -------
+    ndarray, shape (n_heads, n, d)
+        The output.
+
+    Raises
+    ------
+    ValueError
+        Shapes do not fit, or a logit overflows.
+
+    Notes
+    -----
+    Time O(n² d) a head; `refattn.dense_attention`. Source: the definition.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from refattn.models import exact_attention
+    >>> ones = np.ones((2, 3, 4))
+    >>> exact_attention(0, ones, ones, ones).shape
+    (2, 3, 4)
+    """
     return dense_attention(q, k, v, mask="causal", check_finite=False)
 
 
@@ -63,6 +95,10 @@ class Llama:
         `dtype` is neither float32 nor float64.
     ValueError
         A tensor is missing, has another shape, or is not finite.
+
+    Notes
+    -----
+    A forward takes O(layers · (n width ffn_width + attention)). Source: arXiv 2302.13971 (LLaMA).
 
     Examples
     --------
@@ -128,7 +164,7 @@ class Llama:
             raise ValueError(f"{file.path}: {error}") from None
 
     def hidden(
-        self, tokens: ArrayLike, attention: Attention | None = None, *, observe: Observer | None = None
+        self, tokens: ArrayLike, attention: Attention | None = None, *, observe: Observer | None = None, start: int = 0
     ) -> FloatArray:
         """Run the layers and the last norm.
 
@@ -141,6 +177,8 @@ class Llama:
             positions applied; `exact_attention` by default. It must not write to its arguments.
         observe : callable, optional
             ``observe(layer, a)``, called before each layer's attention with the normalised input a, shape (n, width).
+        start : int, optional
+            Position of the first token, for an attention that remembers the tokens before it; at least 0.
 
         Returns
         -------
@@ -159,16 +197,14 @@ class Llama:
         """
         tokens = self._checked(tokens)
         attend = exact_attention if attention is None else attention
-        cos, sin = self._rotation(len(tokens))
+        turn = self._rotation(as_count("start", start, least=0), len(tokens))
         x = self.weights["token_embd.weight"][tokens]
         for layer in range(self.config.n_layers):
             weight = self._layer(layer)
             a = self._rms_norm(x, weight["attn_norm"])
             if observe is not None:
                 observe(layer, a)
-            q = _rotate(self._split(a @ weight["attn_q"].T), cos, sin)
-            k = _rotate(self._split(a @ weight["attn_k"].T), cos, sin)
-            v = np.ascontiguousarray(self._split(a @ weight["attn_v"].T))
+            q, k, v = self._projected(weight, a, turn)
             out = np.asarray(attend(layer, q, k, v), dtype=self.dtype)
             if out.shape != q.shape:
                 raise ValueError(f"attention: shape {out.shape} came in layer {layer}, {q.shape} was wanted")
@@ -178,8 +214,33 @@ class Llama:
             x = x + (gate * expit(gate) * (b @ weight["ffn_up"].T)) @ weight["ffn_down"].T
         return self._rms_norm(x, self.weights["output_norm.weight"])
 
+    def projections(self, layer: int, a: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return q, k and v of a layer, rotary positions applied, as its attention gets them.
+
+        Parameters
+        ----------
+        layer : int
+            The layer.
+        a : ndarray, shape (n, width)
+            Its normalised input, such as `Capture.inputs` holds, from the first position on.
+
+        Returns
+        -------
+        q : ndarray, shape (n_heads, n, d)
+            Queries.
+        k, v : ndarray, shape (n_kv_heads, n, d)
+            Keys and values.
+        """
+        return self._projected(self._layer(layer), a, self._rotation(0, len(a)))
+
     def logits(self, hidden: FloatArray) -> FloatArray:
-        """Turn rows of `hidden`, shape (m, width), into logits of the next token, shape (m, vocab_size)."""
+        """Turn rows of `hidden` into logits of the next token, shape (m, vocab_size).
+
+        Parameters
+        ----------
+        hidden : ndarray, shape (m, width)
+            From `hidden`.
+        """
         head = self.weights.get("output.weight", self.weights["token_embd.weight"])
         return np.asarray(hidden @ head.T)
 
@@ -188,8 +249,15 @@ class Llama:
     ) -> FloatArray:
         """Return the logits of the token after each position, shape (n, vocab_size).
 
-        Arguments, errors and warnings are those of `hidden`. All the logits are held in memory: 200 KB a token with
+        Errors and warnings are those of `hidden`. All the logits are held in memory: 200 KB a token with
         SmolLM2's vocabulary in float32. `perplexity` holds a few rows at a time.
+
+        Parameters
+        ----------
+        tokens : array_like of int, shape (n,)
+            Token numbers.
+        attention, observe : callable, optional
+            As for `hidden`.
         """
         return self.logits(self.hidden(tokens, attention, observe=observe))
 
@@ -200,18 +268,41 @@ class Llama:
     ) -> float:
         """Return ``exp(−mean log p(token_t | tokens before t))`` over all tokens but the first.
 
-        Arguments, errors and warnings are those of `hidden`; at least two tokens are needed.
+        Errors and warnings are those of `hidden`; at least two tokens are needed.
+
+        Parameters
+        ----------
+        tokens : array_like of int, shape (n,)
+            Token numbers.
+        attention, observe : callable, optional
+            As for `hidden`.
+        """
+        return math.exp(float(self.losses(tokens, attention, observe=observe).mean()))
+
+    def losses(
+        self, tokens: ArrayLike, attention: Attention | None = None, *, observe: Observer | None = None
+    ) -> NDArray[np.float64]:
+        """Return ``−log p(token_t | tokens before t)`` of every token but the first, shape (n − 1,).
+
+        Errors and warnings are those of `hidden`; at least two tokens are needed.
+
+        Parameters
+        ----------
+        tokens : array_like of int, shape (n,)
+            Token numbers.
+        attention, observe : callable, optional
+            As for `hidden`.
         """
         tokens = self._checked(tokens, least=2)
         hidden = self.hidden(tokens, attention, observe=observe)[:-1]
-        loss = 0.0
+        losses = np.empty(len(hidden))
         for start in range(0, len(hidden), _LOGIT_ROWS):
             logits = self.logits(hidden[start : start + _LOGIT_ROWS])
             top = logits.max(axis=1, keepdims=True)
             log_sum_exp = np.log(np.exp(logits - top).sum(axis=1, dtype=np.float64)) + top[:, 0]
             target = tokens[start + 1 : start + 1 + len(logits)]
-            loss += float((log_sum_exp - logits[np.arange(len(logits)), target]).sum(dtype=np.float64))
-        return math.exp(loss / len(hidden))
+            losses[start : start + len(logits)] = log_sum_exp - logits[np.arange(len(logits)), target]
+        return losses
 
     def _checked(self, tokens: ArrayLike, least: int = 1) -> NDArray[np.int64]:
         array = np.asarray(tokens)
@@ -224,14 +315,15 @@ class Llama:
             raise ValueError(f"tokens: {array[bad[0]]} at index {bad[0]}, 0 … {self.config.vocab_size - 1} was wanted")
         return array.astype(np.int64)
 
-    def _rotation(self, n: int) -> tuple[FloatArray, FloatArray]:
-        """Return cosine and sine of ``p · base^(−2i/d)``, each of shape (n, d/2)."""
-        if n > self.config.context_length:
+    def _rotation(self, start: int, n: int) -> tuple[FloatArray, FloatArray]:
+        """Return cosine and sine of ``p · base^(−2i/d)`` for n positions p from `start` on, each (n, d/2)."""
+        if start + n > self.config.context_length:
             warnings.warn(
-                f"tokens: {n} came, the model was trained on {self.config.context_length} positions", stacklevel=3
+                f"tokens: {start + n} came, the model was trained on {self.config.context_length} positions",
+                stacklevel=3,
             )
         d = self.config.head_width
-        angles = np.arange(n)[:, None] * self.config.rope_base ** (-np.arange(0, d, 2) / d)
+        angles = np.arange(start, start + n)[:, None] * self.config.rope_base ** (-np.arange(0, d, 2) / d)
         return np.cos(angles).astype(self.dtype), np.sin(angles).astype(self.dtype)
 
     def _layer(self, layer: int) -> dict[str, FloatArray]:
@@ -242,6 +334,12 @@ class Llama:
             for name, tensor in self.weights.items()
             if name.startswith(prefix)
         }
+
+    def _projected(
+        self, weight: Mapping[str, FloatArray], a: FloatArray, turn: tuple[FloatArray, FloatArray]
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        q, k, v = (self._split(a @ weight[name].T) for name in ("attn_q", "attn_k", "attn_v"))
+        return _rotate(q, *turn), _rotate(k, *turn), np.ascontiguousarray(v)
 
     def _rms_norm(self, x: FloatArray, gain: FloatArray) -> FloatArray:
         mean_square = np.square(x).mean(axis=-1, keepdims=True)
@@ -274,10 +372,14 @@ class Capture:
 
     Attributes
     ----------
-    q, k, v : dict from int to ndarray
-        By layer: queries (n_heads, n, d), keys and values (n_kv_heads, n, d).
-    inputs : dict from int to ndarray
-        By layer: the normalised inputs (n, width), recorded if `observe` is given to the model as its observer.
+    q, k, v : dict from int to ndarray, shapes (n_heads, n, d) and twice (n_kv_heads, n, d)
+        By layer: queries, keys and values, in the model's dtype.
+    inputs : dict from int to ndarray, shape (n, width)
+        By layer: the normalised inputs, recorded if `observe` is given to the model as its observer.
+
+    Notes
+    -----
+    Memory O(layers · n width): what is recorded is not copied. Source: ours.
 
     Examples
     --------
@@ -301,6 +403,14 @@ class Capture:
         return self.attention(layer, q, k, v)
 
     def observe(self, layer: int, a: FloatArray) -> None:
-        """Record a layer's normalised input: the signature of an observer."""
+        """Record a layer's normalised input: the signature of an observer.
+
+        Parameters
+        ----------
+        layer : int
+            Which layer.
+        a : ndarray, shape (n, width)
+            Its normalised input.
+        """
         if self.layers is None or layer in self.layers:
             self.inputs[layer] = a

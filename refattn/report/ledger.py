@@ -14,20 +14,16 @@ A claim that must hold and does not, or whose check broke, makes the report fail
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
-from refattn._version import __version__
 from refattn.versions import environment
-
-SCHEMA = "refattn-report/1"
-"""Name of the JSON layout, raised when a field changes its meaning."""
 
 HOLDS, HOLDS_IF, FAILS, NOT_RUN = "holds", "holds if", "does not hold", "not run"
 
@@ -54,6 +50,25 @@ class Measurement:
         The same number without the condition: the claim then holds *if*, provided this one breaks the bound.
     detail : dict, optional
         Further numbers, for the reader; plain data.
+
+    Raises
+    ------
+    ValueError
+        Not exactly one bound; or a condition without a counterexample, or the reverse.
+
+    Notes
+    -----
+    Memory O(1). Source: ours.
+
+    Examples
+    --------
+    >>> from refattn.report import Measurement
+    >>> Measurement("seed 0", 0.5, at_most=1.0).verdict
+    'holds'
+    >>> Measurement("seed 0", 0.5, at_most=1.0, condition="small x", counterexample=3.0).verdict
+    'holds if'
+    >>> Measurement("seed 0", float("nan"), at_most=1.0).verdict
+    'does not hold'
     """
 
     inputs: str
@@ -71,7 +86,13 @@ class Measurement:
             raise ValueError("condition, counterexample: both or neither were wanted")
 
     def satisfies(self, number: float) -> bool:
-        """Whether a number is inside the bound; NaN never is."""
+        """Whether a number is inside the bound; NaN never is.
+
+        Parameters
+        ----------
+        number : float
+            The number.
+        """
         return number <= self.at_most if self.at_most is not None else number >= (self.at_least or 0.0)
 
     @property
@@ -82,11 +103,6 @@ class Measurement:
         if self.counterexample is None or self.satisfies(self.counterexample):
             return HOLDS
         return HOLDS_IF
-
-    @property
-    def bound(self) -> str:
-        """The bound as text."""
-        return f"≤ {self.at_most:.3g}" if self.at_most is not None else f"≥ {self.at_least:.3g}"
 
 
 @dataclass(frozen=True)
@@ -112,6 +128,20 @@ class Claim:
         Modules without which it cannot run.
     why_not : str, optional
         For a claim without a check: why.
+    timed : bool, optional
+        Whether the measured number is a time or follows from times: then it, its verdict and its detail may differ
+        between two runs. Everything else is the same, bit for bit, on the same machine.
+
+    Notes
+    -----
+    Memory O(1). Source: ours.
+
+    Examples
+    --------
+    >>> from refattn.report import Claim, Measurement
+    >>> claim = Claim("sum", "ours", "1 + 1 is 2", "adding", lambda quick: Measurement("none", 2.0, at_most=2.0))
+    >>> claim.measure(True).verdict
+    'holds'
     """
 
     id: str
@@ -122,35 +152,120 @@ class Claim:
     must_hold: bool = True
     needs: tuple[str, ...] = ()
     why_not: str = ""
+    timed: bool = False
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the ledger."""
+    """One line of the ledger: a claim, and what was found.
 
-    id: str
-    source: str
-    claim: str
-    check: str
-    inputs: str
-    bound: str
-    measured: float | None
-    verdict: str
-    condition: str
-    reason: str
-    must_hold: bool
-    failed: bool
-    seconds: float
-    detail: dict[str, Any]
+    Attributes
+    ----------
+    claim : Claim
+        What is claimed.
+    found : Measurement or None
+        What was found; None where nothing was measured.
+    reason : str
+        Why nothing was.
+    broke : bool
+        Whether the check itself failed.
+    seconds : float
+        How long it took.
+
+    Notes
+    -----
+    Memory O(1). Source: ours.
+
+    Examples
+    --------
+    >>> from refattn.report import Claim, Row
+    >>> claim = Claim("unchecked", "ours", "true", "not yet", measure=None, why_not="nothing can check it")
+    >>> Row(claim, None, claim.why_not).verdict
+    'not run'
+    """
+
+    claim: Claim
+    found: Measurement | None
+    reason: str = ""
+    broke: bool = False
+    seconds: float = 0.0
+
+    @property
+    def id(self) -> str:
+        """The claim's id."""
+        return self.claim.id
+
+    @property
+    def verdict(self) -> str:
+        """The verdict; ``not run`` where nothing was measured."""
+        return NOT_RUN if self.found is None else self.found.verdict
+
+    @property
+    def inputs(self) -> str:
+        """On which inputs; empty where nothing was measured."""
+        return "" if self.found is None else self.found.inputs
+
+    @property
+    def measured(self) -> float | None:
+        """The number that is judged, if there is one."""
+        return None if self.found is None else float(self.found.measured)
+
+    @property
+    def detail(self) -> dict[str, Any]:
+        """Further numbers."""
+        return {} if self.found is None else self.found.detail
+
+    @property
+    def condition(self) -> str:
+        """What the claim needs, where a case without it breaks the bound."""
+        return self.found.condition if self.found is not None and self.found.verdict == HOLDS_IF else ""
+
+    @property
+    def bound(self) -> str:
+        """The bound as text; empty where nothing was measured."""
+        if self.found is None:
+            return ""
+        return f"≤ {self.found.at_most:.3g}" if self.found.at_most is not None else f"≥ {self.found.at_least:.3g}"
+
+    @property
+    def failed(self) -> bool:
+        """Whether the report fails by this row: it must hold and does not, or its check broke."""
+        return self.broke or (self.claim.must_hold and self.verdict == FAILS)
 
 
 @dataclass(frozen=True)
 class Report:
-    """All rows, and the environment they were measured in."""
+    """All rows, when and in what environment they were measured.
+
+    Attributes
+    ----------
+    rows : tuple of Row
+        One per claim.
+    quick : bool
+        Whether sizes were the smaller ones.
+    environment : dict
+        Versions, threads, machine.
+    begun : datetime
+        When.
+    seconds : float
+        How long it took.
+
+    Notes
+    -----
+    Memory O(rows). Source: ours.
+
+    Examples
+    --------
+    >>> from refattn.report import run_claims
+    >>> run_claims([], quick=True).counts()
+    {'holds': 0, 'holds if': 0, 'does not hold': 0, 'not run': 0}
+    """
 
     rows: tuple[Row, ...]
     quick: bool
     environment: dict[str, Any]
+    begun: datetime
+    seconds: float
 
     @property
     def failed(self) -> tuple[Row, ...]:
@@ -161,29 +276,8 @@ class Report:
         """How many rows have each verdict."""
         return {v: sum(row.verdict == v for row in self.rows) for v in (HOLDS, HOLDS_IF, FAILS, NOT_RUN)}
 
-    def to_dict(self) -> dict[str, Any]:
-        """The report as plain data, ready for JSON."""
-        return {
-            "schema": SCHEMA,
-            "version": __version__,
-            "quick": self.quick,
-            "counts": self.counts(),
-            "failed": [row.id for row in self.failed],
-            "rows": [_plain(asdict(row)) for row in self.rows],
-            "environment": self.environment,
-        }
 
-
-def _plain(value: Any) -> Any:
-    """Replace what JSON has no word for: infinity and NaN become strings."""
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def run_claims(claims: Iterable[Claim], *, quick: bool) -> Report:
+def run_claims(claims: Iterable[Claim], *, quick: bool, seen: Callable[[Row], None] = lambda row: None) -> Report:
     """Run every claim and collect the report.
 
     Parameters
@@ -192,11 +286,22 @@ def run_claims(claims: Iterable[Claim], *, quick: bool) -> Report:
         In the order of the rows.
     quick : bool
         Smaller sizes, fewer seeds; every row says what it ran on.
+    seen : callable, optional
+        Called with every row as it is measured.
 
     Returns
     -------
     Report
         One row per claim.
+
+    Raises
+    ------
+    Exception
+        What `seen` raises. A check that breaks is a row that fails.
+
+    Notes
+    -----
+    Time O(claims) and what they take. Source: ours.
 
     Examples
     --------
@@ -204,7 +309,12 @@ def run_claims(claims: Iterable[Claim], *, quick: bool) -> Report:
     >>> run_claims([claim], quick=True).rows[0].verdict
     'holds'
     """
-    return Report(tuple(run_each(claims, quick=quick)), quick, environment())
+    begun = datetime.now(UTC)
+    rows = []
+    for row in run_each(claims, quick=quick):
+        rows.append(row)
+        seen(row)
+    return Report(tuple(rows), quick, environment(), begun, (datetime.now(UTC) - begun).total_seconds())
 
 
 def run_each(claims: Iterable[Claim], *, quick: bool) -> Iterator[Row]:
@@ -212,9 +322,9 @@ def run_each(claims: Iterable[Claim], *, quick: bool) -> Iterator[Row]:
     for claim in claims:
         missing = [name for name in claim.needs if find_spec(name) is None]
         if claim.measure is None:
-            yield _not_run(claim, claim.why_not, failed=False)
+            yield Row(claim, None, claim.why_not)
         elif missing:
-            yield _not_run(claim, f"needs {', '.join(missing)}, which is not installed", failed=False)
+            yield Row(claim, None, f"needs {', '.join(missing)}, which is not installed")
         else:
             yield _measure(claim, claim.measure, quick)
 
@@ -224,46 +334,12 @@ def _measure(claim: Claim, measure: Callable[[bool], Measurement], quick: bool) 
     try:
         found = measure(quick)
     except NotRunError as reason:
-        return _not_run(claim, str(reason), failed=False)
+        return Row(claim, None, str(reason))
     except ModuleNotFoundError as error:
-        return _not_run(claim, str(error), failed=(error.name or "").partition(".")[0] == "refattn")
+        return Row(claim, None, str(error), broke=(error.name or "").partition(".")[0] == "refattn")
     except Exception as error:  # the check itself broke: shown as a row, and the report fails
-        return _not_run(claim, f"the check broke: {type(error).__name__}: {error}", failed=True)
-    return Row(
-        claim.id,
-        claim.source,
-        claim.claim,
-        claim.check,
-        found.inputs,
-        found.bound,
-        float(found.measured),
-        found.verdict,
-        found.condition if found.verdict == HOLDS_IF else "",
-        "",
-        claim.must_hold,
-        claim.must_hold and found.verdict == FAILS,
-        time.perf_counter() - begun,
-        found.detail,
-    )
-
-
-def _not_run(claim: Claim, reason: str, *, failed: bool) -> Row:
-    return Row(
-        claim.id,
-        claim.source,
-        claim.claim,
-        claim.check,
-        "",
-        "",
-        None,
-        NOT_RUN,
-        "",
-        reason,
-        claim.must_hold,
-        failed,
-        0.0,
-        {},
-    )
+        return Row(claim, None, f"the check broke: {type(error).__name__}: {error}", broke=True)
+    return Row(claim, found, seconds=time.perf_counter() - begun)
 
 
 def fingerprint(*arrays: Any) -> str:

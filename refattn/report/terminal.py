@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from refattn.report.coverage import COVERAGE, PAPERS
 from refattn.report.ledger import FAILS, HOLDS, HOLDS_IF, NOT_RUN, Report, Row
 
 _STYLE = {HOLDS: "green", HOLDS_IF: "yellow", FAILS: "red", NOT_RUN: "dim"}
@@ -21,9 +22,9 @@ def print_report(report: Report, console: Console) -> None:
     table.add_column("measured\nbound", justify="right", no_wrap=True)
     table.add_column("verdict", ratio=1, min_width=13, overflow="fold")
     for row in report.rows:
-        under = (row.source, row.check, row.inputs, *_details(row.detail))
+        under = (row.claim.source, row.claim.check, row.inputs, *_details(row.detail))
         table.add_row(
-            Text.assemble((row.id, "bold"), f"\n{row.claim}", *((f"\n{line}", "dim") for line in under if line)),
+            Text.assemble((row.id, "bold"), f"\n{row.claim.claim}", *((f"\n{line}", "dim") for line in under if line)),
             "" if row.measured is None else f"{row.measured:.3g}\n{row.bound}",
             _verdict(row),
         )
@@ -32,6 +33,20 @@ def print_report(report: Report, console: Console) -> None:
     console.print(f"{len(report.rows)} claims: {counts}.", soft_wrap=True)
     for row in report.failed:
         console.print(Text(f"FAILED {row.id}: {row.reason or f'{row.measured:.3g}, bound {row.bound}'}", style="red"))
+    _print_coverage(console)
+
+
+def _print_coverage(console: Console) -> None:
+    """Print how many items of the papers have a row, and the others with the reason."""
+    for paper in PAPERS:
+        items = [item for item in COVERAGE if item.paper == paper]
+        covered = sum(item.covered for item in items)
+        console.print(
+            f"arXiv {paper}: {covered} of {len(items)} items are covered by rows; not covered:", soft_wrap=True
+        )
+        for item in items:
+            if not item.covered:
+                console.print(f"  {item.kind}, {item.name}: {item.remark}", style="dim", soft_wrap=True)
 
 
 def _details(detail: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

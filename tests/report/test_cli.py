@@ -57,6 +57,19 @@ def test_json_and_html_hold_the_same_rows(one_claim, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["r.html", "r.json"]
 
 
+def test_the_schema_is_printed_and_nothing_is_run(monkeypatch):
+    monkeypatch.setattr(refattn.report.claims, "ALL", ())
+    result = run("report", "--schema")
+    assert result.exit_code == 0
+    assert json.loads(result.output)["$id"] == "refattn-report/1"
+
+
+def test_the_terminal_says_what_the_papers_have_that_no_row_covers(one_claim):
+    output = run("report", "--quick").output
+    assert "arXiv 2405.05219: " in output
+    assert "items are covered by rows; not covered:\n  figure, drawings of conv matrices" in output
+
+
 def test_a_missing_folder_is_refused_before_anything_runs(one_claim, tmp_path):
     result = run("report", "--json", f"{tmp_path}/no/such/r.json")
     assert result.exit_code == 2

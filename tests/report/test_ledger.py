@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from refattn.report import Claim, Measurement, run_claims
+from refattn.report import Claim, Measurement, run_claims, to_document
 from refattn.report.ledger import NotRunError
 
 
@@ -89,7 +89,7 @@ def test_a_check_can_decline():
 
 def test_the_report_is_plain_json_even_where_numbers_are_not_finite():
     measurement = Measurement("x", math.inf, at_most=1.0, detail={"nan": math.nan, "fine": 1.5})
-    plain = run_claims([claim(lambda quick: measurement)], quick=True).to_dict()
+    plain = to_document(run_claims([claim(lambda quick: measurement)], quick=True))
     back = json.loads(json.dumps(plain, allow_nan=False))
     assert back["rows"][0]["measured"] == "inf"
     assert back["rows"][0]["detail"] == {"nan": "nan", "fine": 1.5}

@@ -31,8 +31,10 @@ def test_scores_are_the_definition_position_by_position(normalise):
         assert abs(scores[batch, head, t] - content - inputs["slope"][head] * t) <= 1e-13
 
 
-def _gradients(inputs: dict[str, np.ndarray], normalise: bool, backward=sparsek_scores_backward):
-    cache = sparsek_scores_forward(**inputs, normalise=normalise)[1]
+def _gradients(
+    inputs: dict[str, np.ndarray], normalise: bool, backward=sparsek_scores_backward, forward=sparsek_scores_forward
+):
+    cache = forward(**inputs, normalise=normalise)[1]
     return lambda upstream: backward(upstream, cache)._asdict()
 
 
@@ -107,17 +109,17 @@ def test_an_error_planted_in_the_backward_is_caught(plant, right, wrong):
     mutant = plant("refattn.sparsek.scoring", right, wrong)
     inputs = _inputs(1)
 
-    def check(backward):
+    def check(*pair):
         check_gradients(
             lambda **inputs: sparsek_scores(**inputs, normalise=True),
-            _gradients(inputs, True, backward),
+            _gradients(inputs, True, *pair),
             inputs,
             rtol=tolerance("differences").rtol,
         )
 
-    check(sparsek_scores_backward)
+    check()
     with pytest.raises(AssertionError):
-        check(mutant.sparsek_scores_backward)
+        check(mutant.sparsek_scores_backward, mutant.sparsek_scores_forward)
 
 
 BAD = [

@@ -5,12 +5,15 @@ from refattn.report.claims import (
     convbasis,
     dense,
     fast,
+    inference,
     lowrank,
     model,
     real_heads,
     recover,
     sparsek,
     sparsek_fast,
+    sparsek_model,
+    tolerance,
     training,
 )
 from refattn.report.ledger import Claim
@@ -19,6 +22,8 @@ ALL: tuple[Claim, ...] = (
     *dense.CLAIMS,
     *convbasis.CLAIMS,
     *recover.CLAIMS,
+    *inference.CLAIMS,
+    *tolerance.CLAIMS,
     *fast.CLAIMS,
     *real_heads.CLAIMS,
     *model.CLAIMS,
@@ -27,6 +32,7 @@ ALL: tuple[Claim, ...] = (
     *applications.CLAIMS,
     *sparsek.CLAIMS,
     *sparsek_fast.CLAIMS,
+    *sparsek_model.CLAIMS,
 )
 
 __all__ = ["ALL"]

@@ -24,10 +24,13 @@ def _numerical_domain(quick: bool) -> Measurement:
         condition="rows are guarded",
         counterexample=max(r.plain_error / r.tolerance for r in records),
         detail={
-            f"σ = {r.deviation:g}, {r.dtype}": (
-                f"one long FFT {r.plain_error:.2g}, guarded {r.guarded_error:.2g}, {r.rows_recomputed} rows recomputed"
-            )
+            f"{r.dtype}: {what} at deviation {r.deviation:g}": value
             for r in records
+            for what, value in (
+                ("error of one long FFT", r.plain_error),
+                ("error of the guarded path", r.guarded_error),
+                ("rows recomputed", r.rows_recomputed),
+            )
         },
     )
 

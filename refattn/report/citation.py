@@ -1,0 +1,73 @@
+"""How to cite a report and the papers it tests, as BibTeX (ours).
+
+The fields are those of ``CITATION.cff`` at the root of the sources, which an installed package does not carry; a test
+compares the two field by field.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from refattn._version import __version__
+from refattn.report.coverage import CONV, SPARSEK
+from refattn.report.coverage import PAPERS as TITLES
+
+TITLE = "refattn: verified reference implementations of near-linear attention"
+AUTHOR = "The refattn developers"
+LICENSE = "BSD-3-Clause"
+
+PAPERS: dict[str, dict[str, str]] = {
+    CONV: {
+        "title": TITLES[CONV],
+        "author": "Liang, Yingyu and Liu, Heshan and Shi, Zhenmei and Song, Zhao and Xu, Zhuoyan and Yin, Junze",
+        "year": "2024",
+    },
+    SPARSEK: {
+        "title": TITLES[SPARSEK],
+        "author": "Lou, Chao and Jia, Zixia and Zheng, Zilong and Tu, Kewei",
+        "year": "2024",
+    },
+}
+"""Fields of the papers' entries, by arXiv number."""
+
+
+def bibtex(begun: datetime) -> str:
+    """Return BibTeX entries of a report and of the papers it tests.
+
+    Parameters
+    ----------
+    begun : datetime
+        When the report was run, in UTC.
+
+    Returns
+    -------
+    str
+        Three entries.
+
+    Examples
+    --------
+    >>> print(bibtex(datetime(2026, 3, 1)).partition(",")[0])
+    @software{refattn
+    """
+    report = {
+        "title": f"{{{TITLE}}}",
+        "author": f"{{{AUTHOR}}}",
+        "year": str(begun.year),
+        "version": __version__,
+        "note": f"report of {begun.date().isoformat()}; {LICENSE}",
+    }
+    papers = (
+        _entry(
+            "article",
+            f"{fields['author'].partition(',')[0].lower()}{fields['year']}",
+            fields | {"title": f"{{{fields['title']}}}", "journal": f"arXiv preprint arXiv:{number}"},
+        )
+        for number, fields in PAPERS.items()
+    )
+    return "\n\n".join((_entry("software", "refattn", report), *papers))
+
+
+def _entry(kind: str, key: str, fields: dict[str, str]) -> str:
+    width = max(map(len, fields))
+    lines = (f"  {name:<{width}} = {{{value}}}" for name, value in fields.items())
+    return "@" + kind + "{" + key + ",\n" + ",\n".join(lines) + "\n}"

@@ -1,0 +1,19 @@
+"""Fuzzing: a short profile, the same examples every time, and a long one with new ones, ``REFATTN_FUZZ=long``."""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+PROFILE = os.environ.get("REFATTN_FUZZ", "short")
+
+
+def pytest_terminal_summary(terminalreporter):
+    tally = getattr(sys.modules.get("fuzz_property"), "tally", {})
+    if tally:
+        by_outcome = {}
+        for (_, outcome), count in tally.items():
+            by_outcome[outcome] = by_outcome.get(outcome, 0) + count
+        parts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(by_outcome.items()))
+        terminalreporter.write_line(f"fuzzing ({PROFILE}): {sum(by_outcome.values())} examples: {parts}")

@@ -1,0 +1,89 @@
+"""Every public function, called with whatever there is, gives a right result or a clear refusal.
+
+``REFATTN_FUZZ=long python -m pytest tests/fuzz`` runs 400 new examples of every target, the short profile six that are
+the same every time.
+"""
+
+import os
+
+import fuzz_conv
+import fuzz_conv_parts
+import fuzz_conv_starts
+import fuzz_dense
+import fuzz_lowrank
+import fuzz_masks
+import fuzz_sparsek
+import fuzz_testing
+import hypothesis
+import pytest
+from fuzz_property import tally
+from hypothesis import strategies as st
+
+import refattn
+import refattn.convbasis
+import refattn.lowrank
+import refattn.sparsek
+import refattn.testing
+
+PACKAGES = (refattn, refattn.convbasis, refattn.sparsek, refattn.lowrank, refattn.testing)
+MODULES = (
+    fuzz_dense,
+    fuzz_conv,
+    fuzz_conv_parts,
+    fuzz_conv_starts,
+    fuzz_sparsek,
+    fuzz_lowrank,
+    fuzz_masks,
+    fuzz_testing,
+)
+TARGETS = tuple(target for module in MODULES for target in module.TARGETS)
+
+_RESULT = "made by a function that is fuzzed; holds what it is given"
+_CALLABLE = "takes a function, no arrays; tests/testing checks it with functions that are wrong in every way"
+NOT_FUZZED = {
+    **dict.fromkeys(("AttentionGradients", "ConvGradients", "SparseKGradients", "SparseKAttentionGradients"), _RESULT),
+    **dict.fromkeys(("ScoringGradients", "MaskedProductGradients", "SupportIntervals", "SelectionIntervals"), _RESULT),
+    **dict.fromkeys(("DenseCache", "ConvCache", "SparseKAttentionCache", "ScoringCache", "LowRankCache"), _RESULT),
+    **dict.fromkeys(
+        ("MaskedProductCache", "Closeness", "BestStarts", "ToleranceRecovery", "Tolerance", "VectorCase"), _RESULT
+    ),
+    **dict.fromkeys(("Inputs", "StructuredInputs", "Cause", "ConformanceReport"), _RESULT),
+    **dict.fromkeys(("check_attention", "assert_conforms", "Adapter"), _CALLABLE),
+    **dict.fromkeys(("load_manifest", "load_vectors"), "reads files: tests/fuzz/readers.py"),
+    **dict.fromkeys(("PromotionWarning", "GradientMismatchError"), "an exception"),
+    "StructuredMask": "abstract; its five kinds are fuzzed",
+    "show_versions": "takes no arrays; prints",
+}
+
+PROFILE = os.environ.get("REFATTN_FUZZ", "short")
+EXAMPLES = {"short": 6, "long": 400}[PROFILE]
+
+
+@pytest.mark.parametrize("target", [pytest.param(target, id=target.name) for target in TARGETS])
+@hypothesis.settings(
+    max_examples=EXAMPLES,
+    derandomize=PROFILE == "short",
+    database=None,
+    deadline=None,  # the property has its own limit, which ends a call that hangs
+    print_blob=True,
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
+@hypothesis.given(data=st.data())
+def test_right_or_refused(target, data):
+    target.check(data.draw(target.arguments))
+
+
+def test_no_public_function_is_left_out():
+    public = {name for package in PACKAGES for name in package.__all__ if callable(getattr(package, name))}
+    fuzzed = {target.name.partition(".")[0] for target in TARGETS}
+    missing = public - fuzzed - NOT_FUZZED.keys()
+    assert not missing, f"neither fuzzed nor a reason given: {sorted(missing)}"
+    assert not NOT_FUZZED.keys() & fuzzed, "fuzzed, and yet a reason given"
+
+
+if PROFILE == "long":  # six examples say nothing of how often a target succeeds
+
+    def test_no_target_is_only_refused_or_never():
+        for target in TARGETS:
+            calls = tally[target.name, "result"] + tally[target.name, "refused"]
+            assert 0.1 * calls < tally[target.name, "result"] < 0.98 * calls, f"{target.name}: {tally}"

@@ -1,0 +1,36 @@
+"""The coverage table: every id exists, every row that cites a paper is in it, every item has rows or a reason."""
+
+import pkgutil
+from importlib import import_module
+
+import pytest
+
+from refattn.report import claims
+from refattn.report.claims import ALL
+from refattn.report.coverage import COVERAGE, PAPERS, paper_of
+
+MODULES = (import_module(f"{claims.__name__}.{found.name}") for found in pkgutil.iter_modules(claims.__path__))
+IDS = {claim.id for module in MODULES for claim in module.CLAIMS}
+
+
+@pytest.mark.parametrize("item", COVERAGE, ids=lambda item: f"{item.kind} {item.name}")
+def test_every_item_has_rows_of_the_ledger_or_says_why_none(item):
+    assert set(item.rows) <= IDS
+    assert item.rows or item.remark
+    assert item.paper in PAPERS
+
+
+@pytest.mark.parametrize("claim", [c for c in ALL if paper_of(c.source) in PAPERS], ids=lambda claim: claim.id)
+def test_every_row_that_cites_a_paper_is_in_the_table(claim):
+    assert any(claim.id in item.rows and item.paper == paper_of(claim.source) for item in COVERAGE)
+
+
+def test_what_is_uncovered_is_what_the_documentation_says():
+    uncovered = {(item.paper, item.kind) for item in COVERAGE if not item.covered}
+    assert {kind for _, kind in uncovered} == {"figure", "table"}, (
+        "a definition, lemma, theorem or algorithm has no row"
+    )
+
+
+def test_no_item_is_named_twice():
+    assert len({(item.paper, item.kind, item.name) for item in COVERAGE}) == len(COVERAGE)

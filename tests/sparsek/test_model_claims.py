@@ -1,0 +1,117 @@
+"""The ledger's rows about SparseK inside a language model: what they judge, and that a planted error shows."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import pytest
+
+from refattn.experiments import sparsek_passkey, sparsek_perplexity
+from refattn.report.claims import sparsek_model as claims
+from refattn.report.ledger import FAILS, HOLDS, NOT_RUN, run_each
+
+BY_ID = {claim.id: claim for claim in claims.CLAIMS}
+
+
+def _row(claim_id, quick=True):
+    (row,) = run_each([BY_ID[claim_id]], quick=quick)
+    return row
+
+
+@pytest.mark.parametrize("claim_id", BY_ID)
+def test_a_quick_row_judges_the_records_at_once(claim_id):
+    begun = time.process_time()
+    row = _row(claim_id)
+    assert time.process_time() - begun < 0.5
+    assert row.verdict in (HOLDS, FAILS)
+    assert not row.failed
+    assert "recorded" in row.inputs or claim_id == "sparsek.scorer-files"
+
+
+def _learned_worse(right):
+    """Records in which the learned scores lose as much as the window with sinks, and a little more."""
+
+    def wrong(name):
+        rows = [dict(row) for row in right(name)]
+        if name == "sparsek-passkey":
+            return [{**row, "success": row["success"] and row["attention"] != "learned"} for row in rows]
+        return [{**row, "loss": row["loss"] + 0.3 * (row["attention"] in ("learned", "shared"))} for row in rows]
+
+    return wrong
+
+
+PLANTED = {
+    "sparsek.model-gap-256": ("shipped_rows", _learned_worse),
+    "sparsek.model-gap-128": ("shipped_rows", _learned_worse),
+    "sparsek.model-gap-128-shared": ("shipped_rows", _learned_worse),
+    "sparsek.model-learning": ("shipped_rows", _learned_worse),
+    "sparsek.model-passkey": ("shipped_rows", _learned_worse),
+}
+
+
+@pytest.mark.parametrize("claim_id", PLANTED)
+def test_a_row_fails_on_worse_records(monkeypatch, claim_id):
+    name, plant = PLANTED[claim_id]
+    monkeypatch.setattr(claims, name, plant(getattr(claims, name)))
+    assert _row(claim_id).verdict == FAILS
+
+
+def test_larger_scorers_than_promised_show(monkeypatch):
+    right = claims.load_scorer
+
+    def wrong(kind, budget):
+        scorer = right(kind, budget)
+        return type(scorer)(
+            np.repeat(scorer.weight, 8, axis=2), scorer.slope, scorer.n_select, scorer.window, scorer.manifest
+        )
+
+    monkeypatch.setattr(claims, "load_scorer", wrong)
+    assert _row("sparsek.scorer-files").verdict == FAILS
+
+
+@pytest.mark.parametrize("claim_id", PLANTED)
+def test_records_of_another_scorer_break_the_check(monkeypatch, claim_id):
+    monkeypatch.setattr(claims, "_digest", lambda attention, budget: "0" * 12)
+    row = _row(claim_id)
+    assert row.verdict == NOT_RUN
+    assert row.failed
+    assert "another one is shipped" in row.reason
+
+
+def _modules_runs(monkeypatch, change):
+    """Let both experiments' items 'compute' what is recorded, with a change to the loss."""
+
+    def of(name):
+        rows = claims.shipped_rows(name)
+
+        def run(item):
+            found = [row for row in rows if all(row[key] == value for key, value in item.items())]
+            return [{**row, "loss": change(row["loss"])} for row in found]
+
+        return run
+
+    monkeypatch.setattr(sparsek_perplexity, "run", of("sparsek-perplexity"))
+    monkeypatch.setattr(sparsek_passkey, "run", of("sparsek-passkey"))
+
+
+@pytest.mark.parametrize("claim_id", PLANTED)
+def test_the_full_report_computes_an_item_anew_and_a_doctored_record_breaks_the_check(monkeypatch, claim_id):
+    _modules_runs(monkeypatch, lambda loss: loss + 5e-4)
+    row = _row(claim_id, quick=False)
+    assert row.verdict in (HOLDS, FAILS)
+    assert "anew" in row.inputs
+    for change in (lambda loss: loss + 5e-3, lambda loss: math.nan):
+        _modules_runs(monkeypatch, change)
+        row = _row(claim_id, quick=False)
+        assert row.failed
+        assert "differs" in row.reason
+
+
+def test_a_record_that_is_missing_breaks_the_check(monkeypatch):
+    rows = claims.shipped_rows
+    _modules_runs(monkeypatch, lambda loss: loss)
+    monkeypatch.setattr(claims, "shipped_rows", lambda name: [r for r in rows(name) if r["text"] != "useful"])
+    row = _row("sparsek.model-gap-256", quick=False)
+    assert row.failed
