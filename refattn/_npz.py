@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,9 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from refattn._files import replacing
+
+NPY_ERRORS = (SyntaxError, TypeError, RecursionError, OverflowError, MemoryError, TokenError)
+"""What NumPy lets through, beside ``ValueError``, of the Python literal that an array's header is."""
 
 
 def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -45,20 +49,37 @@ def read_arrays(path: str | os.PathLike[str], names: Collection[str]) -> dict[st
     ValueError
         It is not such a file, or truncated, altered, pickled, compressed, or of another length than it says.
     """
-    content = Path(path).read_bytes()
+    return arrays_in(Path(path).read_bytes(), names, str(path))
+
+
+def arrays_in(content: bytes, names: Collection[str], source: str, *, most_bytes: int = 0) -> dict[str, NDArray[Any]]:
+    """Read the arrays called `names` of an archive in memory, compressed if `most_bytes`, all of them, allows for it.
+
+    Raises
+    ------
+    ValueError
+        As for `read_arrays`; the message begins with `source`.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = archive.infolist()
             found = [member.filename for member in members]
             if sorted(found) != sorted(f"{name}.npy" for name in names):
-                raise ValueError(f"it holds {found}")
+                raise ValueError(f"it holds {found[:20]}")
             for member in members:
-                if member.compress_type != zipfile.ZIP_STORED or member.file_size > len(content):
+                plain = member.compress_type == zipfile.ZIP_STORED
+                if not (plain or most_bytes) or (plain and member.file_size > len(content)):
                     raise ValueError(f"{member.filename} is compressed, or longer than the file")
+            if sum(member.file_size for member in members) > max(most_bytes, len(content)):
+                raise ValueError("it says that it is longer than any such file")
             return {name: _array(name, archive.read(f"{name}.npy")) for name in names}
-    except (ValueError, EOFError, OSError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        ValueError, EOFError, OSError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error, *NPY_ERRORS
+    ) as error:  # fmt: skip
         wanted = ", ".join(names)
-        raise ValueError(f"{path}: cannot be read ({error}); an archive of plain arrays {wanted} was wanted") from error
+        raise ValueError(
+            f"{source}: cannot be read ({error}); an archive of plain arrays {wanted} was wanted"
+        ) from error
 
 
 def _array(name: str, content: bytes) -> NDArray[Any]:

@@ -149,6 +149,18 @@ def _blas_controller() -> Any:
     return ThreadpoolController()
 
 
+def _take_blas() -> None:
+    """Let the calling thread be the one whose limits count, or, after it has set them, whoever comes next.
+
+    Newer threadpoolctl lets one thread alone set OpenBLAS's limit, and ignores the others silently. Here the thread
+    that lowers it and the one that restores it may be two.
+    """
+    for library in _blas_controller().lib_controllers:
+        clear = getattr(library, "clear_controlling_thread", None)
+        if clear is not None:
+            clear(force=True)
+
+
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
     """Let every BLAS in the process use one thread; the last call to leave restores what the first one found.
@@ -158,6 +170,7 @@ def one_blas_thread() -> Iterator[None]:
     global _blas_users, _blas_limit
     with _blas_lock:
         if _blas_users == 0:
+            _take_blas()
             _blas_limit = _blas_controller().limit(limits=1, user_api="blas")
         _blas_users += 1
     try:
@@ -166,7 +179,9 @@ def one_blas_thread() -> Iterator[None]:
         with _blas_lock:
             _blas_users -= 1
             if _blas_users == 0:
+                _take_blas()
                 _blas_limit.restore_original_limits()
+                _take_blas()
 
 
 def _before_fork() -> None:
@@ -186,6 +201,7 @@ def _after_fork_in_child() -> None:
     _blas_lock = threading.Lock()
     if _blas_users > 0:
         _blas_users = 0
+        _take_blas()
         _blas_limit.restore_original_limits()
 
 

@@ -21,7 +21,23 @@ FloatArray = NDArray[np.floating[Any]]
 
 
 class PromotionWarning(UserWarning):
-    """An input was promoted to float32 or float64 before computing (integers, float16)."""
+    """An input was promoted to float32 or float64 before computing (integers, float16).
+
+    Notes
+    -----
+    Turn it into an error with ``warnings.simplefilter("error", PromotionWarning)``. Source: ours.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from refattn import PromotionWarning, dense_attention
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     dense_attention([[1]], [[1]], [[2]]).dtype
+    dtype('float64')
+    >>> caught[0].category is PromotionWarning
+    True
+    """
 
 
 def as_float_arrays(*, check_finite: bool = True, **arrays: Any) -> tuple[FloatArray, ...]:
@@ -46,10 +62,12 @@ def as_float_arrays(*, check_finite: bool = True, **arrays: Any) -> tuple[FloatA
     Raises
     ------
     TypeError
-        Not numeric, complex, boolean, wider than float64, a masked array, or not convertible.
+        Not numeric, complex, boolean, wider than float64, a masked array, or not convertible; or `check_finite` is
+        neither True nor False.
     ValueError
         Ragged nesting, or NaN or infinity while `check_finite` is set; the first bad index is named.
     """
+    as_flag("check_finite", check_finite)
     converted = {name: as_real_array(name, value) for name, value in arrays.items()}
     # integers count as float64 here, int16 as well as int64
     dtype = np.result_type(np.float32, *(a.dtype if a.dtype.kind == "f" else np.float64 for a in converted.values()))
@@ -145,6 +163,19 @@ def as_count(name: str, value: Any, *, least: int, most: int | None = None, most
     return count
 
 
+def as_flag(name: str, value: Any) -> bool:
+    """Return `value` as a bool, or raise ``TypeError``: nothing else is taken for true or false."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: {value!r} came, True or False was wanted")
+    return bool(value)
+
+
+def require_kind(name: str, value: Any, kind: type, source: str) -> None:
+    """Raise ``TypeError`` unless `value` is of the class that the function `source` returns."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: {type(value).__name__} came, a {kind.__name__} from {source} was wanted")
+
+
 def as_real(
     name: str, value: Any, *, least: float = -math.inf, positive: bool = False, most: float = math.inf
 ) -> float:
@@ -171,6 +202,30 @@ def as_real(
 def as_scale(scale: Any, width: int) -> float:
     """Return the logits' scale: `scale` itself, or ``1/√d`` for ``None``."""
     return 1.0 / math.sqrt(width) if scale is None else as_real("scale", scale)
+
+
+def as_named_dtype(name: str, value: Any) -> np.dtype[Any]:
+    """Return the dtype that `value` names, or raise ``TypeError``."""
+    try:
+        found: np.dtype[Any] = np.dtype(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: {value!r} came, the name of a dtype was wanted") from None
+    return found
+
+
+def as_float_dtype(name: str, value: Any) -> np.dtype[Any]:
+    """Return float32 or float64, whichever `value` names."""
+    dtype = as_named_dtype(name, value)
+    if dtype not in (np.float32, np.float64):
+        raise TypeError(f"{name}: {dtype} came, float32 or float64 was wanted")
+    return np.dtype(np.float32 if dtype == np.float32 else np.float64)
+
+
+def as_shape(name: str, value: Any) -> tuple[int, ...]:
+    """Return `value` as a tuple of axes, each at least 1."""
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(f"{name}: {value!r} came, a tuple of integers was wanted")
+    return tuple(as_count(name, axis, least=1) for axis in value)
 
 
 def as_option(name: str, value: Any, known: Iterable[str]) -> str:

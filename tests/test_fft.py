@@ -52,15 +52,17 @@ def test_a_lent_transform_is_nobody_elses(engine):
 
 
 def test_idle_transforms_are_bounded(engine, monkeypatch):
-    monkeypatch.setattr(_fft, "KEPT_BYTES", 10_000)
+    most = 10 * _fft.PLAN_BYTES
+    monkeypatch.setattr(_fft, "KEPT_BYTES", most)
     for length in range(1, 200):
         _fft.rfft(np.ones((1, length)), length)
-        assert _fft._shelf.nbytes <= 10_000
+        assert _fft._shelf.nbytes <= most
     idle = [transform for waiting in _fft._shelf.idle.values() for transform in waiting]
     assert sum(transform.nbytes for transform in idle) == _fft._shelf.nbytes
     assert ("rfft", 1, 199, np.dtype(np.float64), engine, "estimate") in _fft._shelf.idle
-    _fft.rfft(np.ones((1, 5000)), 5000)  # more than may be kept: used, and dropped
-    assert _fft._shelf.nbytes <= 10_000
+    assert 5 <= len(idle) <= 10  # small as their buffers are, plans count
+    _fft.rfft(np.ones((1, most)), most)  # more than may be kept: used, and dropped
+    assert _fft._shelf.nbytes <= most
 
 
 def test_threads_with_mixed_shapes(engine):

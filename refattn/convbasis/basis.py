@@ -254,6 +254,7 @@ class ConvBasis:
         >>> bool(np.allclose(decompose(h).exp_transform().to_dense(), np.tril(np.exp(h))))
         True
         """
+        shift = as_real("shift", shift)
         starts, kernels, beyond = self.starts, self.kernels, self._beyond()
         if (starts[..., 0] > 0).any():
             if starts.ndim > 1 and (starts[..., 0] == 0).any():

@@ -108,8 +108,9 @@ def best_starts(q: ArrayLike, k: ArrayLike, k_max: int, *, grid: int = 1, scale:
         raise ValueError(f"q, k: shapes {q.shape} and {k.shape} came, (n, d) twice was wanted")
     n = q.shape[0]
     k_max, grid = _counts(n, k_max, grid)
-    queries, keys = q.astype(np.float64), k.astype(np.float64) * as_scale(scale, q.shape[1])
-    with np.errstate(over="ignore", invalid="ignore"):
+    factor = as_scale(scale, q.shape[1])
+    with np.errstate(over="ignore", invalid="ignore"):  # judged below
+        queries, keys = q.astype(np.float64), k.astype(np.float64) * factor
         offset = fft_correlation(queries, keys) / np.arange(n, 0, -1)
         require_finite("q, k: logits", offset)
         diagonals = all_diagonals(lambda first, end: keys[first:end] @ queries[first:].T, offset, n, grid)

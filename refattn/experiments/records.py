@@ -239,7 +239,8 @@ def _checked_result(data: dict[str, Any]) -> Result:
 
 def _require_keys(data: dict[str, Any], keys: Sequence[str] | Mapping[str, type]) -> None:
     if set(data) != set(keys):
-        raise ValueError(f"fields {', '.join(sorted(data)[:20])} came, {', '.join(sorted(keys))} were wanted")
+        came = ", ".join(repr(key)[:60] for key in sorted(data)[:20])
+        raise ValueError(f"fields {came} came, {', '.join(sorted(keys))} were wanted")
 
 
 def _require_flat(data: Any) -> None:

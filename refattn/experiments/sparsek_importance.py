@@ -181,7 +181,7 @@ def ridge_scorer(
     --------
     >>> rng = np.random.default_rng(0)
     >>> x = rng.standard_normal((512, 3))
-    >>> attention = np.tril(np.ones((4, 512)), 127)[None] * np.exp(x[:, 0])
+    >>> attention = np.ones((1, 4, 1)) * np.exp(x[:, 0])
     >>> weight, slope = ridge_scorer([x], [attention], window=1, penalty=1e-6)
     >>> bool(np.allclose(weight, [[1, 0, 0]], atol=0.01))
     True

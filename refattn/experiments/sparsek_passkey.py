@@ -22,7 +22,7 @@ from refattn.experiments.sparsek_texts import tokens_of
 from refattn.models import smollm2_path, tokenizer_from_gguf
 
 FILLER = {2048: "gap", 4096: "popular", 8192: "worked"}
-DEPTHS = (0.1, 0.3, 0.5, 0.7)
+DEPTHS = (0.1, 0.3, 0.5)
 DIGITS = 5
 NEEDLE = " The pass key is {key}. Remember it. {key} is the pass key."
 QUESTION = "\n\nWhat is the pass key? The pass key is "

@@ -24,11 +24,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refattn._heads import HeadLayout
-from refattn._validation import FloatArray, as_float_arrays, as_option, as_real
+from refattn._threads import one_blas_thread
+from refattn._validation import FloatArray, as_float_arrays, as_option, as_real, require_finite, require_kind
 from refattn.dense import AttentionGradients
 from refattn.lowrank.features import FeatureMap, PolynomialFeatures, logit_bound
 from refattn.lowrank.layouts import prefix_lm
 from refattn.lowrank.masks import CausalMask, StructuredMask
+from refattn.lowrank.polynomials import LARGEST_BOUND
 from refattn.lowrank.products import (
     METHODS,
     masked_product,
@@ -47,7 +49,7 @@ class LowRankCache:
 
     Attributes
     ----------
-    q, k, v : ndarray
+    q, k, v : ndarray, shapes (…, n, d), (…, n, d), (…, n, d_v)
         The inputs, in the dtype of the computation.
     out : ndarray, shape (…, n, d_v)
         The output.
@@ -63,6 +65,21 @@ class LowRankCache:
         Estimated rounding error of every denominator, relative to it.
     bound : float or None
         Bound on ``‖Y − Ỹ‖_∞`` that the features' error implies (`lowrank_bound`); None if it implies none.
+    layout : HeadLayout
+        Leading axes, and which heads share keys and values.
+
+    Notes
+    -----
+    Memory O(nd): the factors are computed again. Source: ours.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from refattn.lowrank import lowrank_attention_forward
+    >>> zeros = np.zeros((3, 1))
+    >>> out, cache = lowrank_attention_forward(zeros, zeros, zeros, error=1e-3)
+    >>> bool(np.allclose(cache.denominators, [1, 2, 3], rtol=1e-3))
+    True
     """
 
     q: FloatArray
@@ -100,7 +117,7 @@ def lowrank_bound(error: float, v_max: float) -> float:
 
     Notes
     -----
-    Source: ours; the proof is in docs/explanation/low-rank.md.
+    Source: ours; the proof is in docs/explanation/low-rank.md. Time O(1).
 
     Examples
     --------
@@ -141,13 +158,13 @@ def lowrank_attention(
         Instead of `features`: the relative error that every exponential may have, above 0 and below 1. The bound on the
         logits is then measured from norms, and the Chebyshev polynomial of smallest degree taken.
     mask : {"causal", "full"} or StructuredMask, optional
-        Which columns each row sees; see `refattn.lowrank.masks`.
+        Which columns each row sees; see `refattn.lowrank.StructuredMask`.
     scale : float, optional
         Factor of the logits where `error` is given; ``1/√d`` by default.
     method : {"fast", "paper", "oracle"}, optional
         How the masked products are computed; see `masked_product`.
     check_finite : bool, optional
-        Refuse NaN and infinity in q, k, v. (The features refuse them in any case.)
+        Refuse NaN and infinity in q, k, v; the features refuse them in any case.
 
     Returns
     -------
@@ -190,6 +207,7 @@ def lowrank_attention(
     )[0]
 
 
+@one_blas_thread()
 def lowrank_attention_forward(
     q: ArrayLike,
     k: ArrayLike,
@@ -204,7 +222,12 @@ def lowrank_attention_forward(
 ) -> tuple[FloatArray, LowRankCache]:
     """Low-rank attention, with its denominators and its error bound.
 
-    Parameters, errors, complexity and source are those of `lowrank_attention`.
+    Parameters
+    ----------
+    q, k, v : array_like, shapes (…, n, d), (…, n, d), (…, n, d_v)
+        Queries, keys and values.
+    features, error, mask, scale, method, check_finite : optional
+        As for `lowrank_attention`.
 
     Returns
     -------
@@ -212,6 +235,15 @@ def lowrank_attention_forward(
         The output.
     cache : LowRankCache
         For `lowrank_attention_backward`.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        As `lowrank_attention`.
+
+    Notes
+    -----
+    Time O(nr d_v) by "fast", memory O(nr), dtypes as `lowrank_attention`. Source: arXiv 2405.05219, section 6.
 
     Examples
     --------
@@ -252,6 +284,7 @@ def lowrank_attention_forward(
     return cache.out, cache
 
 
+@one_blas_thread()
 def lowrank_attention_backward(dout: ArrayLike, cache: LowRankCache) -> AttentionGradients:
     """Gradients of low-rank attention with respect to q, k and v: derivatives of what the forward computed.
 
@@ -265,12 +298,12 @@ def lowrank_attention_backward(dout: ArrayLike, cache: LowRankCache) -> Attentio
     Returns
     -------
     AttentionGradients
-        Fields `q`, `k`, `v`, of the inputs' shapes; axes that were broadcast or shared are summed.
+        Fields `q`, `k`, `v`, of the inputs' shapes and dtype; axes that were broadcast or shared are summed.
 
     Raises
     ------
     TypeError, ValueError
-        `dout` is not numeric, not finite, or not of the output's shape.
+        `dout` is not numeric, not finite, or not of the output's shape; or a gradient overflows.
 
     Notes
     -----
@@ -285,6 +318,7 @@ def lowrank_attention_backward(dout: ArrayLike, cache: LowRankCache) -> Attentio
     >>> bool(np.isclose(lowrank_attention_backward(np.ones_like(out), cache).v.sum(), 8 * 4))  # weights sum to one
     True
     """
+    require_kind("cache", cache, LowRankCache, "lowrank_attention_forward")
     (dout,) = as_float_arrays(dout=dout)
     if dout.shape != cache.out.shape:
         raise ValueError(f"dout: shape {dout.shape} came, the output's {cache.out.shape} was wanted")
@@ -298,23 +332,29 @@ def lowrank_attention_backward(dout: ArrayLike, cache: LowRankCache) -> Attentio
         u1, u2 = chosen.attention_factors(queries[head], keys[head])
         ones = _with_ones(values[head])
         _, product = masked_product_forward(u1, u2, ones, mask=cache.mask, method=cache.method)
-        # forward: out = N / D
-        dsums = np.empty(ones.shape)
-        dsums[:, :-1] = upstream[head]
-        dsums[:, -1] = -(upstream[head] * outputs[head]).sum(axis=-1)
-        dsums[seen] /= denominators[head][seen]
-        dsums[~seen] = 0
+        with np.errstate(over="ignore", invalid="ignore"):  # judged below
+            # forward: out = N / D
+            dsums = np.empty(ones.shape)
+            dsums[:, :-1] = upstream[head]
+            dsums[:, -1] = -(upstream[head] * outputs[head]).sum(axis=-1)
+            dsums[seen] /= denominators[head][seen]
+            dsums[~seen] = 0
+        require_finite("dout: gradient of the sums", dsums)
         # forward: [N, D] = (W ∘ U1 U2ᵀ) [V, 1]
         du1, du2, dones = masked_product_backward(dsums, product)
         dv[head] = dones[:, :-1]
         # forward: U1, U2 = features(q, k)
         dq[head], dk[head] = chosen.pullback(queries[head], keys[head], u1, u2, du1, du2)
     dtype = cache.q.dtype
-    return AttentionGradients(
-        layout.reduce_queries(dq, cache.q.shape).astype(dtype, copy=False),
-        layout.reduce_keys(dk, cache.k.shape).astype(dtype, copy=False),
-        layout.reduce_keys(dv, cache.v.shape).astype(dtype, copy=False),
-    )
+    with np.errstate(over="ignore", invalid="ignore"):  # judged below
+        gradients = AttentionGradients(
+            layout.reduce_queries(dq, cache.q.shape).astype(dtype, copy=False),
+            layout.reduce_keys(dk, cache.k.shape).astype(dtype, copy=False),
+            layout.reduce_keys(dv, cache.v.shape).astype(dtype, copy=False),
+        )
+    for name, gradient in gradients._asdict().items():
+        require_finite(f"dout: gradient of {name}", gradient)
+    return gradients
 
 
 def _as_structure(mask: Any, n: int) -> StructuredMask:
@@ -335,7 +375,15 @@ def _as_features(features: Any, error: Any, scale: Any, q: FloatArray, k: FloatA
         if wanted >= 1:
             raise ValueError(f"error: {wanted:.6g} came, a relative error below 1 was wanted")
         bound = max(logit_bound(q, k, scale=scale), 1e-6)
-        return PolynomialFeatures.for_error(q.shape[-1], wanted, bound, scale=scale)
+        if bound > LARGEST_BOUND:
+            raise ValueError(
+                f"q, k: norms allow logits up to {bound:.6g}, at most {LARGEST_BOUND:g} was wanted; smaller entries or"
+                " a smaller scale"
+            )
+        try:
+            return PolynomialFeatures.for_error(q.shape[-1], wanted, bound, scale=scale)
+        except MemoryError as absurd:
+            raise MemoryError(f"error: {wanted:.3g} came with logits up to {bound:.3g} ({absurd})") from None
     if not isinstance(features, FeatureMap):
         raise TypeError(f"features: {type(features).__name__} came, PolynomialFeatures or RandomFeatures was wanted")
     if scale is not None:

@@ -70,7 +70,15 @@ class DistinctRowsMask(_GroupedMask):
 
     @classmethod
     def from_dense(cls, dense: ArrayLike, *, most: int | None = None) -> DistinctRowsMask:
-        """Read a dense mask, or raise ``ValueError`` naming the first row beyond `most` different ones."""
+        """Read a dense mask, or raise ``ValueError`` naming the first row beyond `most` different ones.
+
+        Parameters
+        ----------
+        dense : array_like, shape (n, n)
+            Booleans, or zeros and ones.
+        most : int, optional
+            Most different ones.
+        """
         return cls(*_grouped(as_dense_mask(dense), most, cls.grouped))
 
     def transpose(self) -> DistinctColumnsMask:
@@ -120,7 +128,15 @@ class DistinctColumnsMask(_GroupedMask):
 
     @classmethod
     def from_dense(cls, dense: ArrayLike, *, most: int | None = None) -> DistinctColumnsMask:
-        """Read a dense mask, or raise ``ValueError`` naming the first column beyond `most` different ones."""
+        """Read a dense mask, or raise ``ValueError`` naming the first column beyond `most` different ones.
+
+        Parameters
+        ----------
+        dense : array_like, shape (n, n)
+            Booleans, or zeros and ones.
+        most : int, optional
+            Most different ones.
+        """
         return cls(*_grouped(as_dense_mask(dense).T, most, cls.grouped))
 
     def transpose(self) -> DistinctRowsMask:

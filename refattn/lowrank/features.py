@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refattn._memory import require_memory
-from refattn._validation import FloatArray, as_count, as_float_arrays, as_option, as_scale
+from refattn._validation import FloatArray, as_count, as_float_arrays, as_option, as_scale, require_finite, require_rank
 from refattn.lowrank.polynomials import (
     KINDS,
     LARGEST_DEGREE,
@@ -48,6 +48,16 @@ class FeatureMap(ABC):
         The scale s.
     error : float or None
         Bound on the relative error of every entry; None if there is none.
+
+    Notes
+    -----
+    Factors take time and memory O(nr) for monomials, O(nrd) for random features. Source: arXiv 2405.05219, section 6.
+
+    Examples
+    --------
+    >>> from refattn.lowrank import FeatureMap, PolynomialFeatures, RandomFeatures
+    >>> issubclass(PolynomialFeatures, FeatureMap), issubclass(RandomFeatures, FeatureMap)
+    (True, True)
     """
 
     width: int
@@ -70,8 +80,10 @@ class FeatureMap(ABC):
 
         Returns
         -------
-        U1, U2 : ndarray of float64, shape (…, n, r)
-            ``U1 U2ᵀ`` approximates ``exp(s · q kᵀ)`` entry by entry.
+        U1 : ndarray of float64, shape (…, n, r)
+            Features of the queries.
+        U2 : ndarray of float64, shape (…, n, r)
+            Features of the keys: ``U1 U2ᵀ`` approximates ``exp(s · q kᵀ)`` entry by entry.
 
         Raises
         ------
@@ -90,7 +102,12 @@ class FeatureMap(ABC):
     def attention_factors(self, q: ArrayLike, k: ArrayLike) -> tuple[FloatArray, FloatArray]:
         """Return factors that serve attention: rows of U1, and all of U2, may be scaled by what cancels in it.
 
-        Parameters, returns and errors are those of `factors`.
+        Returns and errors are those of `factors`.
+
+        Parameters
+        ----------
+        q, k : array_like, shape (…, n, d)
+            Queries and keys.
         """
         queries, keys = self._checked(q, k)
         return self._queries(queries, shifted=True), self._keys(keys, shifted=True)
@@ -111,20 +128,28 @@ class FeatureMap(ABC):
 
         Returns
         -------
-        dq, dk : ndarray of float64, shape (…, n, d)
-            What `attention_factors` shifts by counts as constant: the loss must not depend on it.
+        dq : ndarray of float64, shape (…, n, d)
+            With respect to the queries.
+        dk : ndarray of float64, shape (…, n, d)
+            With respect to the keys. What `attention_factors` shifts by counts as constant: the loss
+            must not depend on it.
 
         Notes
         -----
         Time and memory as the forward.
         """
         queries, keys = self._checked(q, k)
-        return self._pull_queries(queries, u1, du1), self._pull_keys(keys, u2, du2)
+        with np.errstate(over="ignore", invalid="ignore"):  # judged below
+            dq, dk = self._pull_queries(queries, u1, du1), self._pull_keys(keys, u2, du2)
+        for name, gradient in (("q", dq), ("k", dk)):
+            require_finite(f"dout, du1, du2: gradient of {name}", gradient)
+        return dq, dk
 
     def _checked(self, q: ArrayLike, k: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         arrays = as_float_arrays(q=q, k=k)
         for name, array in zip("qk", arrays, strict=True):
-            if array.ndim < 2 or array.shape[-1] != self.width:
+            require_rank(name, array, 2, f"(…, n, {self.width})")
+            if array.shape[-1] != self.width:
                 raise ValueError(f"{name}: shape {array.shape} came, (…, n, {self.width}) was wanted")
         queries, keys = (array.astype(np.float64, copy=False) for array in arrays)
         rows = queries.size // self.width + keys.size // self.width
@@ -154,14 +179,15 @@ def logit_bound(q: ArrayLike, k: ArrayLike, *, scale: float | None = None) -> fl
     Parameters
     ----------
     q, k : array_like, shape (…, n, d)
-        Queries and keys.
+        Queries and keys; computed in float64.
     scale : float, optional
         Factor of the logits; ``1/√d`` by default.
 
     Returns
     -------
     float
-        The smallest of ``max‖q‖₂ max‖k‖₂``, ``max‖q‖₁ max‖k‖_∞`` and ``max‖q‖_∞ max‖k‖₁``, times the scale.
+        The smallest of ``max‖q‖₂ max‖k‖₂``, ``max‖q‖₁ max‖k‖_∞`` and ``max‖q‖_∞ max‖k‖₁``, times the scale; infinite
+        where it overflows.
 
     Raises
     ------
@@ -178,16 +204,26 @@ def logit_bound(q: ArrayLike, k: ArrayLike, *, scale: float | None = None) -> fl
     4.0
     """
     queries, keys = as_float_arrays(q=q, k=k)
-    if queries.ndim < 2 or keys.ndim < 2 or queries.shape[-1] != keys.shape[-1]:
+    for name, array in (("q", queries), ("k", keys)):
+        require_rank(name, array, 2, "(…, n, d)")
+    if queries.shape[-1] != keys.shape[-1]:
         raise ValueError(f"k: shape {keys.shape} came, (…, n, d) with the d of q {queries.shape} was wanted")
     factor = abs(as_scale(scale, queries.shape[-1]))
-    q2, q1, q8 = (_largest_norm(queries, order) for order in (2, 1, np.inf))
-    k2, k1, k8 = (_largest_norm(keys, order) for order in (2, 1, np.inf))
-    return factor * min(q2 * k2, q1 * k8, q8 * k1)
+    q2, q1, q8 = _largest_norms(queries)
+    k2, k1, k8 = _largest_norms(keys)
+    least = min(q2 * k2, q1 * k8, q8 * k1)
+    parts = [math.frexp(x) for x in (least, factor, *(float(np.abs(x).max()) for x in (queries, keys)))]
+    try:  # the exponents apart: nothing overflows or vanishes before the end
+        return math.ldexp(math.prod(mantissa for mantissa, _ in parts), sum(exponent for _, exponent in parts))
+    except OverflowError:
+        return math.inf
 
 
-def _largest_norm(x: FloatArray, order: float) -> float:
-    return float(np.linalg.norm(x.astype(np.float64), ord=order, axis=-1).max(initial=0.0))
+def _largest_norms(x: FloatArray) -> tuple[float, float, float]:
+    """Largest 2-norm, 1-norm and ∞-norm of a row, over the largest entry."""
+    unit = x.astype(np.float64) / (float(np.abs(x).max()) or 1.0)
+    two, one, most = (float(np.linalg.norm(unit, ord=order, axis=-1).max()) for order in (2, 1, np.inf))
+    return two, one, most
 
 
 class PolynomialFeatures(FeatureMap):
@@ -216,7 +252,8 @@ class PolynomialFeatures(FeatureMap):
     Notes
     -----
     Rank ``C(d + g, g)``; indices take 16 bytes a feature. Source: arXiv 2405.05219, section 6, after Alman and Song
-    (2023); the weights that halve the number of variables, and the Chebyshev series, are ours.
+    (2023); the weights that halve the number of variables, and the Chebyshev series, are ours. Factors take time and
+    memory O(nr).
 
     Examples
     --------
@@ -248,8 +285,12 @@ class PolynomialFeatures(FeatureMap):
             )
         self.error = polynomial_error(degree, bound, kind=kind)
         self.error += polynomial_rounding(degree, bound, self.rank, kind=kind)
+        require_memory(f"width: {self.width} monomials a degree", 64 * max(self.rank, self.width))
         self._parents, self._variables, powers, multinomials = _monomials(self.width, self.degree)
-        weights = coefficients[powers] * self.scale**powers * multinomials
+        with np.errstate(over="ignore", invalid="ignore"):  # judged below
+            weights = coefficients[powers] * self.scale**powers * multinomials
+        if not np.isfinite(weights).all():
+            raise ValueError(f"scale: {self.scale:.6g} came, its power {self.degree} overflows; a smaller was wanted")
         self._query_weights = np.sqrt(np.abs(weights))
         self._key_weights = np.sign(weights) * self._query_weights
 
@@ -259,8 +300,28 @@ class PolynomialFeatures(FeatureMap):
     ) -> PolynomialFeatures:
         """Return the map of the smallest degree whose relative error on [−B, B] is at most `error`.
 
-        Parameters, errors and complexity are those of `PolynomialFeatures` and `degree_for`; an error that rounding
-        does not leave room for is refused as well.
+        Parameters
+        ----------
+        width : int
+            The width d of q and k.
+        error : float
+            Relative error asked for, above 0.
+        bound, scale, kind : optional
+            As for `PolynomialFeatures`.
+
+        Returns
+        -------
+        PolynomialFeatures
+            The map.
+
+        Raises
+        ------
+        TypeError, ValueError, MemoryError
+            As `PolynomialFeatures` and `degree_for`; or rounding leaves no room for the error.
+
+        Notes
+        -----
+        Time O(g²) and that of the map. Source: ours.
 
         Examples
         --------
@@ -288,24 +349,25 @@ class PolynomialFeatures(FeatureMap):
     def _require_inside(self, q: FloatArray, k: FloatArray) -> None:
         largest = logit_bound(q, k, scale=self.scale)
         if largest > self.bound * (1 + 1e-12):
-            i, j = (int(np.linalg.norm(x, axis=-1).argmax()) for x in (q, k))
+            i, j = (int(np.linalg.norm(x / np.abs(x).max(), axis=-1).argmax()) for x in (q, k))
             raise ValueError(
                 f"q, k: norms allow logits up to {largest:.6g} (largest norms at query {i} and key {j}), at most the"
                 f" features' bound {self.bound:.6g} was wanted: outside it the polynomial says nothing of exp"
             )
 
     def _queries(self, q: FloatArray, *, shifted: bool) -> FloatArray:
-        return self._expand(q, self._query_weights)
+        return self._expand("q", q, self._query_weights)
 
     def _keys(self, k: FloatArray, *, shifted: bool) -> FloatArray:
-        return self._expand(k, self._key_weights)
+        return self._expand("k", k, self._key_weights)
 
-    def _expand(self, x: FloatArray, weights: FloatArray) -> FloatArray:
+    def _expand(self, name: str, x: FloatArray, weights: FloatArray) -> FloatArray:
         from refattn.lowrank import _kernels
 
         out = np.empty((*x.shape[:-1], self.rank))
         rows, workspace = np.ascontiguousarray(x).reshape(-1, self.width), np.empty(self.rank)
         _kernels.monomials(rows, self._parents, self._variables, weights, workspace, out.reshape(-1, self.rank))
+        require_finite(f"{name}: features", out)
         return out
 
     def _pull_queries(self, q: FloatArray, u: FloatArray, du: FloatArray) -> FloatArray:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from refattn._validation import as_count
+from refattn._memory import require_memory
+from refattn._validation import as_array, as_count, as_flag
 from refattn.lowrank.distinct_masks import DistinctRowsMask
 from refattn.lowrank.masks import (
     CausalMask,
@@ -23,6 +24,16 @@ from refattn.lowrank.masks import (
     StructuredMask,
     as_indices,
 )
+
+_BYTES = 64
+"""Of a row, at most, while a mask is made."""
+
+
+def _as_rows(n: int, name: str = "n") -> int:
+    """Check the number of rows, and that they fit."""
+    n = as_count(name, n, least=1, most=2**62)
+    require_memory(f"{name}: a mask of {n} rows", _BYTES * n)
+    return n
 
 
 def sliding_window(n: int, window: int) -> ContinuousRowsMask:
@@ -38,11 +49,16 @@ def sliding_window(n: int, window: int) -> ContinuousRowsMask:
     Returns
     -------
     ContinuousRowsMask
+        The mask.
 
     Raises
     ------
     TypeError, ValueError
         Not counts.
+
+    Notes
+    -----
+    Time and memory O(n). Source: ours, as a case of arXiv 2405.05219, definition 6.2.
 
     Examples
     --------
@@ -51,7 +67,8 @@ def sliding_window(n: int, window: int) -> ContinuousRowsMask:
            [1, 1, 0],
            [0, 1, 1]])
     """
-    n, window = as_count("n", n, least=1), as_count("window", window, least=1)
+    n, window = _as_rows(n), as_count("window", window, least=1)
+    window = min(window, n)
     i = np.arange(n)
     return ContinuousRowsMask(np.maximum(i - window + 1, 0), i + 1)
 
@@ -69,11 +86,16 @@ def document_blocks(lengths: ArrayLike, *, causal: bool = True) -> ContinuousRow
     Returns
     -------
     ContinuousRowsMask
+        The mask.
 
     Raises
     ------
     TypeError, ValueError
         Not counts.
+
+    Notes
+    -----
+    Time and memory O(n). Source: ours, as a case of arXiv 2405.05219, definition 6.2.
 
     Examples
     --------
@@ -82,10 +104,12 @@ def document_blocks(lengths: ArrayLike, *, causal: bool = True) -> ContinuousRow
            [1, 1, 0],
            [0, 0, 1]])
     """
-    sizes = as_indices("lengths", lengths, max(np.size(lengths), 1), "one per document")
+    sizes = as_indices("lengths", lengths, max(as_array("lengths", lengths).size, 1), "one per document")
     if (sizes < 1).any():
         document = int((sizes < 1).argmax())
         raise ValueError(f"lengths: {sizes[document]} came for document {document}, at least 1 was wanted")
+    causal = as_flag("causal", causal)
+    _as_rows(sum(sizes.tolist()), "lengths")
     ends = np.repeat(np.cumsum(sizes), sizes)
     start = ends - np.repeat(sizes, sizes)
     return ContinuousRowsMask(start, np.arange(1, ends.size + 1) if causal else ends)
@@ -104,11 +128,16 @@ def prefix_lm(n: int, prefix: int) -> ContinuousRowsMask:
     Returns
     -------
     ContinuousRowsMask
+        The mask.
 
     Raises
     ------
     TypeError, ValueError
         Not counts, or the prefix is longer than n.
+
+    Notes
+    -----
+    Time and memory O(n). Source: ours, as a case of arXiv 2405.05219, definition 6.2.
 
     Examples
     --------
@@ -117,7 +146,7 @@ def prefix_lm(n: int, prefix: int) -> ContinuousRowsMask:
            [1, 1, 0],
            [1, 1, 1]])
     """
-    n = as_count("n", n, least=1)
+    n = _as_rows(n)
     prefix = as_count("prefix", prefix, least=0, most=n, most_is="n")
     return ContinuousRowsMask(np.zeros(n, np.int64), np.maximum(np.arange(1, n + 1), prefix))
 
@@ -160,7 +189,7 @@ def shifted_groups(n: int, group: int, *, shift: int | None = None, causal: bool
            [0, 1, 1, 0],
            [1, 0, 0, 1]])
     """
-    n = as_count("n", n, least=1)
+    n, causal = _as_rows(n), as_flag("causal", causal)
     group = as_count("group", group, least=1, most=n, most_is="n")
     shift = group // 2 if shift is None else as_count("shift", shift, least=0, most=group, most_is="group")
     number = (np.arange(n) - shift) % n // group
@@ -192,6 +221,7 @@ def as_continuous_rows(mask: StructuredMask) -> ContinuousRowsMask:
     Parameters
     ----------
     mask : CausalMask, ContinuousRowsMask or DistinctRowsMask
+        The mask to read.
 
     Returns
     -------
@@ -207,7 +237,7 @@ def as_continuous_rows(mask: StructuredMask) -> ContinuousRowsMask:
 
     Notes
     -----
-    Time O(n), and O(pn) for p patterns.
+    Time O(n), and O(pn) for p patterns. Source: arXiv 2405.05219, section 6.
 
     Examples
     --------
@@ -235,6 +265,7 @@ def as_row_change(mask: StructuredMask, *, most: float | None = None) -> RowChan
     Parameters
     ----------
     mask : CausalMask, ContinuousRowsMask, DistinctRowsMask or RowChangeMask
+        The mask to read.
     most : float, optional
         The amortized constant that the changes must keep; see `RowChangeMask`.
 
@@ -252,7 +283,7 @@ def as_row_change(mask: StructuredMask, *, most: float | None = None) -> RowChan
 
     Notes
     -----
-    Time and memory O(n + Σ B_i), and O(pn) for p patterns.
+    Time and memory O(n + Σ B_i), and O(pn) for p patterns. Source: arXiv 2405.05219, section 6.
 
     Examples
     --------
@@ -307,6 +338,7 @@ def as_distinct_rows(mask: StructuredMask, *, most: int) -> DistinctRowsMask:
     Parameters
     ----------
     mask : CausalMask or ContinuousRowsMask
+        The mask to read.
     most : int
         Most different rows; each takes n bytes.
 
@@ -324,7 +356,7 @@ def as_distinct_rows(mask: StructuredMask, *, most: int) -> DistinctRowsMask:
 
     Notes
     -----
-    Time O(n log n + pn) for p patterns.
+    Time O(n log n + pn) for p patterns. Source: arXiv 2405.05219, section 6.
 
     Examples
     --------

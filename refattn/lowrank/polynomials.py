@@ -20,7 +20,11 @@ KINDS = ("taylor", "chebyshev")
 LARGEST_DEGREE = 60
 """Highest degree g: beyond it the monomials' own rounding outweighs what is gained."""
 
-_LARGEST_BOUND = 50.0
+LARGEST_COUNT = 10_000
+"""Where both the width and the degree are above, a rank has too many digits to be of use."""
+
+LARGEST_BOUND = 50.0
+"""Largest bound B: beyond it float64 leaves nothing of the relative error."""
 _TERMS = 400
 
 
@@ -63,13 +67,23 @@ def polynomial_coefficients(degree: int, bound: float, *, kind: str = "chebyshev
     padded = np.zeros(degree + 1)  # in the monomials of t = x / B; trailing zeros may be cut by NumPy
     in_t = chebyshev.cheb2poly(series)
     padded[: len(in_t)] = in_t
-    return padded / bound ** np.arange(degree + 1.0)
+    powers = bound ** np.arange(degree + 1.0)
+    # where B^m vanishes so does what the term contributes: there the series is Taylor's to every digit that counts
+    taylor = np.array([1 / math.factorial(m) for m in range(degree + 1)])
+    return np.asarray(np.divide(padded, powers, out=taylor, where=powers > 1e-290))
 
 
 def polynomial_error(degree: int, bound: float, *, kind: str = "chebyshev") -> float:
     """Bound on the relative error ``|p(x) − e^x| / e^x`` over [−B, B].
 
-    Parameters, errors and source are those of `polynomial_coefficients`.
+    Parameters
+    ----------
+    degree : int
+        The degree g, 0 ≤ g ≤ 60.
+    bound : float
+        The bound B, 0 < B ≤ 50.
+    kind : {"chebyshev", "taylor"}, optional
+        As for `polynomial_coefficients`.
 
     Returns
     -------
@@ -77,9 +91,15 @@ def polynomial_error(degree: int, bound: float, *, kind: str = "chebyshev") -> f
         Taylor: ``B^{g+1}/g! ∫₀¹ s^g e^{sB} ds``, which the error reaches at −B. Chebyshev: ``2 e^B Σ_{m>g} I_m(B)``,
         above the error at −B by a factor of at most ``(1 + ρ)/(1 − ρ)``, where ``ρ = B/(2(g + 2))``.
 
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is out of range, or `kind` is unknown.
+
     Notes
     -----
-    Time O(1): a fixed number of terms, all positive. Infinite where it overflows.
+    Time O(1): a fixed number of terms, all positive. Infinite where it overflows. Source: ours; proved in
+    docs/explanation/low-rank.md.
 
     Examples
     --------
@@ -101,10 +121,14 @@ def polynomial_rounding(degree: int, bound: float, rank: int, *, kind: str = "ch
 
     Parameters
     ----------
-    degree, bound, kind
-        As for `polynomial_coefficients`.
+    degree : int
+        The degree g, 0 ≤ g ≤ 60.
+    bound : float
+        The bound B, 0 < B ≤ 50.
     rank : int
         Number of monomials, at least 1.
+    kind : {"chebyshev", "taylor"}, optional
+        As for `polynomial_coefficients`.
 
     Returns
     -------
@@ -120,7 +144,7 @@ def polynomial_rounding(degree: int, bound: float, rank: int, *, kind: str = "ch
 
     Notes
     -----
-    To first order in u. Source: ours; see docs/explanation/low-rank.md.
+    To first order in u. Source: ours; see docs/explanation/low-rank.md. Time O(g²).
 
     Examples
     --------
@@ -213,33 +237,65 @@ def monomial_rank(width: int, degree: int) -> int:
     Raises
     ------
     TypeError, ValueError
-        Not integers, or too small.
+        Not integers, too small, or both above 10,000.
 
     Notes
     -----
     ``(q·k)^m = Σ_{|α|=m} (m!/α!) q^α k^α`` pairs every monomial of q with the same one of k. Source: ours; see
-    `paper_rank`.
+    `paper_rank`. Time O(g) products of integers.
 
     Examples
     --------
     >>> monomial_rank(8, 4), paper_rank(8, 4)
     (495, 735471)
     """
-    width, degree = as_count("width", width, least=1), as_count("degree", degree, least=0)
+    width, degree = _counts(width, degree)
     return math.comb(width + degree, degree)
 
 
 def paper_rank(width: int, degree: int) -> int:
     """Return the paper's rank ``C(2(g + d), 2g)``: all monomials of degree at most 2g in the 2d entries of q and k.
 
-    It is at least `monomial_rank`, which counts those of the form ``q^α k^α`` only. Parameters and errors are those of
-    `monomial_rank`. Source: arXiv 2405.05219, section 6, after Alman and Song (2023).
+    It is at least `monomial_rank`, which counts those of the form ``q^α k^α`` only.
+
+    Parameters
+    ----------
+    width : int
+        The width d, at least 1.
+    degree : int
+        The degree g, at least 0.
+
+    Returns
+    -------
+    int
+        Exact, however large.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not integers, too small, or both above 10,000.
+
+    Notes
+    -----
+    Time O(g) products of integers. Source: arXiv 2405.05219, section 6, after Alman and Song (2023).
+
+    Examples
+    --------
+    >>> paper_rank(8, 4)
+    735471
     """
-    width, degree = as_count("width", width, least=1), as_count("degree", degree, least=0)
+    width, degree = _counts(width, degree)
     return math.comb(2 * (degree + width), 2 * degree)
+
+
+def _counts(width: int, degree: int) -> tuple[int, int]:
+    width, degree = as_count("width", width, least=1), as_count("degree", degree, least=0)
+    if min(width, degree) > LARGEST_COUNT:
+        raise ValueError(f"width, degree: {width} and {degree} came, one of them at most {LARGEST_COUNT} was wanted")
+    return width, degree
 
 
 def _checked(degree: int, bound: float, kind: str) -> tuple[int, float]:
     as_option("kind", kind, KINDS)
     degree = as_count("degree", degree, least=0, most=LARGEST_DEGREE)
-    return degree, as_real("bound", bound, positive=True, most=_LARGEST_BOUND)
+    return degree, as_real("bound", bound, positive=True, most=LARGEST_BOUND)

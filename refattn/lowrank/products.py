@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refattn._memory import require_memory
-from refattn._validation import FloatArray, as_float_arrays, as_option, require_rank
+from refattn._threads import one_blas_thread
+from refattn._validation import FloatArray, as_float_arrays, as_option, require_finite, require_kind, require_rank
 from refattn.lowrank import oracle, paper
 from refattn.lowrank.masks import StructuredMask
 
@@ -27,7 +28,30 @@ METHODS = ("fast", "paper", "oracle")
 
 @dataclass(frozen=True)
 class MaskedProductCache:
-    """What `masked_product_backward` needs of the forward: the checked inputs, the mask and the method."""
+    """What `masked_product_backward` needs of the forward.
+
+    Attributes
+    ----------
+    u1, u2, v : ndarray, shapes (…, n, r), (…, n, r), (…, n, d)
+        The inputs, in the dtype of the computation.
+    mask : StructuredMask
+        The mask.
+    method : str
+        How the product was computed.
+
+    Notes
+    -----
+    Memory O(1) beyond the inputs. Source: ours.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from refattn.lowrank import CausalMask, masked_product_forward
+    >>> ones = np.ones((3, 1))
+    >>> out, cache = masked_product_forward(ones, ones, ones, mask=CausalMask(3))
+    >>> cache.method, cache.mask.n
+    ('fast', 3)
+    """
 
     u1: FloatArray
     u2: FloatArray
@@ -37,7 +61,31 @@ class MaskedProductCache:
 
 
 class MaskedProductGradients(NamedTuple):
-    """Gradients of a masked low-rank product, each of the shape of its input."""
+    """Gradients of a masked low-rank product, each of the shape of its input.
+
+    Attributes
+    ----------
+    u1 : ndarray, shape (…, n, r)
+        With respect to the first factor, in the dtype of the forward.
+    u2 : ndarray, shape (…, n, r)
+        With respect to the second factor.
+    v : ndarray, shape (…, n, d)
+        With respect to what the matrix was multiplied with.
+
+    Notes
+    -----
+    A tuple: ``du1, du2, dv = gradients``. Memory O(n (r + d)). Source: ours.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from refattn.lowrank import CausalMask, masked_product_backward, masked_product_forward
+    >>> ones = np.ones((3, 1))
+    >>> out, cache = masked_product_forward(ones, ones, ones, mask=CausalMask(3))
+    >>> du1, du2, dv = masked_product_backward(ones, cache)
+    >>> du1.ravel()  # row i sees i + 1 columns
+    array([1., 2., 3.])
+    """
 
     u1: FloatArray
     u2: FloatArray
@@ -71,7 +119,8 @@ def masked_product(
     TypeError
         `mask` is not a structure, or an input is not numeric.
     ValueError
-        Shapes do not fit, an entry is not finite, or `method` is unknown.
+        Shapes do not fit, an entry is not finite, the product or what it is summed from overflows, or `method` is
+        unknown.
     MemoryError
         The dense method does not fit; the message has the estimate.
 
@@ -100,12 +149,20 @@ def masked_product(
     return masked_product_forward(u1, u2, v, mask=mask, method=method)[0]
 
 
+@one_blas_thread()
 def masked_product_forward(
     u1: ArrayLike, u2: ArrayLike, v: ArrayLike, *, mask: StructuredMask, method: str = "fast"
 ) -> tuple[FloatArray, MaskedProductCache]:
     """Masked low-rank product, and what its backward needs.
 
-    Parameters, errors, complexity and source are those of `masked_product`.
+    Parameters
+    ----------
+    u1, u2, v : array_like, shapes (…, n, r), (…, n, r), (…, n, d)
+        The factors, and what the matrix is multiplied with.
+    mask : StructuredMask
+        One of the five structures.
+    method : {"fast", "paper", "oracle"}, optional
+        As for `masked_product`.
 
     Returns
     -------
@@ -113,6 +170,16 @@ def masked_product_forward(
         The product.
     cache : MaskedProductCache
         For `masked_product_backward`.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        As `masked_product`.
+
+    Notes
+    -----
+    Time, memory and dtypes as `masked_product`: O(nrd) by "fast" for a causal mask. Source: arXiv 2405.05219, section
+    6.
 
     Examples
     --------
@@ -136,10 +203,13 @@ def masked_product_forward(
     if method == "oracle":
         require_memory(f"method: 'oracle' with n = {mask.n}", 17 * mask.n**2)
     cache = MaskedProductCache(u1, u2, v, mask, method)
-    heads = [_method(method).product(mask, *head) for head in _heads(u1, u2, v)]
-    return _stacked(heads, v), cache
+    with np.errstate(over="ignore", invalid="ignore"):  # judged below
+        out = _stacked([_method(method).product(mask, *head) for head in _heads(u1, u2, v)], v)
+    require_finite("u1, u2, v: product", out)
+    return out, cache
 
 
+@one_blas_thread()
 def masked_product_backward(dout: ArrayLike, cache: MaskedProductCache) -> MaskedProductGradients:
     """Gradients of a masked low-rank product with respect to its factors and values.
 
@@ -153,16 +223,17 @@ def masked_product_backward(dout: ArrayLike, cache: MaskedProductCache) -> Maske
     Returns
     -------
     MaskedProductGradients
-        Fields `u1`, `u2`, `v`, of the inputs' shapes.
+        Fields `u1`, `u2`, `v`, of the inputs' shapes and dtype.
 
     Raises
     ------
     TypeError, ValueError
-        `dout` is not numeric, not finite, or not of the product's shape.
+        `dout` is not numeric, not finite, or not of the product's shape; or a gradient overflows.
 
     Notes
     -----
-    Three products of the forward's kind: its complexity. Source: ours; the formulas stand at the head of the module.
+    Three products of the forward's kind: O(nrd) by "fast" for a causal mask. Source: ours; the formulas stand at the
+    head of the module.
 
     Examples
     --------
@@ -173,23 +244,28 @@ def masked_product_backward(dout: ArrayLike, cache: MaskedProductCache) -> Maske
     >>> masked_product_backward(ones, cache).v.ravel()  # value j is seen by the rows from j on
     array([3., 2., 1.])
     """
+    require_kind("cache", cache, MaskedProductCache, "masked_product_forward")
     (dout,) = as_float_arrays(dout=dout)
     u1, u2, v, mask = cache.u1, cache.u2, cache.v, cache.mask
     if dout.shape != v.shape:
         raise ValueError(f"dout: shape {dout.shape} came, the product's {v.shape} was wanted")
     method = _method(cache.method)
     found = []
-    for A, B, X, G in _heads(u1, u2, v, dout):
-        if cache.method == "oracle":
-            found.append(oracle.pullback(mask, A, B, X, G))
-            continue
-        # forward: (W ∘ U1 U2ᵀ) V
-        dA = method.product(mask, G, X, B)
-        dB = method.product_transposed(mask, X, G, A)
-        dX = method.product_transposed(mask, B, A, G)
-        found.append((dA, dB, dX))
-    gradients = zip(*found, strict=True)
-    return MaskedProductGradients(*(_stacked(g, like) for g, like in zip(gradients, (u1, u2, v), strict=True)))
+    with np.errstate(over="ignore", invalid="ignore"):  # judged below
+        for A, B, X, G in _heads(u1, u2, v, dout):
+            if cache.method == "oracle":
+                found.append(oracle.pullback(mask, A, B, X, G))
+                continue
+            # forward: (W ∘ U1 U2ᵀ) V
+            dA = method.product(mask, G, X, B)
+            dB = method.product_transposed(mask, X, G, A)
+            dX = method.product_transposed(mask, B, A, G)
+            found.append((dA, dB, dX))
+        parts = zip(zip(*found, strict=True), (u1, u2, v), strict=True)
+        gradients = MaskedProductGradients(*(_stacked(part, like) for part, like in parts))
+    for name, gradient in gradients._asdict().items():
+        require_finite(f"dout: gradient of {name}", gradient)
+    return gradients
 
 
 def _heads(*arrays: FloatArray) -> Iterator[tuple[FloatArray, ...]]:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refattn._memory import require_memory
-from refattn._validation import FloatArray, as_count, as_scale
+from refattn._threads import one_blas_thread
+from refattn._validation import FloatArray, as_count, as_flag, as_scale
 from refattn.lowrank.features import FeatureMap
 
 
@@ -38,8 +39,9 @@ class RandomFeatures(FeatureMap):
 
     Notes
     -----
-    The relative variance of an entry, projections independent, is ``(exp(‖x + y‖²) − 1)/r`` with ``x = √|s| q``,
-    ``y = ±√|s| k`` (`relative_variance`). Source: arXiv 2009.14794 (FAVOR+), its lemma on positive features.
+    The relative variance of an entry, projections independent, is ``(exp(‖x + y‖²) − 1)/r`` with ``x = √|s| q``, ``y =
+    ±√|s| k`` (`relative_variance`). Source: arXiv 2009.14794 (FAVOR+), its lemma on positive features. Factors take
+    time O(nrd), memory O(nr).
 
     Examples
     --------
@@ -57,20 +59,29 @@ class RandomFeatures(FeatureMap):
     ) -> None:
         self.width, self.rank = as_count("width", width, least=1), as_count("rank", rank, least=1)
         self.scale = as_scale(scale, self.width)
-        require_memory(f"rank: {self.rank} random features of width {self.width}", 8 * self.rank * self.width)
+        groups = -(-self.rank // self.width) if as_flag("orthogonal", orthogonal) else 0
+        require_memory(
+            f"rank, width: {self.rank} random features of width {self.width}",
+            8 * self.width * (self.rank + 4 * groups * self.width),
+        )
         rng = np.random.default_rng(as_count("seed", seed, least=0))
         self.projections = rng.standard_normal((self.rank, self.width))
         if orthogonal:
             lengths = np.linalg.norm(self.projections, axis=-1, keepdims=True)
-            for first in range(0, self.rank, self.width):
-                group = slice(first, min(first + self.width, self.rank))
-                directions, triangle = np.linalg.qr(rng.standard_normal((self.width, self.width)))
-                directions *= np.sign(np.diag(triangle))  # uniform over all rotations
-                self.projections[group] = directions[: group.stop - first] * lengths[group]
+            directions, triangle = np.linalg.qr(rng.standard_normal((groups, self.width, self.width)))
+            directions *= np.sign(np.diagonal(triangle, axis1=-2, axis2=-1))[:, None, :]  # uniform over all rotations
+            self.projections = directions.reshape(-1, self.width)[: self.rank] * lengths
 
     def relative_variance(self, q: ArrayLike, k: ArrayLike) -> FloatArray:
         """Variance of each entry over its squared mean, for independent projections; shape (…, n_q, n_k).
 
+        Parameters
+        ----------
+        q, k : array_like, shapes (…, n_q, d), (…, n_k, d)
+            Queries and keys.
+
+        Notes
+        -----
         Time and memory O(n²d): for small inputs. Source: arXiv 2009.14794; for orthogonal projections, a bound.
 
         Examples
@@ -98,7 +109,7 @@ class RandomFeatures(FeatureMap):
 
     def _exponentials(self, name: str, x: FloatArray, shift_over: int | tuple[int, int] | None) -> FloatArray:
         """``exp(w·x − ‖x‖²/2)/√r``, less the largest exponent over the given axes."""
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"), one_blas_thread():
             exponents = x @ self.projections.T - np.square(x).sum(axis=-1, keepdims=True) / 2
         if not np.isfinite(exponents.sum()):
             raise ValueError(f"{name}: the exponent of a random feature overflows, smaller entries were wanted")

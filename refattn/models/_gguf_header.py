@@ -13,6 +13,7 @@ from pathlib import Path
 
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of a scalar, by type."""
+_MAGIC = int.from_bytes(b"GGUF", "little")
 _STRING, _ARRAY = 8, 9
 _MOST_AXES = 4
 
@@ -29,9 +30,9 @@ def require_sound_header(path: Path) -> None:
             raise ValueError("it is empty")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             header = _Header(content)
-            magic, version = header.numbers("<4sI")
-            if magic != b"GGUF" or version not in (2, 3):
-                raise ValueError(f"it begins with {magic!r} and version {version}")
+            magic, version = header.numbers("<II")
+            if magic != _MAGIC or version not in (2, 3):
+                raise ValueError(f"its magic number is {magic:#x} and its version {version}")
             tensors, pairs = header.numbers("<QQ")
             for _ in range(pairs):  # every pair takes bytes of the file, so a false count ends with it
                 header.string()

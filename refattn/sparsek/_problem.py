@@ -16,9 +16,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refattn._heads import HeadLayout
-from refattn._validation import FloatArray, as_count, as_float_arrays, as_option, as_scale, require_finite
+from refattn._validation import FloatArray, as_count, as_flag, as_float_arrays, as_option, as_scale, require_finite
 
 GATES = ("kv", "k", "v", "none")
+LARGEST_SCORE = 1e9
+"""With soft gates: up to here float64 leaves a gate an error of at most 2e-7."""
+MOST_PAIRS = 1 << 40
+"""More than any memory holds, and small enough for every index to fit in 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def as_problem(
 ) -> SparseKProblem:
     """Check the arguments of SparseK attention, or raise naming the one that does not fit."""
     q, k, v, scores = as_float_arrays(check_finite=False, q=q, k=k, v=v, scores=scores)
-    if check_finite:
+    if as_flag("check_finite", check_finite):
         for name, array in (("q", q), ("k", k), ("v", v)):
             require_finite(name, array)
     require_finite("scores", scores)
@@ -101,21 +105,27 @@ def as_problem(
     if not fits:
         wanted = (*lead, k.shape[-2])
         raise ValueError(f"scores: shape {scores.shape} came, one score per key-value pair {wanted} was wanted")
-    return SparseKProblem(
+    problem = SparseKProblem(
         q, k, v, scores, layout,
-        n_select=as_count("n_select", n_select, least=0),
-        window=as_count("window", window, least=0),
+        n_select=as_count("n_select", n_select, least=0, most=MOST_PAIRS),
+        window=as_count("window", window, least=0, most=MOST_PAIRS),
         gate=as_option("gate", gate, GATES),
         hard=as_flag("hard", hard),
         scale=as_scale(scale, q.shape[-1]),
     )  # fmt: skip
+    if problem.n_select and problem.gate != "none" and not problem.hard:
+        _require_gates(scores)
+    return problem
 
 
-def as_flag(name: str, value: Any) -> bool:
-    """Return `value` as a bool, or raise ``TypeError``: nothing else is taken for true or false."""
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name}: {value!r} came, True or False was wanted")
-    return bool(value)
+def _require_gates(scores: FloatArray) -> None:
+    """Raise where a gate, the difference of a score and a threshold in float64, would be left without digits."""
+    index = np.unravel_index(int(np.abs(scores).argmax()), scores.shape)
+    if abs(float(scores[index])) > LARGEST_SCORE:
+        raise ValueError(
+            f"scores: {scores[index]:.6g} at index {tuple(int(i) for i in index)} came, at most {LARGEST_SCORE:g} in"
+            " size was wanted for soft gates, which are differences of scores; hard gates, or gate 'none', take any"
+        )
 
 
 def overflow(dtype: np.dtype[Any], head: int, query: int) -> ValueError:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import NamedTuple
 
+import numpy as np
 from numpy.typing import ArrayLike
 
-from refattn._validation import FloatArray, as_float_arrays, as_option
+from refattn._threads import one_blas_thread
+from refattn._validation import FloatArray, as_float_arrays, as_option, require_finite, require_kind
 from refattn.sparsek import fast, oracle, paper
 from refattn.sparsek._problem import SparseKProblem, as_problem
 
@@ -31,6 +33,19 @@ class SparseKAttentionCache:
         The method that computed the output.
     shape : tuple of int
         Of the output.
+
+    Notes
+    -----
+    Memory O(n d): the inputs, thresholds and intervals. Source: ours.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from refattn.sparsek import sparsek_attention_forward
+    >>> q = k = v = np.ones((5, 2))
+    >>> out, cache = sparsek_attention_forward(q, k, v, np.arange(5.0), n_select=2, window=1)
+    >>> cache.method, cache.shape
+    ('fast', (5, 2))
     """
 
     problem: SparseKProblem
@@ -39,7 +54,33 @@ class SparseKAttentionCache:
 
 
 class SparseKAttentionGradients(NamedTuple):
-    """Gradients of SparseK attention, each of the shape of its input."""
+    """Gradients of SparseK attention, each of the shape of its input.
+
+    Attributes
+    ----------
+    q : ndarray, shape (…, n, d)
+        With respect to the queries, in the dtype of the forward.
+    k : ndarray, shape (…, n, d)
+        With respect to the keys.
+    v : ndarray, shape (…, n, d_v)
+        With respect to the values.
+    scores : ndarray, shape (…, n)
+        With respect to the scores.
+
+    Notes
+    -----
+    A tuple: ``dq, dk, dv, dscores = gradients``. Memory O(nd) a head. Source: ours.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from refattn.sparsek import sparsek_attention_backward, sparsek_attention_forward
+    >>> q = k = v = np.ones((5, 2))
+    >>> out, cache = sparsek_attention_forward(q, k, v, np.arange(5.0), n_select=2, window=1)
+    >>> dq, dk, dv, dscores = sparsek_attention_backward(np.ones_like(out), cache)
+    >>> dq.shape, dscores.shape
+    ((5, 2), (5,))
+    """
 
     q: FloatArray
     k: FloatArray
@@ -78,6 +119,7 @@ def sparsek_attention(
         Values.
     scores : array_like, shape (…, n)
         One score per key-value pair; leading axes are those of k and v (the last of them H_kv) or broadcast to them.
+        With soft gates at most 1e9 in size: a gate, a difference of scores, is off by up to 1e-16 times that.
     n_select : int
         Pairs selected outside the window, the budget of SparseK; at least 0. With fewer candidates all are selected.
     window : int, optional
@@ -117,8 +159,8 @@ def sparsek_attention(
     -----
     "fast": time O(n (n_select + window) d + n log n), memory O(n d), the same bits with any number of threads. "paper":
     time O(n (n_select + window) d + n²), memory O(n d). "oracle": time O(n² d + n³), memory O(n²). Thresholds and gates
-    are computed in float64. Changing a token changes no earlier row, bit for bit. The paper, SparseK attention with
-    sliding window; the options' defaults are ours.
+    are computed in float64. Changing a token changes no earlier row, bit for bit. Source: arXiv 2406.16747, SparseK
+    attention with sliding window; the options' defaults are ours.
 
     Examples
     --------
@@ -140,6 +182,7 @@ def sparsek_attention(
     )[0]  # fmt: skip
 
 
+@one_blas_thread()
 def sparsek_attention_forward(
     q: ArrayLike,
     k: ArrayLike,
@@ -156,7 +199,16 @@ def sparsek_attention_forward(
 ) -> tuple[FloatArray, SparseKAttentionCache]:
     """SparseK attention, and what its backward needs.
 
-    Parameters, errors and complexity are those of `sparsek_attention`.
+    Parameters
+    ----------
+    q, k, v : array_like, shapes (…, n, d), (…, n, d), (…, n, d_v)
+        Queries, keys and values.
+    scores : array_like, shape (…, n)
+        One score per key-value pair.
+    n_select : int
+        Pairs selected outside the window.
+    window, gate, hard, scale, method, check_finite : optional
+        As for `sparsek_attention`.
 
     Returns
     -------
@@ -164,6 +216,16 @@ def sparsek_attention_forward(
         The output.
     cache : SparseKAttentionCache
         For `sparsek_attention_backward`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `sparsek_attention`.
+
+    Notes
+    -----
+    Time, memory and dtypes as `sparsek_attention`: O(n (n_select + window) d + n log n) and O(nd) by "fast". Source:
+    arXiv 2406.16747, SparseK attention with sliding window.
 
     Examples
     --------
@@ -181,11 +243,13 @@ def sparsek_attention_forward(
         q, k, v, scores, n_select=n_select, window=window, gate=gate, hard=hard, scale=scale, check_finite=check_finite
     )
     layout = problem.layout
-    heads = _METHODS[known].forward(problem)
+    with np.errstate(over="ignore", invalid="ignore"):  # judged by every method
+        heads = _METHODS[known].forward(problem)
     out = layout.merge(heads.reshape(*layout.inner, *heads.shape[-2:]))
     return out, SparseKAttentionCache(problem, known, out.shape)
 
 
+@one_blas_thread()
 def sparsek_attention_backward(dout: ArrayLike, cache: SparseKAttentionCache) -> SparseKAttentionGradients:
     """Gradients of SparseK attention with respect to q, k, v and the scores.
 
@@ -199,17 +263,18 @@ def sparsek_attention_backward(dout: ArrayLike, cache: SparseKAttentionCache) ->
     Returns
     -------
     SparseKAttentionGradients
-        Fields `q`, `k`, `v`, `scores`, of the inputs' shapes; axes that were broadcast or shared are summed.
+        Fields `q`, `k`, `v`, `scores`, of the inputs' shapes and the forward's dtype; axes that were broadcast or
+        shared are summed.
 
     Raises
     ------
     TypeError, ValueError
-        `dout` is not numeric, not finite, or not of the output's shape, or a gradient overflows ("fast").
+        `dout` is not numeric, not finite, or not of the output's shape, or a gradient overflows.
 
     Notes
     -----
-    Complexity as the forward. Which pairs are selected is piecewise constant and has no gradient; at a kink of SparseK
-    its documented one-sided choice is taken. Ours.
+    Time O(n (n_select + window) d + n log n) by "fast", as the forward. Which pairs are selected is piecewise constant
+    and has no gradient; at a kink of SparseK its documented one-sided choice is taken. Source: ours.
 
     Examples
     --------
@@ -220,20 +285,29 @@ def sparsek_attention_backward(dout: ArrayLike, cache: SparseKAttentionCache) ->
     >>> sparsek_attention_backward(np.ones_like(out), cache).scores  # the third query's gate on the value 4, halved
     array([ 1., -1.,  0.])
     """
+    require_kind("cache", cache, SparseKAttentionCache, "sparsek_attention_forward")
     (upstream,) = as_float_arrays(dout=dout)
     problem = cache.problem
     if upstream.shape != cache.shape:
         raise ValueError(f"dout: shape {upstream.shape} came, the output's {cache.shape} was wanted")
     layout = problem.layout
-    heads = layout.expand_queries(upstream.astype(problem.q.dtype, copy=False)).reshape(-1, *upstream.shape[-2:])
-    gradients = _METHODS[cache.method].backward(heads, problem)
-    dq, dk, dv, dscores = (
-        gradient.reshape(*layout.inner, *gradient.shape[1:]).astype(problem.q.dtype, copy=False)
-        for gradient in gradients
-    )
-    return SparseKAttentionGradients(
-        layout.reduce_queries(dq, problem.q.shape),
-        layout.reduce_keys(dk, problem.k.shape),
-        layout.reduce_keys(dv, problem.v.shape),
-        layout.reduce_keys(dscores[..., None], (*problem.scores.shape, 1))[..., 0],
-    )
+    with np.errstate(over="ignore"):
+        upstream = upstream.astype(problem.q.dtype, copy=False)
+    require_finite(f"dout: as {problem.q.dtype}", upstream)
+    heads = layout.expand_queries(upstream).reshape(-1, *upstream.shape[-2:])
+    with np.errstate(over="ignore", invalid="ignore"):  # judged by every method
+        gradients = _METHODS[cache.method].backward(heads, problem)
+    with np.errstate(over="ignore", invalid="ignore"):  # judged below
+        dq, dk, dv, dscores = (
+            gradient.reshape(*layout.inner, *gradient.shape[1:]).astype(problem.q.dtype, copy=False)
+            for gradient in gradients
+        )
+        found = SparseKAttentionGradients(
+            layout.reduce_queries(dq, problem.q.shape),
+            layout.reduce_keys(dk, problem.k.shape),
+            layout.reduce_keys(dv, problem.v.shape),
+            layout.reduce_keys(dscores[..., None], (*problem.scores.shape, 1))[..., 0],
+        )
+    for name, one in found._asdict().items():
+        require_finite(f"dout: gradient of {name}", one)
+    return found

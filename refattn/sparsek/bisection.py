@@ -2,8 +2,10 @@
 
 The budget function ``f(t) = Σ_j clip(z_j − t, 0, 1)`` is continuous and falls from the number of finite scores to zero,
 so ``τ = inf {t : f(t) ≤ k}`` is found by halving a bracket with ``f(low) > k ≥ f(high)``. It is halved twice: first in
-the scores' own units until it is at most one wide (or two neighbouring numbers), then relative to its lower end, where
-differences of scores are exact. The second stage gives p to rounding even where τ itself cannot be represented.
+the scores' own units until it is at most one wide, or two neighbouring numbers; then relative to its upper end, where
+differences of scores are exact. No score lies between two neighbouring numbers, so f is constant from the lower one to
+one below the upper one, and τ is within one of the upper end in either case. The second stage gives p to rounding even
+where τ itself cannot be represented.
 
 Nothing but the input check is shared with the operator: the two check each other. This is the oracle's operator. Being
 right to rounding, not exact, it may put an entry that lies exactly at a kink on either side of it; the operator, which
@@ -48,7 +50,7 @@ def sparsek_by_bisection(z: ArrayLike, k: float) -> tuple[NDArray[np.float64], N
 
     Notes
     -----
-    Time O(m (log range + 64)), memory O(m) per problem. Ours.
+    Time O(m (log range + 64)), memory O(m) per problem. Source: ours.
 
     Examples
     --------
@@ -62,20 +64,21 @@ def sparsek_by_bisection(z: ArrayLike, k: float) -> tuple[NDArray[np.float64], N
     everything = selectable.sum(axis=-1, keepdims=True) <= budget
     finite = np.where(selectable, scores, np.inf).min(axis=-1, keepdims=True)
     finite = np.where(everything, 0.0, finite)
-    low = np.nextafter(finite - 1, -np.inf)
-    high = np.where(everything, low, scores.max(axis=-1, keepdims=True))
-
-    while True:
-        middle = low / 2 + high / 2
-        wide = (high - low > 1) & (low < middle) & (middle < high)
-        if not wide.any():
-            break
-        within = _spent(scores, middle) <= budget
-        high = np.where(wide & within, middle, high)
-        low = np.where(wide & ~within, middle, low)
-
-    relative = np.where(selectable, scores - low, -np.inf)
-    below, above = np.zeros_like(low), high - low
+    high = np.where(everything, 0.0, scores.max(axis=-1, keepdims=True))
+    with np.errstate(over="ignore", under="ignore"):  # a difference that overflows is more than one all the same
+        low = np.maximum(np.nextafter(finite - 1, -np.inf), -np.finfo(np.float64).max)
+        while True:
+            middle = low / 2 + high / 2
+            wide = (high - low > 1) & (low < middle) & (middle < high)
+            if not wide.any():
+                break
+            within = _spent(scores, middle) <= budget
+            high = np.where(wide & within, middle, high)
+            low = np.where(wide & ~within, middle, low)
+        # no number below the smallest: τ is then within one of it
+        high = np.where((high - low > 1) & (_spent(scores, low) <= budget), low, high)
+        relative = np.where(selectable, scores - high, -np.inf)
+    below, above = np.full_like(high, -1.0), np.zeros_like(high)
     for _ in range(_HALVINGS):
         middle = (below + above) / 2
         within = _spent(relative, middle) <= budget
@@ -83,7 +86,7 @@ def sparsek_by_bisection(z: ArrayLike, k: float) -> tuple[NDArray[np.float64], N
         below = np.where(within, below, middle)
 
     p = np.where(everything, selectable, np.clip(relative - above, 0, 1))
-    tau = np.where(everything, -np.inf, low + above)
+    tau = np.where(everything, -np.inf, high + above)
     return p, tau[..., 0]
 
 

@@ -24,12 +24,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refattn._heads import HeadLayout
+from refattn._memory import require_memory
 from refattn._npz import read_arrays, write_arrays
 from refattn._threads import one_blas_thread
-from refattn._validation import FloatArray, as_count, as_option, as_real, as_real_array, require_rank
+from refattn._validation import FloatArray, as_count, as_flag, as_option, as_real, as_real_array, require_rank
 from refattn.sparsek import fast
-from refattn.sparsek._cache_state import CacheState
-from refattn.sparsek._problem import GATES, SparseKProblem, as_flag, as_problem
+from refattn.sparsek._cache_state import SPARE, CacheState
+from refattn.sparsek._problem import GATES, MOST_PAIRS, SparseKProblem, as_problem
 
 _FORMAT = "refattn-sparsek-cache/1"
 
@@ -61,11 +62,13 @@ class SparseKCache:
     ------
     TypeError, ValueError
         An option is of the wrong kind, negative or unknown.
+    MemoryError
+        At the first token: what would be kept does not fit; the message has the estimate.
 
     Notes
     -----
     Memory O(H_kv (n_select + window)(d + d_v)), and the scores in the support of SparseK if gates are soft. Shapes and
-    dtype are those of the first token. The paper, its generation with SparseK.
+    dtype are those of the first token. Source: arXiv 2406.16747, its generation with SparseK.
 
     Examples
     --------
@@ -90,8 +93,8 @@ class SparseKCache:
         scale: float | None = None,
     ) -> None:
         self._options: dict[str, Any] = {
-            "n_select": as_count("n_select", n_select, least=0),
-            "window": as_count("window", window, least=0),
+            "n_select": as_count("n_select", n_select, least=0, most=MOST_PAIRS),
+            "window": as_count("window", window, least=0, most=MOST_PAIRS),
             "gate": as_option("gate", gate, GATES),
             "hard": as_flag("hard", hard),
             "scale": None if scale is None else as_real("scale", scale),
@@ -202,6 +205,11 @@ class SparseKCache:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the cache to a ``.npz`` file, whole or not at all.
 
+        Parameters
+        ----------
+        path : path
+            Of the file; an older one is replaced when the new one is complete.
+
         Raises
         ------
         ValueError
@@ -223,6 +231,11 @@ class SparseKCache:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SparseKCache:
         """Read a cache from the file that `save` wrote; nothing in it is executed or unpickled.
+
+        Parameters
+        ----------
+        path : path
+            Of the file.
 
         Returns
         -------
@@ -291,6 +304,9 @@ class SparseKCache:
     def _new_state(self, problem: SparseKProblem) -> CacheState:
         heads = int(np.prod(self._lead_of(problem)))
         d, d_v = problem.k.shape[-1], problem.v.shape[-1]
+        scores = problem.n_select * (SPARE + 5) + problem.window
+        rows = (problem.n_select + problem.window) * (d + d_v) * problem.q.itemsize
+        require_memory("n_select, window: what the cache keeps", heads * (8 * scores + rows))
         return CacheState.empty(heads, problem.n_select, problem.window, d, d_v, problem.q.dtype, soft=self._soft)
 
     def _ready(self, problem: SparseKProblem) -> CacheState:

@@ -17,13 +17,12 @@ pairs of a block before its own queries are fixed by the past, and what a query 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refattn._threads import for_each, one_blas_thread
+from refattn._threads import for_each, map_each, one_blas_thread
 from refattn._validation import FloatArray, require_finite
 from refattn.sparsek._problem import SparseKProblem
 from refattn.sparsek.prefix import prefix_pullback, prefix_thresholds, selection_intervals, support_intervals
@@ -62,11 +61,13 @@ def backward(dout: FloatArray, problem: SparseKProblem) -> tuple[FloatArray, Flo
     with one_blas_thread():
         for start in range(0, len(chunks), wave):
             at_once = chunks[start : start + wave]
-            for chunk, part in zip(at_once, _in_order(work, at_once), strict=True):
+            for chunk, part in zip(at_once, map_each(work, at_once), strict=True):
                 number = chunk.head.number
                 dk[number, part.touched] += part.k
                 dv[number, part.touched] += part.v
                 by_entry[number, part.touched] += part.by_entry
+    for sums in (by_query, by_entry):
+        require_finite("dout: gradient of the gates", sums)
     # forward: gates = SparseK(scores[: i − w + 1], k) for every i
     dscores = np.zeros_like(by_entry)
     if problem.gate != "none":
@@ -74,17 +75,6 @@ def backward(dout: FloatArray, problem: SparseKProblem) -> tuple[FloatArray, Flo
     for name, gradient in (("q", dq), ("k", dk), ("v", dv), ("scores", dscores)):
         require_finite(f"dout: gradient of {name}", gradient)
     return dq, dk, dv, dscores
-
-
-def _in_order(work: Callable[[Chunk], Part], chunks: list[Chunk]) -> list[Part]:
-    """Return what the work on every chunk gives, in the order of the chunks, whoever was first."""
-    parts: dict[int, Part] = {}
-
-    def store(place: int) -> None:
-        parts[place] = work(chunks[place])
-
-    for_each(store, range(len(chunks)))
-    return [parts[place] for place in range(len(chunks))]
 
 
 def _pull_back_scores(

@@ -26,12 +26,39 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from refattn._validation import FloatArray, as_count, as_float_arrays, as_real, require_rank
+from refattn._validation import (
+    FloatArray,
+    as_count,
+    as_float_arrays,
+    as_real,
+    as_real_array,
+    require_finite,
+    require_rank,
+)
 from refattn.sparsek._scores import as_scores
 
 
 class SparseKGradients(NamedTuple):
-    """Gradients of the SparseK operator: `z` of z's shape, `k` one number per problem."""
+    """Gradients of the SparseK operator.
+
+    Attributes
+    ----------
+    z : ndarray, shape (…, m, …)
+        With respect to the scores, in their dtype.
+    k : ndarray, shape of `z` without the axis
+        With respect to the budget, one number per problem.
+
+    Notes
+    -----
+    A tuple: ``dz, dk = gradients``. Memory O(m) per problem. Source: ours.
+
+    Examples
+    --------
+    >>> from refattn.sparsek import sparsek, sparsek_vjp
+    >>> dz, dk = sparsek_vjp(sparsek([3.0, 1.25, 1.0, -2.0], k=2), [5.0, 1.0, 0.0, 5.0])
+    >>> dz.shape, dk.shape
+    ((4,), ())
+    """
 
     z: FloatArray
     k: FloatArray
@@ -64,7 +91,7 @@ def sparsek(z: ArrayLike, k: float, *, axis: int = -1) -> FloatArray:
     Notes
     -----
     Time O(m log m), memory O(m) per problem. k = 1 is sparsemax; ``sparsek(z / t, k)`` tends to the indicator of the k
-    largest scores as t → 0; ``sparsek(z + c, k) = sparsek(z, k)``. The paper, its definition of SparseK.
+    largest scores as t → 0; ``sparsek(z + c, k) = sparsek(z, k)``. Source: arXiv 2406.16747, its definition of SparseK.
 
     Examples
     --------
@@ -81,13 +108,30 @@ def sparsek(z: ArrayLike, k: float, *, axis: int = -1) -> FloatArray:
 def sparsek_threshold(z: ArrayLike, k: float, *, axis: int = -1) -> FloatArray:
     """Return the threshold τ of SparseK, ``sparsek(z, k) = clip(z − τ, 0, 1)``.
 
-    Parameters, errors and complexity are those of `sparsek`.
+    Parameters
+    ----------
+    z : array_like, shape (…, m, …)
+        Scores, finite or −∞ (never selected). Computed in float64 whatever the dtype.
+    k : float
+        Budget, at least 0, not necessarily an integer.
+    axis : int, optional
+        Axis of length m; the others are a batch of independent problems.
 
     Returns
     -------
     ndarray, shape of `z` without `axis`
         The smallest τ that serves; −∞ where k is at least the number of finite scores. Rounded to the dtype of z, while
         `sparsek` itself keeps its low-order part: prefer it to ``clip(z − τ, 0, 1)`` for scores beyond about 10⁴.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `sparsek`.
+
+    Notes
+    -----
+    Time O(m log m), memory O(m) per problem. Source: arXiv 2406.16747, its solution of SparseK; the choice of the
+    smallest threshold is ours.
 
     Examples
     --------
@@ -171,17 +215,18 @@ def sparsek_jvp(p: ArrayLike, dz: ArrayLike, dk: ArrayLike = 0.0, *, axis: int =
 
     Returns
     -------
-    ndarray, shape of `p`
+    ndarray, shape of `p`, in its dtype
         Tangent of the value.
 
     Raises
     ------
     TypeError, ValueError
-        An argument is not real, not finite, or of the wrong shape.
+        An argument is not real, not finite, or of the wrong shape; or the result overflows.
 
     Notes
     -----
-    Time and memory O(m) per problem. The paper, its derivation of the Jacobian; the choice at kinks is ours.
+    Time and memory O(m) per problem. Source: arXiv 2406.16747, its derivation of the Jacobian; the choice at kinks is
+    ours.
 
     Examples
     --------
@@ -193,11 +238,21 @@ def sparsek_jvp(p: ArrayLike, dz: ArrayLike, dk: ArrayLike = 0.0, *, axis: int =
     array([0. , 0.5, 0.5, 0. ])
     """
     value, tangent = _value_and(p, axis, dz=dz)
-    (budget,) = as_float_arrays(dk=np.asarray(dk, np.float64))
+    budget = as_real_array("dk", dk).astype(np.float64)
+    require_finite("dk", budget)
+    try:
+        np.broadcast_to(budget, value.shape[:-1])
+    except ValueError:
+        raise ValueError(
+            f"dk: shape {budget.shape} came, one that broadcasts to {value.shape[:-1]} was wanted"
+        ) from None
     interior, count = _interior(value)
-    tangent = np.where(interior, tangent, 0)
-    mean = (budget[..., None] - tangent.sum(axis=-1, keepdims=True)) / count
-    return np.moveaxis(np.where(interior, tangent + mean, 0), -1, axis).astype(value.dtype)
+    with np.errstate(over="ignore", invalid="ignore"):  # judged below
+        tangent = np.where(interior, tangent, 0)
+        mean = (budget[..., None] - tangent.sum(axis=-1, keepdims=True)) / count
+        pushed = np.moveaxis(np.where(interior, tangent + mean, 0), -1, axis).astype(value.dtype)
+    require_finite("dz, dk: tangent", pushed)
+    return pushed
 
 
 def sparsek_vjp(p: ArrayLike, dp: ArrayLike, *, axis: int = -1) -> SparseKGradients:
@@ -215,16 +270,18 @@ def sparsek_vjp(p: ArrayLike, dp: ArrayLike, *, axis: int = -1) -> SparseKGradie
     Returns
     -------
     SparseKGradients
-        `z` of p's shape: the gradient less its mean over the interior, zero outside it; `k` without `axis`: that mean.
+        `z` of p's shape and dtype: the gradient less its mean over the interior, zero outside it; `k` without `axis`:
+        that mean.
 
     Raises
     ------
     TypeError, ValueError
-        An argument is not real, not finite, or of the wrong shape.
+        An argument is not real, not finite, or of the wrong shape; or the result overflows.
 
     Notes
     -----
-    Time and memory O(m) per problem. The paper, its derivation of the Jacobian; the choice at kinks is ours.
+    Time and memory O(m) per problem. Source: arXiv 2406.16747, its derivation of the Jacobian; the choice at kinks is
+    ours.
 
     Examples
     --------
@@ -237,8 +294,10 @@ def sparsek_vjp(p: ArrayLike, dp: ArrayLike, *, axis: int = -1) -> SparseKGradie
     """
     value, upstream = _value_and(p, axis, dp=dp)
     interior, count = _interior(value)
-    mean = np.where(interior, upstream, 0).sum(axis=-1, keepdims=True) / count
-    dz = np.where(interior, upstream - mean, 0)
+    with np.errstate(over="ignore", invalid="ignore"):  # judged below
+        mean = np.where(interior, upstream, 0).sum(axis=-1, keepdims=True) / count
+        dz = np.where(interior, upstream - mean, 0)
+    require_finite("dp: gradient of z", dz)
     return SparseKGradients(np.moveaxis(dz, -1, axis).astype(value.dtype), mean[..., 0].astype(value.dtype))
 
 
@@ -252,7 +311,7 @@ def sparsek_jacobian(p: ArrayLike) -> FloatArray:
 
     Returns
     -------
-    ndarray, shape (…, m, m)
+    ndarray, shape (…, m, m), in the dtype of `p`
         Symmetric, positive semidefinite, rows summing to zero; zero where no entry is inside.
 
     Raises
@@ -263,6 +322,7 @@ def sparsek_jacobian(p: ArrayLike) -> FloatArray:
     Notes
     -----
     Time and memory O(m²) per problem: for small problems and tests, `sparsek_vjp` and `sparsek_jvp` for the others.
+    Source: arXiv 2406.16747, its derivation of the Jacobian.
 
     Examples
     --------

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from refattn._validation import FloatArray
+from refattn._validation import FloatArray, require_finite
 from refattn.sparsek._problem import SparseKProblem, require_no_overflow
 from refattn.sparsek.bisection import sparsek_by_bisection
 
@@ -40,6 +40,7 @@ def forward(problem: SparseKProblem) -> FloatArray:
     for head in range(q.shape[0]):
         dense = _dense(q[head], k[head], scores[head], problem, head)
         out[head] = (dense.weights * dense.gate_v) @ v[head]
+    require_finite("v: output", out)
     return out
 
 
@@ -72,6 +73,8 @@ def backward(dout: FloatArray, problem: SparseKProblem) -> tuple[FloatArray, Flo
             s = ((row > 0) & (row < 1)).astype(np.float64)
             jacobian = np.diag(s) - np.outer(s, s) / max(s.sum(), 1)
             dscores[head] += jacobian @ upstream
+    for name, gradient in (("q", dq), ("k", dk), ("v", dv), ("scores", dscores)):
+        require_finite(f"dout: gradient of {name}", gradient)
     return dq, dk, dv, dscores
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from refattn._validation import FloatArray
+from refattn._validation import FloatArray, require_finite
 from refattn.sparsek._problem import SparseKProblem, require_no_overflow
 from refattn.sparsek.prefix import (
     SelectionIntervals,
@@ -67,6 +67,7 @@ def forward(problem: SparseKProblem) -> FloatArray:
         for i in range(q.shape[1]):
             query = _attend(i, q[head], k[head], v[head], state, problem, head)
             out[head, i] = query.weights @ query.values
+    require_finite("v: output", out)
     return out
 
 
@@ -104,8 +105,12 @@ def backward(dout: FloatArray, problem: SparseKProblem) -> tuple[FloatArray, Flo
             if inside.any():
                 by_position[i - problem.window] = dgates[inside].sum()
                 by_entry[chosen[inside]] += dgates[inside]
+        for sums in (by_position, by_entry):
+            require_finite("dout: gradient of the gates", sums)
         # forward: gates = SparseK(scores[: i − w + 1], k) for every i
         dscores[head] = prefix_pullback(by_position, by_entry, state.support)
+    for name, gradient in (("q", dq), ("k", dk), ("v", dv), ("scores", dscores)):
+        require_finite(f"dout: gradient of {name}", gradient)
     return dq, dk, dv, dscores
 
 

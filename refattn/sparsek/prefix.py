@@ -22,7 +22,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from refattn._validation import FloatArray, as_count, as_float_arrays, as_option, as_real
+from refattn._validation import (
+    FloatArray,
+    as_count,
+    as_float_arrays,
+    as_option,
+    as_real,
+    require_finite,
+    require_kind,
+)
 from refattn.sparsek._scores import as_scores
 from refattn.sparsek.operator import sparsek_threshold
 
@@ -34,6 +42,27 @@ class SupportIntervals(NamedTuple):
     """When every entry is in the support: gate one in ``[enter, soften)``, inside in ``[soften, exit)``, then zero.
 
     An entry that is never in the support has all three equal to its position; one that stays has ``exit = n``.
+
+    Attributes
+    ----------
+    enter : ndarray of int64, shape (…, n)
+        First prefix whose support holds the entry.
+    soften : ndarray of int64, shape (…, n)
+        First prefix at which its gate is below one.
+    exit : ndarray of int64, shape (…, n)
+        First prefix at which its gate is zero again.
+
+    Notes
+    -----
+    Memory O(n). Source: ours, from the monotonicity of the threshold that arXiv 2406.16747 states.
+
+    Examples
+    --------
+    >>> from refattn.sparsek import prefix_thresholds, support_intervals
+    >>> z = [1.0, 0.5, 3.0, 0.75]
+    >>> enter, soften, exit = support_intervals(z, prefix_thresholds(z, k=2))
+    >>> soften.tolist(), exit.tolist()
+    ([2, 2, 4, 3], [4, 4, 4, 4])
     """
 
     enter: Positions
@@ -42,7 +71,26 @@ class SupportIntervals(NamedTuple):
 
 
 class SelectionIntervals(NamedTuple):
-    """Which queries attend to a pair from outside their window: those in ``[enter, exit)``; empty if equal."""
+    """Which queries attend to a pair from outside their window: those in ``[enter, exit)``; empty if equal.
+
+    Attributes
+    ----------
+    enter : ndarray of int64, shape (…, n)
+        First query that selects each pair.
+    exit : ndarray of int64, shape (…, n)
+        First query that does so no more; n where it stays.
+
+    Notes
+    -----
+    Memory O(n). Source: arXiv 2406.16747: what is evicted never returns, so one interval is enough.
+
+    Examples
+    --------
+    >>> from refattn.sparsek import selection_intervals
+    >>> intervals = selection_intervals([1.0, 0.5, 3.0, 0.75], n_select=2, window=1)
+    >>> (intervals.exit - intervals.enter).tolist()  # how many queries select each pair
+    [3, 1, 1, 0]
+    """
 
     enter: Positions
     exit: Positions
@@ -75,10 +123,10 @@ def prefix_thresholds(z: ArrayLike, k: float, *, method: str = "fast") -> Thresh
 
     Notes
     -----
-    Time O(n log n) and memory O(n); the oracle takes O(n² log n). τ is accurate to a few units of its own rounding
-    over any length: the interior's sum carries its rounding errors along. A gate ``clip(z_j − τ_i, 0, 1)`` is as
-    accurate, 1e-16 |τ_i|; where scores are so large that this matters, `sparsek` of the prefix is better. The paper,
-    its incremental evaluation.
+    Time O(n log n) and memory O(n); the oracle takes O(n² log n). τ is accurate to a few units of its own rounding over
+    any length: the interior's sum carries its rounding errors along. A gate ``clip(z_j − τ_i, 0, 1)`` is as accurate,
+    1e-16 |τ_i|; where scores are so large that this matters, `sparsek` of the prefix is better. Source: arXiv
+    2406.16747, its incremental evaluation.
 
     Examples
     --------
@@ -166,8 +214,8 @@ def support_intervals(z: ArrayLike, tau: ArrayLike) -> SupportIntervals:
     Returns
     -------
     SupportIntervals
-        Three integer arrays of z's shape. They say exactly where ``clip(z_j − tau_i, 0, 1)``, as it is rounded, is one,
-        inside, and zero.
+        Three arrays of int64 of z's shape. They say exactly where ``clip(z_j − tau_i, 0, 1)``, as it is rounded, is
+        one, inside, and zero.
 
     Raises
     ------
@@ -176,7 +224,7 @@ def support_intervals(z: ArrayLike, tau: ArrayLike) -> SupportIntervals:
 
     Notes
     -----
-    Time O(n log n), memory O(n). Ours, from the monotonicity the paper states.
+    Time O(n log n), memory O(n). Source: ours, from the monotonicity the paper states.
 
     Examples
     --------
@@ -208,7 +256,8 @@ def _first_below(z: NDArray[np.float64], tau: Thresholds) -> tuple[Positions, Po
         low, high = alive.copy(), np.full(alive.size, z.size)
         while (open_ := low < high).any():
             middle = (low + high) // 2
-            gate = z[alive] - tau[np.minimum(middle, z.size - 1)]
+            with np.errstate(over="ignore"):  # an infinite difference is on the side of 1 and 0 that the true one is on
+                gate = z[alive] - tau[np.minimum(middle, z.size - 1)]
             below = (gate < 1) if below_one else (gate <= 0)
             high = np.where(open_ & below, middle, high)
             low = np.where(open_ & ~below, middle + 1, low)
@@ -235,7 +284,7 @@ def selection_intervals(z: ArrayLike, n_select: int, window: int = 0, *, method:
     Returns
     -------
     SelectionIntervals
-        Two integer arrays of z's shape: pair j is selected by the queries ``enter_j ≤ i < exit_j``.
+        Two arrays of int64 of z's shape: pair j is selected by the queries ``enter_j ≤ i < exit_j``.
 
     Raises
     ------
@@ -244,8 +293,8 @@ def selection_intervals(z: ArrayLike, n_select: int, window: int = 0, *, method:
 
     Notes
     -----
-    Time O(n log n_select), memory O(n). Each interval is contiguous because the order of two scores never changes. The
-    paper, its sliding-window variant.
+    Time O(n log n_select), memory O(n). Each interval is contiguous because the order of two scores never changes.
+    Source: arXiv 2406.16747, its sliding-window variant.
 
     Examples
     --------
@@ -307,17 +356,17 @@ def prefix_pullback(by_position: ArrayLike, by_entry: ArrayLike, intervals: Supp
 
     Returns
     -------
-    ndarray, shape (…, n)
+    ndarray, shape (…, n), in the dtype of the sums
         Gradient with respect to z.
 
     Raises
     ------
     TypeError, ValueError
-        The sums are not real, not finite, or not of the intervals' shape.
+        The sums are not real, not finite, or not of the intervals' shape; or the gradient overflows.
 
     Notes
     -----
-    Time and memory O(n). Ours; proved in ``docs/explanation/sparsek.md``.
+    Time and memory O(n). Source: ours; proved in ``docs/explanation/sparsek.md``.
 
     Examples
     --------
@@ -331,6 +380,7 @@ def prefix_pullback(by_position: ArrayLike, by_entry: ArrayLike, intervals: Supp
     >>> sparsek_vjp(sparsek(z, k=2), upstream).z
     array([ 2., -1.,  0., -1.])
     """
+    require_kind("intervals", intervals, SupportIntervals, "support_intervals")
     rows, columns = as_float_arrays(by_position=by_position, by_entry=by_entry)
     for name, array in (("by_position", rows), ("by_entry", columns)):
         if array.shape != intervals.exit.shape:
@@ -343,7 +393,11 @@ def prefix_pullback(by_position: ArrayLike, by_entry: ArrayLike, intervals: Supp
         soften, exits = intervals.soften[row], intervals.exit[row]
         changes = np.bincount(soften, minlength=n + 1) - np.bincount(exits, minlength=n + 1)
         inside = np.cumsum(changes[:n])
-        mean = np.divide(rows[row], inside, out=np.zeros(n), where=inside > 0)
-        sums = np.concatenate([[0.0], np.cumsum(mean)])
-        gradient[row] = columns[row] - (sums[exits] - sums[soften])
-    return gradient.astype(rows.dtype)
+        with np.errstate(over="ignore", invalid="ignore"):  # judged below
+            mean = np.divide(rows[row], inside, out=np.zeros(n), where=inside > 0)
+            sums = np.concatenate([[0.0], np.cumsum(mean)])
+            gradient[row] = columns[row] - (sums[exits] - sums[soften])
+    with np.errstate(over="ignore"):
+        gradient = gradient.astype(rows.dtype)
+    require_finite("by_position, by_entry: gradient", gradient)
+    return gradient

@@ -21,7 +21,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from refattn._validation import FloatArray, as_float_arrays, as_real, require_rank
+from refattn._threads import one_blas_thread
+from refattn._validation import (
+    FloatArray,
+    as_flag,
+    as_float_arrays,
+    as_real,
+    require_finite,
+    require_kind,
+    require_rank,
+)
 
 
 class CausalMoments(NamedTuple):
@@ -34,7 +43,28 @@ class CausalMoments(NamedTuple):
 
 @dataclass(frozen=True)
 class ScoringCache:
-    """What `sparsek_scores_backward` needs of the forward; `moments` is None without normalisation."""
+    """What `sparsek_scores_backward` needs of the forward; `moments` is None without normalisation.
+
+    Attributes
+    ----------
+    x, weight, slope : ndarray, shapes (…, n, d_model), (H_kv, d_model), (H_kv,)
+        The inputs, in the dtype of the computation.
+    moments : CausalMoments or None
+        Running mean and variance.
+    eps : float
+        Added to the running variance.
+
+    Notes
+    -----
+    Memory O(n H_kv) beyond the inputs. Source: ours.
+
+    Examples
+    --------
+    >>> from refattn.sparsek import sparsek_scores_forward
+    >>> scores, cache = sparsek_scores_forward([[1.0], [3.0]], [[1.0]], [0.5])
+    >>> cache.moments is None
+    True
+    """
 
     x: FloatArray
     weight: FloatArray
@@ -44,7 +74,29 @@ class ScoringCache:
 
 
 class ScoringGradients(NamedTuple):
-    """Gradients of the scores, each of the shape of its input."""
+    """Gradients of the scores, each of the shape of its input.
+
+    Attributes
+    ----------
+    x : ndarray, shape (…, n, d_model)
+        With respect to the layer's input, in the dtype of the forward.
+    weight : ndarray, shape (H_kv, d_model)
+        With respect to the linear maps.
+    slope : ndarray, shape (H_kv,)
+        With respect to the position slopes.
+
+    Notes
+    -----
+    A tuple: ``dx, dweight, dslope = gradients``. Memory O(n d_model). Source: ours.
+
+    Examples
+    --------
+    >>> from refattn.sparsek import sparsek_scores_backward, sparsek_scores_forward
+    >>> scores, cache = sparsek_scores_forward([[1.0], [3.0]], [[1.0]], [0.5])
+    >>> dx, dweight, dslope = sparsek_scores_backward([[1.0, 0.0]], cache)
+    >>> dweight.tolist(), dslope.tolist()
+    ([[1.0]], [0.0])
+    """
 
     x: FloatArray
     weight: FloatArray
@@ -71,7 +123,7 @@ def sparsek_scores(
 
     Returns
     -------
-    ndarray, shape (…, H_kv, n)
+    ndarray, shape (…, H_kv, n), float32 if every input is, else float64
         Scores, as `sparsek_attention` takes them. Score t depends on ``x[…, :t+1, :]`` only.
 
     Raises
@@ -79,11 +131,12 @@ def sparsek_scores(
     TypeError
         An argument is not real.
     ValueError
-        Shapes do not fit, an entry is NaN or infinite, or `eps` is not above 0.
+        Shapes do not fit, an entry is NaN or infinite, a score overflows, or `eps` is not above 0.
 
     Notes
     -----
-    Time O(n H_kv d_model), memory O(n H_kv). The paper, its scoring network; see the module for what is ours.
+    Time O(n H_kv d_model), memory O(n H_kv). Source: arXiv 2406.16747, its scoring network; see the module for what is
+    ours.
 
     Examples
     --------
@@ -95,12 +148,18 @@ def sparsek_scores(
     return sparsek_scores_forward(x, weight, slope, normalise=normalise, eps=eps)[0]
 
 
+@one_blas_thread()
 def sparsek_scores_forward(
     x: ArrayLike, weight: ArrayLike, slope: ArrayLike, *, normalise: bool = False, eps: float = 1e-5
 ) -> tuple[FloatArray, ScoringCache]:
     """Score the pairs, and keep what the backward needs.
 
-    Parameters, errors and complexity are those of `sparsek_scores`.
+    Parameters
+    ----------
+    x, weight, slope : array_like, shapes (…, n, d_model), (H_kv, d_model), (H_kv,)
+        The layer's input, linear maps and position slopes.
+    normalise, eps : optional
+        As for `sparsek_scores`.
 
     Returns
     -------
@@ -108,6 +167,15 @@ def sparsek_scores_forward(
         The scores.
     cache : ScoringCache
         For `sparsek_scores_backward`. The last column of its moments is the state of a running normalisation.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `sparsek_scores`.
+
+    Notes
+    -----
+    Time O(n H_kv d_model), memory O(n H_kv), dtypes as `sparsek_scores`. Source: arXiv 2406.16747, its scoring network.
 
     Examples
     --------
@@ -124,14 +192,20 @@ def sparsek_scores_forward(
     if slope.shape != weight.shape[:1]:
         raise ValueError(f"slope: shape {slope.shape} came, one number per head {weight.shape[:1]} was wanted")
     floor = as_real("eps", eps, positive=True)
-    linear = weight @ x.swapaxes(-1, -2)
-    moments = _causal_moments(linear.astype(np.float64), floor) if normalise else None
-    content = linear if moments is None else moments.normalised.astype(x.dtype)
-    position = np.arange(x.shape[-2], dtype=x.dtype)
-    scores = content + slope[:, None] * position
+    normalised = as_flag("normalise", normalise)
+    with np.errstate(over="ignore", invalid="ignore"):  # judged below
+        linear = weight @ x.swapaxes(-1, -2)
+        moments = _causal_moments(linear.astype(np.float64), floor) if normalised else None
+        content = linear if moments is None else moments.normalised.astype(x.dtype)
+        position = np.arange(x.shape[-2], dtype=x.dtype)
+        scores = content + slope[:, None] * position
+    if moments is not None:  # an infinite variance would make zeros of the scores
+        require_finite("x, weight: running variance", moments.squares)
+    require_finite("x, weight, slope: scores", scores)
     return scores, ScoringCache(x, weight, slope, moments, floor)
 
 
+@one_blas_thread()
 def sparsek_scores_backward(dscores: ArrayLike, cache: ScoringCache) -> ScoringGradients:
     """Pull a gradient back through the scoring network.
 
@@ -145,16 +219,16 @@ def sparsek_scores_backward(dscores: ArrayLike, cache: ScoringCache) -> ScoringG
     Returns
     -------
     ScoringGradients
-        Fields `x`, `weight`, `slope`, of the inputs' shapes.
+        Fields `x`, `weight`, `slope`, of the inputs' shapes and the forward's dtype.
 
     Raises
     ------
     TypeError, ValueError
-        `dscores` is not real, not finite, or not of the scores' shape.
+        `dscores` is not real, not finite, or not of the scores' shape; or a gradient overflows.
 
     Notes
     -----
-    Time O(n H_kv d_model), memory O(n H_kv). Ours.
+    Time O(n H_kv d_model), memory O(n H_kv). Source: ours.
 
     Examples
     --------
@@ -163,24 +237,29 @@ def sparsek_scores_backward(dscores: ArrayLike, cache: ScoringCache) -> ScoringG
     >>> sparsek_scores_backward([[1.0, 1.0]], cache)
     ScoringGradients(x=array([[1.], [1.]]), weight=array([[4.]]), slope=array([1.]))
     """
+    require_kind("cache", cache, ScoringCache, "sparsek_scores_forward")
     (upstream,) = as_float_arrays(dscores=dscores)
     x, weight = cache.x, cache.weight
     n = x.shape[-2]
     shape = (*x.shape[:-2], weight.shape[0], n)
     if upstream.shape != shape:
         raise ValueError(f"dscores: shape {upstream.shape} came, that of the scores {shape} was wanted")
-    upstream = upstream.astype(x.dtype)
-    # forward: scores = content + slope · position
-    by_head = np.moveaxis(upstream, -2, 0).reshape(weight.shape[0], -1, n)
-    dslope = (by_head * np.arange(n, dtype=x.dtype)).sum(axis=(-1, -2))
-    # forward: the normalised part of the linear map
-    dlinear = upstream
-    if cache.moments is not None:
-        dlinear = _causal_moments_backward(upstream.astype(np.float64), cache.moments, cache.eps).astype(x.dtype)
-    # forward: linear = weight @ xᵀ
-    dx = dlinear.swapaxes(-1, -2) @ weight
-    dweight = (dlinear @ x).reshape(-1, *weight.shape).sum(axis=0)
-    return ScoringGradients(dx, dweight, dslope)
+    with np.errstate(over="ignore", invalid="ignore"):  # judged below
+        upstream = upstream.astype(x.dtype)
+        # forward: scores = content + slope · position
+        by_head = np.moveaxis(upstream, -2, 0).reshape(weight.shape[0], -1, n)
+        dslope = (by_head * np.arange(n, dtype=x.dtype)).sum(axis=(-1, -2))
+        # forward: the normalised part of the linear map
+        dlinear = upstream
+        if cache.moments is not None:
+            dlinear = _causal_moments_backward(upstream.astype(np.float64), cache.moments, cache.eps).astype(x.dtype)
+        # forward: linear = weight @ xᵀ
+        dx = dlinear.swapaxes(-1, -2) @ weight
+        dweight = (dlinear @ x).reshape(-1, *weight.shape).sum(axis=0)
+    gradients = ScoringGradients(dx, dweight, dslope)
+    for name, gradient in gradients._asdict().items():
+        require_finite(f"dscores: gradient of {name}", gradient)
+    return gradients
 
 
 def _causal_moments(u: NDArray[np.float64], eps: float) -> CausalMoments:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import numpy as np
 from numpy.typing import ArrayLike
 
-from refattn._validation import FloatArray
+from refattn._validation import FloatArray, as_array
 
 
 def row_errors(result: ArrayLike, reference: ArrayLike) -> FloatArray:
@@ -26,8 +28,14 @@ def row_errors(result: ArrayLike, reference: ArrayLike) -> FloatArray:
 
     Raises
     ------
+    TypeError
+        Not real numbers.
     ValueError
         The shapes differ, or have fewer than two axes.
+
+    Notes
+    -----
+    Time and memory O(n d). Source: ours.
 
     Examples
     --------
@@ -50,7 +58,7 @@ def relative_error(result: ArrayLike, reference: ArrayLike) -> float:
     Parameters
     ----------
     result, reference : array_like
-        Of one shape.
+        Of one shape; compared in float64.
 
     Returns
     -------
@@ -59,8 +67,14 @@ def relative_error(result: ArrayLike, reference: ArrayLike) -> float:
 
     Raises
     ------
+    TypeError
+        Not real numbers.
     ValueError
         The shapes differ.
+
+    Notes
+    -----
+    Time and memory O(size). Source: ours.
 
     Examples
     --------
@@ -75,7 +89,20 @@ def relative_error(result: ArrayLike, reference: ArrayLike) -> float:
 
 
 def _pair(result: ArrayLike, reference: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    got, right = np.asarray(result, np.float64), np.asarray(reference, np.float64)
+    got, right = _wide("result", result), _wide("reference", reference)
     if got.shape != right.shape:
         raise ValueError(f"result: shape {got.shape} came, the reference's {right.shape} was wanted")
     return got, right
+
+
+def _wide(name: str, value: ArrayLike) -> FloatArray:
+    """Return numbers of any real dtype, another library's half precisions and mpmath's too, as float64."""
+    array = as_array(name, value)
+    try:
+        objects = array.flat if array.dtype == object else ()
+        if array.dtype.kind in "cSUmM" or not all(isinstance(x, Real) for x in objects):
+            raise TypeError
+        with np.errstate(over="ignore"):
+            return array.astype(np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: dtype {array.dtype} came, real numbers were wanted") from None

@@ -10,18 +10,30 @@ held to the same standard as a large one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from refattn._validation import FloatArray, as_option
+from refattn._validation import FloatArray, as_count, as_option, as_real, as_real_array, require_finite
 
 METHODS = {"central": "central differences", "complex-step": "a complex step"}
 
 
 class GradientMismatchError(AssertionError):
-    """A gradient differs from central differences by more than the tolerance."""
+    """A gradient differs from central differences by more than the tolerance.
+
+    Notes
+    -----
+    The message names the input, the direction and both numbers. Source: ours.
+
+    Examples
+    --------
+    >>> from refattn.testing import GradientMismatchError
+    >>> issubclass(GradientMismatchError, AssertionError)
+    True
+    """
 
 
 def check_gradients(
@@ -43,10 +55,10 @@ def check_gradients(
         ``function(**inputs)`` returns the output, in float64.
     gradients : callable
         ``gradients(upstream)`` returns the gradient of ``⟨upstream, output⟩`` for every input, by name.
-    inputs : mapping of str to ndarray
+    inputs : mapping of str to ndarray, any shape
         The point, in float64.
     rtol : float
-        Largest relative error allowed.
+        Largest relative error allowed; with infinity the errors are only measured.
     step : float, optional
         Length h of the step of central differences, relative to the root mean square of the input.
     directions : int, optional
@@ -69,7 +81,8 @@ def check_gradients(
 
     Notes
     -----
-    ``1 + 4 · directions · len(inputs)`` evaluations of `function`, a quarter of them with ``"complex-step"``.
+    ``1 + 4 · directions · len(inputs)`` evaluations of `function`, a quarter of them with ``"complex-step"``. Time
+    O(directions · len(inputs)) evaluations. Source: ours.
 
     Examples
     --------
@@ -82,7 +95,9 @@ def check_gradients(
     refattn.testing.gradients.GradientMismatchError: x, direction 0: ...
     """
     as_option("method", method, METHODS)
-    rng = np.random.default_rng(seed)
+    rtol, step = _tolerance(rtol), as_real("step", step, positive=True)
+    inputs, directions = _points(inputs), as_count("directions", directions, least=1)
+    rng = np.random.default_rng(as_count("seed", seed, least=0))
     upstream = rng.standard_normal(np.shape(function(**inputs)))
     found = gradients(upstream)
     errors: dict[str, float] = {}
@@ -93,8 +108,9 @@ def check_gradients(
         for number in range(directions):
             direction = rng.standard_normal(point.shape)
             direction /= np.linalg.norm(direction)
-            numeric = float((upstream * _derivative(function, inputs, name, direction, step, method)).sum())
-            analytic = float((gradient * direction).sum())
+            with np.errstate(over="ignore", invalid="ignore"):  # a number that is not finite is a mismatch
+                numeric = float((upstream * _derivative(function, inputs, name, direction, step, method)).sum())
+                analytic = float((gradient * direction).sum())
             error = _relative(numeric, analytic, typical)
             if not error <= rtol:
                 raise GradientMismatchError(
@@ -116,12 +132,35 @@ def check_jacobian(
 ) -> dict[str, float]:
     """Compare the full Jacobian with central differences, entry by entry; for small inputs.
 
-    Parameters, returns and errors are those of `check_gradients`; an entry's error is relative to the largest entry of
-    the Jacobian with respect to that input.
+    An entry's error is relative to the largest entry of the Jacobian with respect to that input.
+
+    Parameters
+    ----------
+    function, gradients : callable
+        As for `check_gradients`.
+    inputs : mapping of str to ndarray, any shape
+        The point, in float64; small.
+    rtol : float
+        Largest relative error allowed; with infinity the errors are only measured.
+    step : float, optional
+        As for `check_gradients`.
+    method : {"central", "complex-step"}, optional
+        As for `check_gradients`.
+
+    Returns
+    -------
+    dict of str to float
+        The largest error of each input.
+
+    Raises
+    ------
+    GradientMismatchError
+        As `check_gradients`.
 
     Notes
     -----
-    ``1 + 4 · Σ size(input)`` evaluations of `function` and one of `gradients` per entry of the output.
+    ``1 + 4 · Σ size(input)`` evaluations of `function` and one of `gradients` per entry of the output. Time O(Σ
+    size(input) + size(output)) evaluations. Source: ours.
 
     Examples
     --------
@@ -131,6 +170,8 @@ def check_jacobian(
     True
     """
     as_option("method", method, METHODS)
+    rtol, step = _tolerance(rtol), as_real("step", step, positive=True)
+    inputs = _points(inputs)
     shape = np.shape(function(**inputs))
     units = np.eye(int(np.prod(shape))).reshape(-1, *shape)
     rows = [gradients(unit) for unit in units]
@@ -144,7 +185,8 @@ def check_jacobian(
             numeric[:, column] = _derivative(
                 function, inputs, name, direction.reshape(point.shape), step, method
             ).ravel()
-        difference = np.abs(numeric - analytic)
+        with np.errstate(over="ignore", invalid="ignore"):  # a number that is not finite is a mismatch
+            difference = np.abs(numeric - analytic)
         scale = float(max(np.abs(analytic).max(), np.abs(numeric).max()))
         error = float(difference.max()) / scale if scale else 0.0
         if not error <= rtol:
@@ -155,6 +197,25 @@ def check_jacobian(
             )
         errors[name] = error
     return errors
+
+
+def _tolerance(rtol: Any) -> float:
+    """Check the tolerance; infinity only measures."""
+    return math.inf if isinstance(rtol, float) and rtol == math.inf else as_real("rtol", rtol, least=0.0)
+
+
+def _points(inputs: Mapping[str, Any]) -> dict[str, FloatArray]:
+    """Check the inputs: named arrays of finite real numbers; integers become floats."""
+    if not isinstance(inputs, Mapping):
+        raise TypeError(f"inputs: {type(inputs).__name__} came, a mapping from names to arrays was wanted")
+    points = {}
+    for name, value in inputs.items():
+        point = as_real_array(f"inputs, {name}", value)
+        require_finite(f"inputs, {name}", point)
+        if not point.size:
+            raise ValueError(f"inputs, {name}: shape {point.shape} came, at least one entry was wanted")
+        points[name] = point if point.dtype.kind == "f" else point.astype(np.float64)
+    return points
 
 
 def _gradient(found: Mapping[str, FloatArray], name: str, point: FloatArray) -> FloatArray:
@@ -192,7 +253,8 @@ def _derivative(
     def at(multiple: float) -> FloatArray:
         return np.asarray(function(**{**inputs, name: point + multiple * h * direction}))
 
-    return np.asarray((8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * h))
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # NaN where the step leaves the numbers
+        return np.asarray((8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * h))
 
 
 def _root_mean_square(array: FloatArray) -> float:

@@ -6,16 +6,48 @@ deviation of ``q·k/√d``; heads of language models have 1 to 7.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from refattn._validation import FloatArray, as_count, as_option, as_real
+from refattn._memory import require_memory
+from refattn._validation import (
+    FloatArray,
+    as_array,
+    as_count,
+    as_float_dtype,
+    as_option,
+    as_real,
+    as_shape,
+    require_finite,
+)
 
 
 class Inputs(NamedTuple):
-    """Queries, keys and values."""
+    """Queries, keys and values.
+
+    Attributes
+    ----------
+    q : ndarray, shape (…, n, d)
+        Queries, float32 or float64.
+    k : ndarray, shape (…, n, d)
+        Keys.
+    v : ndarray, shape (…, n, d_v)
+        Values.
+
+    Notes
+    -----
+    A tuple: ``q, k, v = inputs``. Memory O(n d). Source: ours.
+
+    Examples
+    --------
+    >>> from refattn.testing import attention_inputs
+    >>> inputs = attention_inputs(5, 4, seed=0)
+    >>> inputs.q.shape, inputs.v.dtype
+    ((5, 4), dtype('float64'))
+    """
 
     q: FloatArray
     k: FloatArray
@@ -23,7 +55,29 @@ class Inputs(NamedTuple):
 
 
 class StructuredInputs(NamedTuple):
-    """Queries, keys and values whose logits are exactly k-conv, and the starts of the segments."""
+    """Queries, keys and values whose logits are exactly k-conv, and the starts of the segments.
+
+    Attributes
+    ----------
+    q : ndarray, shape (…, n, d)
+        Queries, float32 or float64.
+    k : ndarray, shape (…, n, d)
+        Keys.
+    v : ndarray, shape (…, n, d_v)
+        Values.
+    starts : ndarray of int64, shape (s,)
+        First columns of the segments.
+
+    Notes
+    -----
+    A tuple: ``q, k, v, starts = inputs``. Memory O(n d). Source: ours.
+
+    Examples
+    --------
+    >>> from refattn.testing import rope_structured
+    >>> rope_structured(50, 4, starts=[0, 20], seed=0).starts.tolist()
+    [0, 20]
+    """
 
     q: FloatArray
     k: FloatArray
@@ -75,6 +129,10 @@ def attention_inputs(
     TypeError, ValueError
         An argument is out of range, or `kind` is unknown.
 
+    Notes
+    -----
+    Time and memory O(n d). Source: ours.
+
     Examples
     --------
     >>> q, k, v = attention_inputs(2000, 64, seed=0, deviation=4.0)
@@ -84,9 +142,11 @@ def attention_inputs(
     as_option("kind", kind, KINDS)
     n, d = as_count("n", n, least=1), as_count("d", d, least=1)
     deviation = as_real("deviation", deviation, least=0.0)
-    rng = np.random.default_rng(seed)
-    kv_lead = lead if kv_lead is None else kv_lead
-    v = rng.standard_normal((*kv_lead, n, d if d_v is None else d_v))
+    lead, kv_lead = as_shape("lead", lead), as_shape("kv_lead", lead if kv_lead is None else kv_lead)
+    d_v, dtype = as_count("d_v", d if d_v is None else d_v, least=1), as_float_dtype("dtype", dtype)
+    _require_room(n, max(d, d_v), math.prod(lead) + 2 * math.prod(kv_lead), d * d if kind == "one-hot" else 0)
+    rng = np.random.default_rng(as_count("seed", seed, least=0))
+    v = rng.standard_normal((*kv_lead, n, d_v))
     if kind == "normal":
         q, k = rng.standard_normal((*lead, n, d)) * deviation, rng.standard_normal((*kv_lead, n, d))
     elif kind == "constant":
@@ -94,7 +154,19 @@ def attention_inputs(
     else:
         q = np.eye(d)[rng.integers(d, size=(*lead, n))] * deviation * np.sqrt(d)
         k = np.eye(d)[rng.integers(d, size=(*kv_lead, n))]
-    return Inputs(*(np.asarray(x, dtype) for x in (q, k, v)))
+    return Inputs(*_rounded(q, k, v, dtype=dtype))
+
+
+def _require_room(n: int, width: int, heads: int, more: int) -> None:
+    require_memory(f"n, d: {heads} arrays of {n} rows of width {width}", 24 * (heads * n * width + more))
+
+
+def _rounded(*arrays: FloatArray, dtype: np.dtype[Any]) -> list[FloatArray]:
+    with np.errstate(over="ignore"):
+        rounded = [np.asarray(x, dtype) for x in arrays]
+    for array in rounded:
+        require_finite(f"deviation, dtype: numbers in {dtype}", array)
+    return rounded
 
 
 def rope_structured(
@@ -118,7 +190,7 @@ def rope_structured(
     ----------
     n, d : int
         Length and width, at least 1. With an odd d the last entry is not rotated.
-    starts : array_like of int or int
+    starts : array_like of int, shape (s,), or int
         First columns of the segments, from 0 and strictly increasing; or their number, drawn at random.
     seed : int
         Seed of the generator.
@@ -145,7 +217,8 @@ def rope_structured(
 
     Notes
     -----
-    Source: the rotary example of arXiv 2405.05219 (attention with RoPE is conv-like for constant contents).
+    Source: the rotary example of arXiv 2405.05219 (attention with RoPE is conv-like for constant contents). Time and
+    memory O(n d).
 
     Examples
     --------
@@ -155,19 +228,28 @@ def rope_structured(
     [0, 40, 90]
     """
     n, d = as_count("n", n, least=1), as_count("d", d, least=1)
-    rng = np.random.default_rng(seed)
-    if np.ndim(starts) == 0:
+    deviation, base = as_real("deviation", deviation, least=0.0), as_real("base", base, positive=True)
+    lead, dtype = as_shape("lead", lead), as_float_dtype("dtype", dtype)
+    d_v = as_count("d_v", d if d_v is None else d_v, least=1)
+    _require_room(n, max(d, d_v), 3 * math.prod(lead), 0)
+    rng = np.random.default_rng(as_count("seed", seed, least=0))
+    if as_array("starts", starts).ndim == 0:
         count = as_count("starts", starts, least=1, most=n, most_is="n")
         starts = np.concatenate([[0], 1 + np.sort(rng.choice(n - 1, count - 1, replace=False))])
-    starts = np.asarray(starts, np.int64)
-    if starts.ndim != 1 or starts[0] != 0 or (np.diff(starts) <= 0).any() or starts[-1] >= n:
+    starts = as_array("starts", starts)
+    if starts.dtype.kind not in "iu":
+        raise TypeError(f"starts: dtype {starts.dtype} came, integers were wanted")
+    starts = starts.astype(np.int64)
+    if starts.ndim != 1 or not starts.size or starts[0] != 0 or (np.diff(starts) <= 0).any() or starts[-1] >= n:
         raise ValueError(f"starts: {starts.tolist()} came, increasing columns from 0 to below n = {n} were wanted")
     segment = np.searchsorted(starts, np.arange(n), side="right") - 1
-    q = np.broadcast_to(rng.standard_normal((*lead, 1, d)) * deviation, (*lead, n, d))
-    k = rng.standard_normal((*lead, starts.size, d))[..., segment, :]
-    v = rng.standard_normal((*lead, n, d if d_v is None else d_v))
-    q, k, v = (np.asarray(x, dtype) for x in (_rotate(q, base), _rotate(k, base), v))
-    return StructuredInputs(q, k, v, starts)
+    with np.errstate(over="ignore", invalid="ignore"):  # judged below
+        q = np.broadcast_to(rng.standard_normal((*lead, 1, d)) * deviation, (*lead, n, d))
+        k = rng.standard_normal((*lead, starts.size, d))[..., segment, :]
+        v = rng.standard_normal((*lead, n, d_v))
+        rotated = _rotate(q, base), _rotate(k, base)
+    rounded = _rounded(*rotated, v, dtype=dtype)
+    return StructuredInputs(rounded[0], rounded[1], rounded[2], starts)
 
 
 def _rotate(x: FloatArray, base: float) -> FloatArray:

@@ -141,8 +141,8 @@ def tenth_of_a_percent(monkeypatch):
 
 
 def row_shifted(monkeypatch):
-    right = module.correlation
-    monkeypatch.setattr(module, "correlation", lambda a, b: np.roll(right(a, b), 1))
+    right = module.fft_correlation
+    monkeypatch.setattr(module, "fft_correlation", lambda a, b: np.roll(right(a, b), 1))
 
 
 def start_off_by_one(monkeypatch):

@@ -113,11 +113,17 @@ TYPES = (
 def _as_type(a: np.ndarray, dtype: Any) -> Any:
     if a.dtype.hasobject:
         return a
+    if a.dtype.kind == "c" and np.dtype(dtype).kind != "c":
+        a = a.real
     with np.errstate(all="ignore"):
         if dtype == "V4":
             return np.zeros(a.shape, [("x", "f4")])
         if np.dtype(dtype).kind in "iuM":
-            a = np.clip(np.nan_to_num(np.asarray(a, float)), 0, 100)
+            a = (
+                np.clip(np.nan_to_num(np.asarray(a.real, float)), 0, 100)
+                if a.dtype.kind in "biufc"
+                else np.ones(a.shape)
+            )
         return np.asarray(a).astype(np.int64 if np.dtype(dtype).kind == "M" else a.dtype).astype(dtype)
 
 

@@ -45,7 +45,8 @@ NOT_FUZZED = {
     **dict.fromkeys(("ScoringGradients", "MaskedProductGradients", "SupportIntervals", "SelectionIntervals"), _RESULT),
     **dict.fromkeys(("DenseCache", "ConvCache", "SparseKAttentionCache", "ScoringCache", "LowRankCache"), _RESULT),
     **dict.fromkeys(
-        ("MaskedProductCache", "Closeness", "BestStarts", "ToleranceRecovery", "Tolerance", "VectorCase"), _RESULT
+        ("MaskedProductCache", "Closeness", "BestStarts", "CurvePoint", "ToleranceRecovery", "Tolerance", "VectorCase"),
+        _RESULT,
     ),
     **dict.fromkeys(("Inputs", "StructuredInputs", "Cause", "ConformanceReport"), _RESULT),
     **dict.fromkeys(("check_attention", "assert_conforms", "Adapter"), _CALLABLE),

@@ -219,7 +219,7 @@ def test_the_rounding_estimate_covers_the_error_of_the_denominators():
         ({"k": np.ones((4, 2)), "v": np.ones((4, 2))}, ValueError, "k: 4 rows came"),
         ({"method": "quick"}, ValueError, "'fast', 'paper', 'oracle'"),
         ({"q": np.full((3, 2), np.nan)}, ValueError, "q: nan at index"),
-        ({"error": 1e-3, "q": np.full((3, 2), 100.0)}, ValueError, "bound: 141.42"),
+        ({"error": 1e-3, "q": np.full((3, 2), 100.0)}, ValueError, "q, k: norms allow logits up to 141.42"),
     ],
 )
 def test_bad_input_is_refused(change, error, message):

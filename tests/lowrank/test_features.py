@@ -182,7 +182,7 @@ def test_an_absurd_rank_is_refused_with_the_estimate():
     features = PolynomialFeatures(8, 8, 1.0)
     with pytest.raises(MemoryError, match=r"features: 2000000 rows of rank 12870: about .* GiB of memory"):
         features.factors(*np.broadcast_to(np.zeros(8), (2, 1_000_000, 8)))
-    with pytest.raises(MemoryError, match="rank: 1000000000000 random features of width 4"):
+    with pytest.raises(MemoryError, match="rank, width: 1000000000000 random features of width 4"):
         RandomFeatures(4, 10**12, seed=0)
 
 
