@@ -26,6 +26,8 @@ from refattn.convbasis.least_squares import least_squares_basis
 from refattn.convbasis.sampled_starts import sampled_starts
 from refattn.convbasis.term_search import RowErrors, TermSearch, row_differences
 
+_LARGEST_LOGIT = 1e150
+"""Squares of larger ones overflow, and starts are chosen by squares."""
 KERNELS = {"column": basis_from_starts, "least-squares": least_squares_basis}
 
 
@@ -222,6 +224,11 @@ def recover_to_tolerance(
     rng = np.random.default_rng(as_count("seed", seed, least=0))
     factor = as_scale(scale, q.shape[1])
     wide_q, wide_k = q.astype(np.float64, copy=False), k.astype(np.float64, copy=False)
+    largest = float(np.abs(wide_q).max()) * float(np.abs(wide_k).max()) * q.shape[1] * abs(factor)
+    if not largest < _LARGEST_LOGIT:
+        raise ValueError(
+            f"q, k: logits may be as large as {largest:.3g}, below {_LARGEST_LOGIT:g} was wanted: squares are summed up"
+        )
 
     def basis(count: int) -> ConvBasis:
         return build(q, k, starts[count - 1], scale=factor)

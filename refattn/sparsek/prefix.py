@@ -125,8 +125,8 @@ def prefix_thresholds(z: ArrayLike, k: float, *, method: str = "fast") -> Thresh
     -----
     Time O(n log n) and memory O(n); the oracle takes O(n² log n). τ is accurate to a few units of its own rounding over
     any length: the interior's sum carries its rounding errors along. A gate ``clip(z_j − τ_i, 0, 1)`` is as accurate,
-    1e-16 |τ_i|; where scores are so large that this matters, `sparsek` of the prefix is better. Source: arXiv
-    2406.16747, its incremental evaluation.
+    1e-16 times the threshold; where scores are so large that this matters, `sparsek` of the prefix is better. Source:
+    arXiv 2406.16747, its incremental evaluation.
 
     Examples
     --------
