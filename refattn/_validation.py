@@ -200,8 +200,11 @@ def as_real(
 
 
 def as_scale(scale: Any, width: int) -> float:
-    """Return the logits' scale: `scale` itself, or ``1/√d`` for ``None``."""
-    return 1.0 / math.sqrt(width) if scale is None else as_real("scale", scale)
+    """Return the logits' scale: `scale` itself, which float32 has to hold, or ``1/√d`` for ``None``."""
+    if scale is None:
+        return 1.0 / math.sqrt(width)
+    most = float(np.finfo(np.float32).max)
+    return as_real("scale", scale, least=-most, most=most)
 
 
 def as_named_dtype(name: str, value: Any) -> np.dtype[Any]:

@@ -11,12 +11,14 @@ from refattn.convbasis import (
     ConvBasis,
     choose_plan,
     closeness,
+    conv_product,
     convolution_error,
     logit_residual,
+    recover,
     recover_to_tolerance,
 )
 from refattn.experiments.records import read_records
-from refattn.lowrank import RowChangeMask, document_blocks, masked_product_backward, shifted_groups
+from refattn.lowrank import PolynomialFeatures, RowChangeMask, document_blocks, masked_product_backward, shifted_groups
 from refattn.report.decomposition import read_heads
 from refattn.sparsek import sparsek_scores_backward
 from refattn.testing import attention_inputs, check_gradients, relative_error, rope_structured, row_errors, tolerance
@@ -57,6 +59,7 @@ def test_a_cache_of_another_kind_is_refused(backward):
         pytest.param(lambda: convolution_error(8, "float16", 1.0, 1.0), "^dtype: ", id="an error in half precision"),
         pytest.param(lambda: convolution_error(8, "float32", "x", 1.0), "^factors: ", id="an error of text"),
         pytest.param(lambda: recover_to_tolerance(1e200 * ONES, ONES, 0.1), "^q, k: ", id="squares that overflow"),
+        pytest.param(lambda: recover(ONES, ONES, n_basis=1, probe=1, delta=0, scale=1e300), "^scale: ", id="a scale"),
         pytest.param(lambda: tolerance([], "float32"), "^name: ", id="a tolerance without a name"),
         pytest.param(lambda: tolerance("rounding", 1j), "^dtype: ", id="a tolerance in no dtype"),
         pytest.param(lambda: row_errors({}, ONES), "^result: ", id="errors of a dictionary"),
@@ -79,6 +82,21 @@ def test_a_gradient_check_names_a_wrong_argument(wrong):
     arguments = {"inputs": {"x": np.ones(2)}, "rtol": 1e-6} | wrong
     with pytest.raises((TypeError, ValueError), match=f"^{next(iter(wrong))}"):
         check_gradients(lambda x: x, lambda g: {"x": g}, **arguments)
+
+
+def test_a_degree_of_eight_bits_does_not_overflow():
+    assert PolynomialFeatures(8, np.int8(3), 0.5).error == PolynomialFeatures(8, 3, 0.5).error
+
+
+def test_a_rank_that_no_float_holds_is_refused_with_its_digits():
+    with pytest.raises(MemoryError, match=r"^degree: 20 came with width 10+: rank 10\^\d+ "):
+        PolynomialFeatures(10**30, 20, 0.5)
+
+
+@pytest.mark.parametrize("method", ["fft", "direct"])
+def test_every_column_of_a_product_has_its_own_size(method):
+    product = conv_product([-2.0], [[-2e249, -4e-211]], method=method)
+    np.testing.assert_allclose(product, [[4e249, 8e-211]], rtol=1e-14)
 
 
 HEADERS = {

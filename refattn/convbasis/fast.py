@@ -12,11 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refattn._memory import require_memory
-from refattn._validation import FloatArray
+from refattn._validation import FloatArray, require_finite
 from refattn.convbasis.basis import ConvBasis
 from refattn.convbasis.blocks import BlockProduct
 from refattn.convbasis.cost import Plan, block_transform_bytes, choose_plan
 from refattn.convbasis.direct import Segments, write_rows
+from refattn.convbasis.toeplitz import near_one
+
+_SAFE = {"float64": (1e-140, 1e140), "float32": (1e-24, 1e24)}
+"""Sizes of values between which neither sums and squares of them overflow, nor what counts of those vanishes."""
 
 
 def plan_head(v: FloatArray, lower: ConvBasis, upper: ConvBasis | None) -> Plan:
@@ -100,15 +104,26 @@ class FastSoftmax:
             rows = np.arange(self.n)
             write_rows(rows, v, self.lower, self.upper, out)
             return rows, 0.0
-        bound = self._write_block_transform(self.below, v, out)
+        bound, largest = self._write_block_transform(self.below, v, out)
+        low, high = _SAFE[v.dtype.name]
+        if not (low < largest < high or largest == 0) and np.isfinite(v).all():
+            # sums of such values, or their squares, overflow or vanish: those of numbers near one do neither
+            v, exponent = near_one(v)
+            lost, largest_bound = self.write(v, tol, out)
+            with np.errstate(over="ignore"):
+                np.ldexp(out, exponent, out=out)
+            require_finite("v: output", out)
+            return lost, largest_bound
         kept = bound <= tol  # NaN is not kept
         lost = np.flatnonzero(~kept)
         if lost.size:
             write_rows(lost, v, self.lower, self.upper, out)
         return lost, float(bound[kept].max(initial=0.0))
 
-    def _write_block_transform(self, below: BlockProduct, v: FloatArray, out: FloatArray) -> NDArray[np.float64]:
-        """Write every row; return the estimated error of each, relative to ``‖v‖_∞``."""
+    def _write_block_transform(
+        self, below: BlockProduct, v: FloatArray, out: FloatArray
+    ) -> tuple[NDArray[np.float64], float]:
+        """Write every row; return the estimated error of each, relative to ``‖v‖_∞``, and ``‖v‖_∞``."""
         above, shift, total = self.above, self.shift, self.total
         with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
             spectra = below.load(v, below.pairs)
@@ -125,7 +140,7 @@ class FastSoftmax:
                 above.store(spectra, above.pairs, factor, out, add=True)
                 spectra.release()
                 error = np.hypot(error, above.pairs.spread(noise) * factor)
-            return np.asarray(error / largest)
+            return np.asarray(error / largest), largest
 
 
 def _covering(basis: ConvBasis) -> Segments:

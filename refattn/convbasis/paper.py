@@ -127,7 +127,7 @@ class Softmax:
             y = self._numerator(w) / self.D[:, None]
         for rows in self.lost_blocks():
             y[rows] = self.rows(rows) @ w
-        return np.ldexp(y, exponent)
+        return np.asarray(np.ldexp(y, exponent))
 
     def apply_transposed(self, w: FloatArray) -> FloatArray:
         """``fᵀ w``, shape (n, d)."""

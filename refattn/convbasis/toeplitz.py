@@ -7,6 +7,8 @@ Notation of the paper: ``conv(a)`` is the n×n lower-triangular Toeplitz matrix 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -230,15 +232,16 @@ def fft_correlation(a: FloatArray, b: FloatArray) -> FloatArray:
     (a, e), (b, f) = near_one(a), near_one(b)
     length = _fft.fast_length(a.shape[0] + b.shape[0] - 1)
     a_hat, b_hat = (_fft.rfft(np.ascontiguousarray(x.T), length) for x in (a, b))
-    return np.ldexp(_fft.irfft((a_hat * b_hat.conj()).sum(axis=0), length)[: a.shape[0]], e + f)
+    return np.asarray(np.ldexp(_fft.irfft((a_hat * b_hat.conj()).sum(axis=0), length)[: a.shape[0]], e + f))
 
 
-def near_one(x: FloatArray) -> tuple[FloatArray, int]:
+def near_one(x: FloatArray, axis: int | None = None) -> tuple[FloatArray, Any]:
     """Return x times a power of two, its largest entry then between ½ and 1, and the exponent that undoes it.
 
-    Nothing in a transform of such numbers overflows, and nothing that counts underflows; no other bit changes.
+    With `axis` every column has its own. Nothing in a transform of such numbers overflows, and nothing that counts
+    underflows; no other bit changes.
     """
-    exponent = int(np.frexp(np.abs(x).max(initial=0.0))[1])
+    exponent = np.frexp(np.abs(x).max(axis=axis, initial=0.0))[1]
     return np.ldexp(x, -exponent), exponent
 
 
@@ -250,10 +253,10 @@ def _as_vector(a: FloatArray) -> FloatArray:
 
 def fft_product(a: FloatArray, x: FloatArray) -> FloatArray:
     """``conv(a) x`` of arrays that fit, x of shape (n, d), by FFT; what overflows is infinite or NaN."""
-    (a, e), (x, f) = near_one(a), near_one(x)
+    (a, e), (x, f) = near_one(a), near_one(x, axis=0)
     length = _fft.fast_length(2 * a.size - 1)
     x_hat = _fft.rfft(np.ascontiguousarray(x.T), length)
-    return np.ldexp(_fft.irfft(_fft.rfft(a, length) * x_hat, length)[:, : a.size].T, e + f)
+    return np.asarray(np.ldexp(_fft.irfft(_fft.rfft(a, length) * x_hat, length)[:, : a.size].T, e + f))
 
 
 def _conv_direct(a: FloatArray, x: FloatArray) -> FloatArray:

@@ -279,12 +279,12 @@ class PolynomialFeatures(FeatureMap):
         self.rank = monomial_rank(self.width, self.degree)
         if self.rank > LARGEST_RANK:
             raise MemoryError(
-                f"degree: {self.degree} came with width {self.width}: rank {self.rank:.3g} (the paper's count"
-                f" {paper_rank(self.width, self.degree):.3g}), {8 * self.rank / 2**20:.3g} MiB for every row of each"
-                f" factor; a rank of at most {LARGEST_RANK} was wanted"
+                f"degree: {self.degree} came with width {self.width}: rank {_readable(self.rank)} (the paper's count"
+                f" {_readable(paper_rank(self.width, self.degree))}), {_readable(self.rank >> 17)} MiB for every row of"
+                f" each factor; a rank of at most {LARGEST_RANK} was wanted"
             )
-        self.error = polynomial_error(degree, bound, kind=kind)
-        self.error += polynomial_rounding(degree, bound, self.rank, kind=kind)
+        self.error = polynomial_error(self.degree, bound, kind=kind)
+        self.error += polynomial_rounding(self.degree, bound, self.rank, kind=kind)
         require_memory(f"width: {self.width} monomials a degree", 64 * max(self.rank, self.width))
         self._parents, self._variables, powers, multinomials = _monomials(self.width, self.degree)
         with np.errstate(over="ignore", invalid="ignore"):  # judged below
@@ -386,6 +386,11 @@ class PolynomialFeatures(FeatureMap):
             upstream, rows, self._parents, self._variables, weights, phi, dphi, dx.reshape(-1, self.width)
         )
         return dx
+
+
+def _readable(count: int) -> str:
+    """Return a count in three digits, or its number of digits where a float does not hold it."""
+    return f"{count:.3g}" if count < 1e300 else f"10^{int(count.bit_length() * math.log10(2))}"
 
 
 def _monomials(width: int, degree: int) -> tuple[NDArray[np.int64], ...]:

@@ -151,6 +151,7 @@ def polynomial_rounding(degree: int, bound: float, rank: int, *, kind: str = "ch
     >>> polynomial_rounding(9, 1.0, 220) < 1e-12 < polynomial_rounding(9, 4.0, 220)
     True
     """
+    degree, bound = _checked(degree, bound, kind)
     coefficients = polynomial_coefficients(degree, bound, kind=kind)
     size = (as_count("rank", rank, least=1) + 2 * degree + 4) * (
         np.abs(coefficients) * bound ** np.arange(degree + 1.0)

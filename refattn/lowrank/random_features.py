@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from refattn._memory import require_memory
 from refattn._threads import one_blas_thread
@@ -59,18 +59,18 @@ class RandomFeatures(FeatureMap):
     ) -> None:
         self.width, self.rank = as_count("width", width, least=1), as_count("rank", rank, least=1)
         self.scale = as_scale(scale, self.width)
-        groups = -(-self.rank // self.width) if as_flag("orthogonal", orthogonal) else 0
+        copies = 4 if as_flag("orthogonal", orthogonal) else 1
         require_memory(
-            f"rank, width: {self.rank} random features of width {self.width}",
-            8 * self.width * (self.rank + 4 * groups * self.width),
+            f"rank, width: {self.rank} random features of width {self.width}", 8 * copies * self.rank * self.width
         )
         rng = np.random.default_rng(as_count("seed", seed, least=0))
         self.projections = rng.standard_normal((self.rank, self.width))
         if orthogonal:
             lengths = np.linalg.norm(self.projections, axis=-1, keepdims=True)
-            directions, triangle = np.linalg.qr(rng.standard_normal((groups, self.width, self.width)))
-            directions *= np.sign(np.diagonal(triangle, axis1=-2, axis2=-1))[:, None, :]  # uniform over all rotations
-            self.projections = directions.reshape(-1, self.width)[: self.rank] * lengths
+            groups, rest = divmod(self.rank, self.width)
+            whole = _orthonormal(rng.standard_normal((groups, self.width, self.width)))
+            last = _orthonormal(rng.standard_normal((self.width, rest)))  # the columns of as many as are wanted
+            self.projections = np.concatenate([whole.reshape(-1, self.width), last.T]) * lengths
 
     def relative_variance(self, q: ArrayLike, k: ArrayLike) -> FloatArray:
         """Variance of each entry over its squared mean, for independent projections; shape (…, n_q, n_k).
@@ -129,3 +129,9 @@ class RandomFeatures(FeatureMap):
     def _pull(self, x: FloatArray, dexponents: FloatArray) -> FloatArray:
         """Forward: exponents = w·x − ‖x‖²/2 with x = √|s| times the input."""
         return self._scaled(dexponents @ self.projections - dexponents.sum(axis=-1, keepdims=True) * x)
+
+
+def _orthonormal(normal: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Orthonormal columns, uniform over all rotations, of normal matrices ``(…, d, m)``, m ≤ d."""
+    directions, triangle = np.linalg.qr(normal)
+    return np.asarray(directions * np.sign(np.diagonal(triangle, axis1=-2, axis2=-1))[..., None, :])

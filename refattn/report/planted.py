@@ -108,6 +108,7 @@ PLANTED: dict[str, str] = {
     "sparsek.cache-memory": "a cache larger than the one before",
     "sparsek.model-gap-256": "records of worse learned scores",
     "sparsek.model-gap-128": "records of worse learned scores",
+    "sparsek.model-gap-128-shared": "records of worse learned scores",
     "sparsek.model-learning": "records of worse learned scores",
     "sparsek.model-passkey": "records of worse learned scores",
     "sparsek.scorer-files": "scorers eight times as large",

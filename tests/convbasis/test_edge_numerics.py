@@ -99,6 +99,19 @@ def test_a_row_is_not_lost_however_small_or_large_the_values_are(power, dtype, w
     assert error.max() <= ROW_TOLERANCE[np.dtype(dtype).name] + 64 * np.finfo(dtype).eps, int(error.argmax())
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_values_near_the_largest_do_not_overflow_in_a_transform(dtype):
+    """A transform of them is infinite, and its error bound need not be: the row was kept."""
+    rng = np.random.default_rng(5)
+    v = (rng.choice([-1.0, 1.0], (N, 3)) * rng.uniform(0.5, 0.9, (N, 3)) * np.finfo(dtype).max).astype(dtype)
+    lower, q = basis_of("normal", dtype), np.zeros((N, 2), dtype)
+    for block in (1, 2, 8, 64):
+        out, cache = conv_attention_forward(q, q, v, basis=lower, plan=Plan("block transform", block))
+        assert cache.rows_recomputed < N
+        error = np.abs(out - right(lower, None, v)).max(axis=1) / np.abs(v).max().astype(np.longdouble)
+        assert error.max() <= ROW_TOLERANCE[np.dtype(dtype).name] + 64 * np.finfo(dtype).eps
+
+
 @pytest.mark.parametrize("method", ["fast", "paper", "oracle"])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_values_as_large_as_there_are_do_not_overflow_in_a_sum(dtype, method):

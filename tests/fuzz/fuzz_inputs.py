@@ -129,6 +129,8 @@ def _as_type(a: np.ndarray, dtype: Any) -> Any:
 
 def _other_shape(a: np.ndarray, way: int) -> np.ndarray:
     axis = way // 5 % max(a.ndim, 1)
+    if a.dtype.hasobject:
+        return a
     if a.ndim == 0:
         return np.repeat(a[None], way % 5, axis=0)
     ways: list[Callable[[], Any]] = [

@@ -87,4 +87,4 @@ if PROFILE == "long":  # six examples say nothing of how often a target succeeds
     def test_no_target_is_only_refused_or_never():
         for target in TARGETS:
             calls = tally[target.name, "result"] + tally[target.name, "refused"]
-            assert 0.1 * calls < tally[target.name, "result"] < 0.98 * calls, f"{target.name}: {tally}"
+            assert 0.05 * calls < tally[target.name, "result"] < calls, target.name

@@ -90,6 +90,12 @@ def test_orthogonal_features_are_made_at_once():
     assert np.abs((made[:-1:2] * made[1::2]).sum(axis=1)).max() < 1e-12
 
 
+def test_few_orthogonal_features_of_great_width_take_no_square_of_it():
+    made = RandomFeatures(100_000, 3, 0).projections  # a square would take 80 GB
+    products = made @ made.T
+    assert np.abs(products - np.diag(np.diag(products))).max() < 1e-9 * products.max()
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from refattn.sparsek import (
+    SupportIntervals,
     prefix_pullback,
     prefix_thresholds,
     selection_intervals,
@@ -268,7 +269,9 @@ PULLBACK_MUTANTS = [
         "sums[exits - (exits > soften)] - sums[soften]",
         id="the interval's end off by one",
     ),
-    pytest.param("return gradient.astype", "return 1.001 * gradient.astype", id="a gradient off by a thousandth"),
+    pytest.param(
+        "gradient = gradient.astype", "gradient = 1.001 * gradient.astype", id="a gradient off by a thousandth"
+    ),
 ]
 
 
@@ -277,6 +280,7 @@ def test_an_error_planted_in_the_backward_is_caught(plant, away_from_kinks, righ
     z = away_from_kinks(0, 12, 3)
     _require_pullback(z, 3, prefix_pullback)
     mutant = plant("refattn.sparsek.prefix", right, wrong)
+    mutant.SupportIntervals = SupportIntervals  # those of the module that is not planted are passed to it
     with pytest.raises(AssertionError):
         _require_pullback(z, 3, mutant.prefix_pullback)
 

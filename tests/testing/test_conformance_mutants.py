@@ -53,7 +53,7 @@ DENSE = {
     "every mask ignored": (UNNAMED, [("RowMask(mask, n_q, n_k, layout)", 'RowMask("full", n_q, n_k, layout)')]),
     "dk of dS": (
         "transposed gradient",
-        [("dk += dlogits.swapaxes(-1, -2) @ q[..., rows, :]", "dk[..., rows, :] += dlogits @ q")],
+        [("return dlogits.swapaxes(-1, -2) @ q[..., rows, :], dv_part", "part = np.zeros_like(dk); part[..., rows, :] = dlogits @ q; return part, dv_part")],
     ),
     "row sums dropped": (
         "softmax correction dropped",
@@ -168,7 +168,7 @@ def test_an_error_planted_in_a_plain_pytorch_implementation_is_caught(planted, k
 
 
 CIRCULAR = """_BLOCK_ENTRIES = 1 << 21
-def conv_product(a, x):
+def fft_product(a, x):
     n = len(a)
     return np.fft.irfft(np.fft.rfft(a)[:, None] * np.fft.rfft(x, axis=0), n, axis=0).astype(x.dtype)
 """
@@ -176,12 +176,12 @@ CONV = {
     "starts late": (
         "start off by one (late)",
         basis,
-        [("columns = np.asarray(starts)\n", "columns = np.minimum(np.asarray(starts) + (np.arange(len(starts)) > 0), len(q) - 1)\n")],
+        [("columns = as_starts(starts, n)\n", "columns = np.minimum(np.asarray(starts) + (np.arange(len(starts)) > 0), len(q) - 1)\n")],
     ),
     "starts early": (
         "start off by one (early)",
         basis,
-        [("columns = np.asarray(starts)\n", "columns = np.asarray(starts) - (np.arange(len(starts)) > 0)\n")],
+        [("columns = as_starts(starts, n)\n", "columns = np.asarray(starts) - (np.arange(len(starts)) > 0)\n")],
     ),
     "scale missing": ("missing scale", basis, [("as_scale(scale, q.shape[1])", "1.0")]),
     "kernels a row down": (
