@@ -199,11 +199,11 @@ def as_real(
     return number
 
 
-def as_scale(scale: Any, width: int) -> float:
-    """Return the logits' scale: `scale` itself, which float32 has to hold, or ``1/√d`` for ``None``."""
+def as_scale(scale: Any, width: int, dtype: Any = np.float32) -> float:
+    """Return the logits' scale: `scale` itself, which `dtype` has to hold, or ``1/√d`` for ``None``."""
     if scale is None:
         return 1.0 / math.sqrt(width)
-    most = float(np.finfo(np.float32).max)
+    most = float(np.finfo(dtype).max)
     return as_real("scale", scale, least=-most, most=most)
 
 

@@ -248,7 +248,7 @@ def dense_attention_forward(
     layout = HeadLayout.of(q, k, v)
     n_q, n_k = q.shape[-2], k.shape[-2]
     rule = RowMask(mask, n_q, n_k, layout)
-    factor = as_scale(scale, q.shape[-1])
+    factor = as_scale(scale, q.shape[-1], q.dtype)
     limits = np.finfo(q.dtype)
     cap = softcap
     if cap is not None:
