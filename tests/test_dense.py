@@ -624,8 +624,8 @@ def all_checks(implementation):
 
 
 FORWARD_MUTANTS = {
-    "scale missing": [("as_scale(scale, q.shape[-1])", "1.0")],
-    "scale 0.1 % off": [("as_scale(scale, q.shape[-1])", "1.001 * as_scale(scale, q.shape[-1])")],
+    "scale missing": [("as_scale(scale, q.shape[-1], q.dtype)", "1.0")],
+    "scale 0.1 % off": [("as_scale(scale, q.shape[-1], q.dtype)", "1.001 * as_scale(scale, q.shape[-1], q.dtype)")],
     "row not divided by its sum": [("np.divide(weights, total, out=weights, where=total > 0)", "pass")],
     "unstable softmax": [("np.copyto(largest, 0, where=largest == -np.inf)", "largest[...] = 0")],
     "masked rows keep a weight": [
@@ -665,14 +665,16 @@ def test_the_unchanged_source_passes_every_check():
 
 @pytest.mark.parametrize("planted", ids(FORWARD_MUTANTS))
 def test_a_planted_error_in_the_forward_is_caught(planted):
+    wrong = mutant(*FORWARD_MUTANTS[planted])
     with pytest.raises((AssertionError, ValueError)):  # a wrong result, or one that is refused as not finite
-        all_checks(mutant(*FORWARD_MUTANTS[planted]))
+        all_checks(wrong)
 
 
 @pytest.mark.parametrize("planted", ids(BACKWARD_MUTANTS))
 def test_a_planted_error_in_the_backward_is_caught_by_central_differences(planted):
+    wrong = mutant(*BACKWARD_MUTANTS[planted])
     with pytest.raises(GradientMismatchError, match="direction"):
-        all_checks(mutant(*BACKWARD_MUTANTS[planted]))
+        all_checks(wrong)
 
 
 @pytest.mark.parametrize("shift", [-1, 1], ids=str)

@@ -96,6 +96,16 @@ def column_sizes(x: FloatArray, low: int, high: int, squares: NDArray[np.float64
 
 
 @compiled
+def group_maxima(z: FloatArray, place: int, length: int, out: FloatArray) -> None:
+    """``out[c] = max_f |z[place, f, c]|`` over `length` frequencies, laid out by `columns_to_groups`."""
+    out[:] = 0
+    for f in range(length):
+        for c in range(out.size):
+            size = abs(z[f // GROUP, place, f % GROUP, c])
+            out[c] = size if size > out[c] else out[c]
+
+
+@compiled
 def to_rows(columns: Array, at: int, low: int, high: int, first: int, add: bool, out: Array) -> None:
     """``out[r, first + c] = columns[c, at + r − low]`` for the rows ``low … high − 1``, or that is added."""
     if add:
@@ -124,6 +134,14 @@ def to_rows(columns: Array, at: int, low: int, high: int, first: int, add: bool,
 
 
 @compiled
+def scale_columns(columns: FloatArray, at: int, factor: FloatArray) -> None:
+    """``columns[c, at + t] *= factor[t]``."""
+    for c in range(columns.shape[0]):
+        for t in range(factor.size):
+            columns[c, at + t] *= factor[t]
+
+
+@compiled
 def to_padded_columns(rows: Array, low: int, high: int, first: int, at: int, out: Array) -> None:
     """`to_columns`, and zeros everywhere else in `out`."""
     for c in range(out.shape[0]):
@@ -134,29 +152,9 @@ def to_padded_columns(rows: Array, low: int, high: int, first: int, at: int, out
 
 @compiled
 def columns_to_groups(columns: Array, place: int, first: int, out: Array) -> None:
-    """``out[p // GROUP, place, p % GROUP, first + c] = columns[h · half + c, f]`` with ``p = h · B + f``.
-
-    `columns` has the even frequencies in its first half, the odd ones in its second: these are outermost in `out`,
-    first the even ones, in groups.
-    """
-    half, block = columns.shape[0] // 2, columns.shape[1]
-    _half_to_groups(columns[:half], place, first, 0, out)
-    _half_to_groups(columns[half:], place, first, block, out)
-
-
-@compiled
-def groups_to_columns(groups: Array, place: int, first: int, out: Array) -> None:
-    """The reverse of `columns_to_groups`."""
-    half, block = out.shape[0] // 2, out.shape[1]
-    _half_to_columns(groups, place, first, 0, out[:half])
-    _half_to_columns(groups, place, first, block, out[half:])
-
-
-@compiled
-def _half_to_groups(columns: Array, place: int, first: int, start: int, out: Array) -> None:
-    eights = columns.shape[1] >> 3 << 3 if start % 8 == 0 else 0
-    for f in range(0, eights, 8):
-        g, i = (start + f) // GROUP, (start + f) % GROUP
+    """``out[f // GROUP, place, f % GROUP, first + c] = columns[c, f]``: frequencies outermost, in groups."""
+    for f in range(0, columns.shape[1] - 7, 8):
+        g, i = f // GROUP, f % GROUP
         for c in range(columns.shape[0]):
             a = first + c
             out[g, place, i, a] = columns[c, f]
@@ -167,17 +165,16 @@ def _half_to_groups(columns: Array, place: int, first: int, start: int, out: Arr
             out[g, place, i + 5, a] = columns[c, f + 5]
             out[g, place, i + 6, a] = columns[c, f + 6]
             out[g, place, i + 7, a] = columns[c, f + 7]
-    for f in range(eights, columns.shape[1]):
-        g, i = (start + f) // GROUP, (start + f) % GROUP
+    for f in range(columns.shape[1] >> 3 << 3, columns.shape[1]):
         for c in range(columns.shape[0]):
-            out[g, place, i, first + c] = columns[c, f]
+            out[f // GROUP, place, f % GROUP, first + c] = columns[c, f]
 
 
 @compiled
-def _half_to_columns(groups: Array, place: int, first: int, start: int, out: Array) -> None:
-    eights = out.shape[1] >> 3 << 3 if start % 8 == 0 else 0
-    for f in range(0, eights, 8):
-        g, i = (start + f) // GROUP, (start + f) % GROUP
+def groups_to_columns(groups: Array, place: int, first: int, out: Array) -> None:
+    """The reverse of `columns_to_groups`."""
+    for f in range(0, out.shape[1] - 7, 8):
+        g, i = f // GROUP, f % GROUP
         for c in range(out.shape[0]):
             a = first + c
             out[c, f] = groups[g, place, i, a]
@@ -188,16 +185,9 @@ def _half_to_columns(groups: Array, place: int, first: int, start: int, out: Arr
             out[c, f + 5] = groups[g, place, i + 5, a]
             out[c, f + 6] = groups[g, place, i + 6, a]
             out[c, f + 7] = groups[g, place, i + 7, a]
-    for f in range(eights, out.shape[1]):
-        g, i = (start + f) // GROUP, (start + f) % GROUP
+    for f in range(out.shape[1] >> 3 << 3, out.shape[1]):
         for c in range(out.shape[0]):
-            out[c, f] = groups[g, place, i, first + c]
-
-
-@compiled
-def _place_of(f: int, length: int) -> int:
-    """Where `columns_to_groups` has put frequency f of `length`."""
-    return (f >> 1) + (f & 1) * (length >> 1)
+            out[c, f] = groups[f // GROUP, place, f % GROUP, first + c]
 
 
 @compiled
@@ -244,9 +234,8 @@ def _multiply_eight(
     for i in range(min(8, length // 2 + 1 - 8 * eight)):
         f = 8 * eight + i
         mirror = (length - f) % length
-        own, other = _place_of(f, length), _place_of(mirror, length)
-        g, t = own // GROUP, own % GROUP
-        h, j = other // GROUP, other % GROUP
+        g, t = f // GROUP, f % GROUP
+        h, j = mirror // GROUP, mirror % GROUP
         for s in range(place.shape[1]):
             for c in range(width):
                 inputs[s, c] = z[g, s, t, c]

@@ -302,7 +302,7 @@ def _attend(
     as_option("method", method, METHODS)
     if plan is not None and (method != "fast" or not isinstance(plan, Plan)):
         raise TypeError(f"plan: {plan!r} came with method {method!r}, a Plan with method 'fast' was wanted")
-    factor = as_scale(scale, q.shape[-1])
+    factor = as_scale(scale, q.shape[-1], q.dtype)
     row_tol = ROW_TOLERANCE[q.dtype.name] if tol is None else as_real("tol", tol, least=0.0)
     queries, keys, values = layout.expand(q, k, v)
     n = q.shape[-2]

@@ -431,7 +431,7 @@ def basis_from_starts(
         raise ValueError(f"q, k: shapes {q.shape} and {k.shape} came, (n, d) twice was wanted")
     n = q.shape[0]
     columns = as_starts(starts, n)
-    factor = np.asarray(as_scale(scale, q.shape[1]), q.dtype)
+    factor = np.asarray(as_scale(scale, q.shape[1], q.dtype), q.dtype)
     kernels = np.zeros((columns.size, n), q.dtype)
     with np.errstate(over="ignore", invalid="ignore"):
         for kernel, c in zip(kernels, columns, strict=True):

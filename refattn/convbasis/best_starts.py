@@ -108,7 +108,7 @@ def best_starts(q: ArrayLike, k: ArrayLike, k_max: int, *, grid: int = 1, scale:
         raise ValueError(f"q, k: shapes {q.shape} and {k.shape} came, (n, d) twice was wanted")
     n = q.shape[0]
     k_max, grid = _counts(n, k_max, grid)
-    factor = as_scale(scale, q.shape[1])
+    factor = as_scale(scale, q.shape[1], q.dtype)
     with np.errstate(over="ignore", invalid="ignore"):  # judged below
         queries, keys = q.astype(np.float64), k.astype(np.float64) * factor
         offset = fft_correlation(queries, keys) / np.arange(n, 0, -1)

@@ -2,13 +2,11 @@
 
 Rows and columns are cut into blocks of B. A *pair* is a block of columns and a segment that meet: at most n/B + k.
 
-1. The rows of x in each pair, zero elsewhere in its block, are transformed with length 2B: ``X̂_p``. Its even
-   frequencies are the transform of length B of the block, its odd ones that of the block times ``exp(−iπt/B)``: the
-   zeros behind the block are never transformed.
+1. The rows of x in each pair, zero elsewhere in its block, are transformed with length 2B: ``X̂_p``.
 2. The kernels are transformed in *chunks* of lags, length 2B: ``ĝ_{i,δ}`` holds the lags between two blocks that are δ
    apart, those of block δ and, cyclically behind them, those of block δ − 1.
 3. Row block R gets ``Ŷ_R = Σ_p ĝ_{seg(p), R − blk(p)} ∘ X̂_p`` over the pairs p with ``blk(p) ≤ R``.
-4. One inverse transform a row block, of which only the first B entries are formed, again from two of length B.
+4. One inverse transform a row block; its first B entries are the rows.
 
 The transposed product reads row blocks and writes pairs, with conjugate kernels: ``X̂_p = Σ_R conj(ĝ) ∘ Ŷ_R``. Time
 O((n/B + k) d B log B + (n/B)(n/B + k) B d); with ``B ≈ n/k`` that is O(knd + nd log n). Memory ``2 (n + kB) d`` numbers
@@ -21,7 +19,6 @@ largest that reaches it, so nothing overflows and what a block loses to rounding
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -80,8 +77,7 @@ class Spectra:
     values : ndarray, shape (groups, places, frequencies of a group, width)
         The complex columns as pairs of reals, in the order in which they are multiplied.
     norms, peaks : ndarray, shape (pieces,)
-        For each piece the largest 2-norm of a complex column, and a bound on the moduli of its transform: √2 times the
-        largest real or imaginary part.
+        For each piece the largest 2-norm of a complex column, and the largest modulus of its transform.
     largest : float
         Largest absolute entry of the pieces.
     """
@@ -135,9 +131,6 @@ class BlockProduct:
         counts = blocks - first_block  # chunks of every kernel
         self._offset = np.concatenate([[0], np.cumsum(counts)])
         self.first_chunk = self._offset[self.segment] - self.pairs.block
-
-        cplx = np.result_type(self.dtype, np.complex64)
-        self._twist = np.exp(-1j * np.pi * np.arange(block) / block).astype(cplx)
 
         self._halves = np.zeros((starts.size, n), self.dtype)
         self._peaks = np.full((starts.size, blocks), -np.inf)
@@ -257,24 +250,22 @@ class BlockProduct:
             low, high = int(pieces.low[piece]), int(pieces.high[piece])
             at = low - int(pieces.block[piece]) * self.block
             for first, columns in self._batches(width // 2):
-                with _fft.borrowed("fft", 2 * columns, self.block, self.dtype) as transform:
-                    even, odd = transform.input[:columns], transform.input[columns:]
-                    _kernels.to_padded_columns(x.view(even.dtype), low, high, first, at, even)
-                    with np.errstate(over="ignore", invalid="ignore", under="ignore"):  # what overflows is not kept
-                        np.multiply(even, self._twist, out=odd)
+                with _fft.borrowed("fft", columns, 2 * self.block, self.dtype) as transform:
+                    _kernels.to_padded_columns(x.view(transform.input.dtype), low, high, first, at, transform.input)
                     transform.execute()
-                    sizes = transform.output.view(self.dtype)
-                    peaks[piece] = np.maximum(peaks[piece], max(sizes.max(), -sizes.min()))
                     _kernels.columns_to_groups(transform.output, piece, first, values.view(transform.output.dtype))
-            squares, entries = np.empty(width), np.empty(width, self.dtype)
-            _kernels.column_sizes(x, low, high, squares, entries)
-            largest[piece] = entries.max()
-            norms[piece] = np.sqrt((squares[::2] + squares[1::2]).max())
+            squares, sizes = np.empty(width), np.empty(width, self.dtype)
+            _kernels.column_sizes(x, low, high, squares, sizes)
+            largest[piece] = sizes.max()
+            _kernels.group_maxima(values, piece, 2 * self.block, sizes)
+            with np.errstate(over="ignore"):  # an infinite bound keeps no row
+                norms[piece] = np.sqrt((squares[::2] + squares[1::2]).max())
+                peaks[piece] = np.hypot(sizes[::2], sizes[1::2], dtype=np.float64).max()
             if largest[piece] < _SQUARES_VANISH:
                 norms[piece] = largest[piece] * np.sqrt(2 * (high - low))  # at least the norm
 
         for_each(one, range(len(pieces)))
-        return Spectra(values, norms, math.sqrt(2) * peaks, float(largest.max()))
+        return Spectra(values, norms, peaks, float(largest.max()))
 
     def multiply(
         self, spectra: Spectra, *, transposed: bool = False, exponents: NDArray[np.float64] | None = None
@@ -361,23 +352,17 @@ class BlockProduct:
         with np.errstate(over="ignore"):  # rows whose factor overflows have no bound and are not kept
             factors = np.repeat(factor.astype(self.dtype), 2)
 
-        untwist = self._twist.conj()
-
         def one(piece: int) -> None:
             low, high = int(pieces.low[piece]), int(pieces.high[piece])
             at = low - int(pieces.block[piece]) * self.block
             for first, columns in self._batches(width // 2):
-                with _fft.borrowed("ifft", 2 * columns, self.block, self.dtype) as transform:
+                with _fft.borrowed("ifft", columns, 2 * self.block, self.dtype) as transform:
                     groups = spectra.values.view(transform.input.dtype)
                     _kernels.groups_to_columns(groups, piece, first, transform.input)
                     transform.execute()
-                    even, odd = transform.output[:columns], transform.output[columns:]
-                    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-                        np.multiply(odd, untwist, out=odd)
-                        np.add(even, odd, out=even)
-                        rows = even.view(self.dtype)[:, 2 * at : 2 * (at + high - low)]
-                        np.multiply(rows, factors[2 * low : 2 * high], out=rows)
-                    _kernels.to_rows(even, at, low, high, first, add, target.view(even.dtype))
+                    _kernels.scale_columns(transform.output.view(self.dtype), 2 * at, factors[2 * low : 2 * high])
+                    rows = target.view(transform.output.dtype)
+                    _kernels.to_rows(transform.output, at, low, high, first, add, rows)
 
         for_each(one, range(len(pieces)))
         if target is not y:

@@ -180,7 +180,7 @@ def logit_residual(
         raise ValueError(
             f"basis: heads {basis.starts.shape[:-1]} and n = {n} came, {layout.lead} and n = {q.shape[-2]} were wanted"
         )
-    factor = as_scale(scale, q.shape[-1])
+    factor = as_scale(scale, q.shape[-1], q.dtype)
     queries, keys, _ = layout.expand(q, k, k)
     residual = np.empty((int(np.prod(layout.lead)), n), q.dtype)
     step = max(1, _BLOCK_ENTRIES // n)

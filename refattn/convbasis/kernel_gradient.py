@@ -95,8 +95,7 @@ def _write_lags(
     block = product.block
     with _fft.borrowed("ifft", 1, length, product.dtype) as transform:
         for delta, chunk in enumerate(product.chunks_of(i)):
-            frequencies = spectra[:, :, chunk].reshape(-1)[:length]  # the even ones first
-            transform.input[0, 0::2], transform.input[0, 1::2] = frequencies[:block], frequencies[block:]
+            transform.input[0] = spectra[:, :, chunk].reshape(-1)[:length]
             transform.execute()
             lags = transform.output[0].real / product.dtype.type(length)
             _add_lags(du[delta * block :], lags[:block], product.half(i, delta, shift[chunk]))

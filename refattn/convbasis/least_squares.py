@@ -77,7 +77,7 @@ def least_squares_basis(q: ArrayLike, k: ArrayLike, starts: ArrayLike, *, scale:
     columns = as_starts(starts, n)
     require_memory("starts: the kernels and their transforms", 8 * n * (2 * columns.size + 4 * d + 4 * _PIECES))
     with np.errstate(over="ignore", invalid="ignore"):
-        kernels = _diagonal_sums(q.astype(np.float64), k.astype(np.float64) * as_scale(scale, d), columns)
+        kernels = _diagonal_sums(q.astype(np.float64), k.astype(np.float64) * as_scale(scale, d, q.dtype), columns)
         kernels /= _counts(columns, n)
         kernels = kernels.astype(q.dtype, copy=False)
     require_finite("q, k: logits", kernels)

@@ -93,7 +93,7 @@ def recover(
     n = q.shape[-2]
     require_square(q, k)
     n_basis, probe, threshold = search_options(n, n_basis, probe, delta, eps)
-    factor = as_scale(scale, q.shape[-1])
+    factor = as_scale(scale, q.shape[-1], q.dtype)
 
     queries, keys, _ = layout.expand(q, k, k)
     basis = recover_heads(queries, keys, n_basis, probe, threshold, factor)

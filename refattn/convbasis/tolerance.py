@@ -222,7 +222,7 @@ def recover_to_tolerance(
     if confidence >= 1:
         raise ValueError(f"confidence: {confidence} came, a number below 1 was wanted")
     rng = np.random.default_rng(as_count("seed", seed, least=0))
-    factor = as_scale(scale, q.shape[1])
+    factor = as_scale(scale, q.shape[1], q.dtype)
     wide_q, wide_k = q.astype(np.float64, copy=False), k.astype(np.float64, copy=False)
     largest = float(np.abs(wide_q).max()) * float(np.abs(wide_k).max()) * q.shape[1] * abs(factor)
     if not largest < _LARGEST_LOGIT:

@@ -208,7 +208,7 @@ def logit_bound(q: ArrayLike, k: ArrayLike, *, scale: float | None = None) -> fl
         require_rank(name, array, 2, "(…, n, d)")
     if queries.shape[-1] != keys.shape[-1]:
         raise ValueError(f"k: shape {keys.shape} came, (…, n, d) with the d of q {queries.shape} was wanted")
-    factor = abs(as_scale(scale, queries.shape[-1]))
+    factor = abs(as_scale(scale, queries.shape[-1], queries.dtype))
     q2, q1, q8 = _largest_norms(queries)
     k2, k1, k8 = _largest_norms(keys)
     least = min(q2 * k2, q1 * k8, q8 * k1)

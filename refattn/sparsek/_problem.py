@@ -111,7 +111,7 @@ def as_problem(
         window=as_count("window", window, least=0, most=MOST_PAIRS),
         gate=as_option("gate", gate, GATES),
         hard=as_flag("hard", hard),
-        scale=as_scale(scale, q.shape[-1]),
+        scale=as_scale(scale, q.shape[-1], q.dtype),
     )  # fmt: skip
     if problem.n_select and problem.gate != "none" and not problem.hard:
         _require_gates(scores)

@@ -90,12 +90,8 @@ def test_attention_gradient_is_exact_on_structured_inputs(terms):
         assert relative_error(ours, theirs) < 1e-10
 
 
-PLAIN_ERRORS = {"q": 2.5, "k": 2.0, "v": 2.0}
-"""Errors of a plain float32 backward: two were promised, and q exceeds them on some inputs (2.4 at most)."""
-
-
-@pytest.mark.parametrize("seed", range(1, 6), ids="seed {}".format)
-def test_float32_is_within_so_many_errors_of_a_plain_float32_backward(seed):
+def float32_errors(seed):
+    """Errors of the float32 gradients over those of a plain float32 backward, by name."""
     q, k, v, _ = rope_structured(500, 64, starts=4, seed=seed, dtype=np.float32)
     upstream = np.random.default_rng(1).standard_normal(v.shape).astype(np.float32)
     options = {"n_basis": 4, "probe": 1, "delta": 1e-3, "plan": Plan("block transform", 64)}
@@ -104,11 +100,24 @@ def test_float32_is_within_so_many_errors_of_a_plain_float32_backward(seed):
     wide = [x.astype(np.float64) for x in (q, k, v)]
     exact = dense_attention_backward(upstream.astype(np.float64), dense_attention_forward(*wide)[1])
     plain = dense_attention_backward(upstream, dense_attention_forward(q, k, v)[1])
-    for name, factor in PLAIN_ERRORS.items():
-        ours, theirs, right = (getattr(g, name) for g in (found, plain, exact))
-        assert ours.dtype == np.float32
-        assert relative_error(ours, right) <= factor * relative_error(theirs, right), name
+    assert all(x.dtype == np.float32 for x in found)
     assert row_errors(found.v, exact.v).max() < 1e-3
+    return {
+        name: relative_error(getattr(found, name), getattr(exact, name))
+        / relative_error(getattr(plain, name), getattr(exact, name))
+        for name in ("q", "k", "v")
+    }
+
+
+def test_float32_is_within_twice_the_error_of_a_plain_float32_backward():
+    assert max(float32_errors(seed=1).values()) <= 2
+
+
+@pytest.mark.parametrize("seed", range(2, 6), ids="seed {}".format)
+def test_float32_on_other_inputs_where_the_gradient_of_q_may_exceed_twice(seed):
+    errors = float32_errors(seed)
+    assert max(errors["k"], errors["v"]) <= 2
+    assert errors["q"] <= 2.5
 
 
 def test_the_same_bits_for_one_and_two_threads_and_from_run_to_run():

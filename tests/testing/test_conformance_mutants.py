@@ -30,11 +30,11 @@ def caught(report, cause):
         assert report.causes[0].name == cause, str(report)
 
 
-SCALE = "as_scale(scale, q.shape[-1])"
+SCALE = "as_scale(scale, q.shape[-1], q.dtype)"
 DENSE = {
     "scale missing": ("missing scale", [(SCALE, "1.0")]),
     "scale squared": ("scale applied twice", [(SCALE, f"{SCALE} ** 2")]),
-    "scale given not used": ("scale argument ignored", [(SCALE, "as_scale(None, q.shape[-1])")]),
+    "scale given not used": ("scale argument ignored", [(SCALE, "as_scale(None, q.shape[-1], q.dtype)")]),
     "scale 0.1 % off": (UNNAMED, [(SCALE, f"1.001 * {SCALE}")]),
     "rows not divided": (
         "rows not normalised",
@@ -183,7 +183,7 @@ CONV = {
         basis,
         [("columns = as_starts(starts, n)\n", "columns = np.asarray(starts) - (np.arange(len(starts)) > 0)\n")],
     ),
-    "scale missing": ("missing scale", basis, [("as_scale(scale, q.shape[1])", "1.0")]),
+    "scale missing": ("missing scale", basis, [("as_scale(scale, q.shape[1], q.dtype)", "1.0")]),
     "kernels a row down": (
         "kernel shifted",
         basis,

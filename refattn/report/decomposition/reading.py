@@ -123,7 +123,7 @@ def read_heads(path: Path, *, matrix: str = "logits", length: int | None = None,
     layout = HeadLayout.of(q, k, k if v is None else v)
     require_square(q, k)
     n = _length("q", q.shape[-2], length)
-    factor = as_scale(scale, q.shape[-1])
+    factor = as_scale(scale, q.shape[-1], q.dtype)
     return math.prod(layout.lead), _of_queries(layout, q, k, v, n, factor)
 
 
