@@ -9,6 +9,7 @@ from time import perf_counter
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from refattn import dense_attention, dense_attention_backward, dense_attention_forward
 from refattn._threads import set_thread_count
 from refattn.sparsek import SparseKCache, sparsek_attention, sparsek_attention_backward, sparsek_attention_forward
 from refattn.testing import relative_error, row_errors
@@ -86,34 +87,52 @@ def in_turns(functions, rounds):
     return times
 
 
+class Dense(Refattn):
+    """Exact attention of ours, which has no scores."""
+
+    def forward(self):
+        return dense_attention(*(self.inputs[name] for name in "qkv"))
+
+    def both(self):
+        _, cache = dense_attention_forward(*(self.inputs[name] for name in "qkv"))
+        return dense_attention_backward(self.dout, cache)
+
+
+IMPLEMENTATIONS = {
+    "fast": Refattn,
+    "fast, drifting scores": lambda n: Refattn(n, "drifting"),
+    "dense": Dense,
+    "torch": Torch,
+}
+LONGEST = {"dense": 8192, "torch": 16_384}
+
+
 class SparseKAttention:
-    """Seconds and peak memory of a call."""
+    """Seconds of a call against n, beside exact attention."""
 
-    params = ([8192, 65_536, 262_144], ["random", "drifting"])
-    param_names = ("n", "scores")
+    params = (list(IMPLEMENTATIONS), [1024, 4096, 8192, 16_384, 65_536, 262_144])
+    param_names = ("implementation", "n")
     timeout = 300
-    version = "1"
+    version = "2"
 
-    def setup(self, n, kind):
-        warm()
-        self.work = Refattn(n, kind)
+    def setup(self, implementation, n):
+        if n > LONGEST.get(implementation, n):
+            raise NotImplementedError  # quadratic: too slow to be worth a point
+        set_thread_count(THREADS)
+        self._limits = threadpool_limits(THREADS)
+        self.work = IMPLEMENTATIONS[implementation](n)
         self.work.both()
 
-    def time_forward(self, n, kind):
+    def teardown(self, implementation, n):
+        self._limits.restore_original_limits()
+
+    def time_forward(self, implementation, n):
         self.work.forward()
 
-    def time_both(self, n, kind):
+    def time_both(self, implementation, n):
         self.work.both()
 
-    def peakmem_forward(self, n, kind):
-        self.work.forward()
-
-    def peakmem_both(self, n, kind):
-        self.work.both()
-
-    for benchmark in (time_forward, time_both, peakmem_forward, peakmem_both):
-        benchmark.version = version
-    del benchmark
+    time_forward.version = time_both.version = version
 
 
 class SparseKAttentionTargets:
@@ -166,7 +185,7 @@ class SparseKAttentionTargets:
 
 
 class SparseKAttentionMemory:
-    """Peak of what is allocated in a call, inputs and results taken off, in multiples of V."""
+    """Peak of what is allocated in a call, inputs and results taken off, in multiples of V; and of the process."""
 
     params = (["forward", "both"], [65_536, 262_144])
     param_names = ("call", "n")
@@ -186,7 +205,11 @@ class SparseKAttentionMemory:
         tracemalloc.stop()
         return (peak - results) / inputs["v"].nbytes
 
+    def peakmem_process(self, call, n):
+        getattr(Refattn(n), call)()
+
     track_peak.unit = "times V"
+    peakmem_process.version = version
 
 
 class SparseKAttentionErrors:

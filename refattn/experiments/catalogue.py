@@ -19,6 +19,7 @@ MODULES: Mapping[str, str] = {
     "baselines": "baselines",
     "sparsek-perplexity": "sparsek_perplexity",
     "sparsek-passkey": "sparsek_passkey",
+    "sparsek-variations": "sparsek_variations",
 }
 """Module of `refattn.experiments` that holds each ``EXPERIMENT``, in the order of the results page."""
 

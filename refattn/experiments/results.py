@@ -218,6 +218,12 @@ SECTIONS: Mapping[str, Section] = {
         (tables.sparsek_perplexity,),
     ),
     "sparsek-passkey": Section("SparseK and a passkey", "", (tables.sparsek_passkey,)),
+    "sparsek-variations": Section(
+        "What was varied in learning the scores",
+        "Relative squared distance of the layer's outputs on text that the scorer was not fitted on, 128 pairs; gates"
+        " of one / soft gates in the model. The window has 4 sinks beyond its 128 pairs.",
+        (tables.sparsek_variations,),
+    ),
 }
 
 

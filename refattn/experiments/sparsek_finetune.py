@@ -38,9 +38,6 @@ from refattn.sparsek import sparsek_scores
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
 SPLITS = {256: (128, 128), 128: (64, 64)}
 """Pairs selected and in the window, by budget."""
 
@@ -81,10 +78,7 @@ class Work:
 
     def layer(self, layer: int, window: int) -> LayerInputs:
         """Return what a layer sees and does on a window."""
-        x = self.inputs(layer, window)
-        q, k, v = self.model.projections(layer, x)
-        projection = self.model.weights[f"blk.{layer}.attn_output.weight"]
-        return LayerInputs(x, q, k, v, exact_attention(layer, q, k, v), projection)
+        return layer_inputs(self.model, layer, self.inputs(layer, window))
 
     def importance(self, layer: int) -> dict[str, FloatArray]:
         """Return importance and attention of a layer by block, on all windows; computed at the first call."""
@@ -99,6 +93,13 @@ class Work:
     def scorer_path(self, kind: str, budget: int, layer: int) -> Path:
         """Return where the scorer of one layer is."""
         return self.folder / f"{kind}-{budget}-{layer:02}.npz"
+
+
+def layer_inputs(model: Llama, layer: int, x: FloatArray) -> LayerInputs:
+    """Return what a layer sees and does, from its normalised input, shape (n, width)."""
+    q, k, v = model.projections(layer, x)
+    projection = model.weights[f"blk.{layer}.attn_output.weight"]
+    return LayerInputs(x, q, k, v, exact_attention(layer, q, k, v), projection)
 
 
 def fit_layer(work: Work, layer: int, budget: int, on_pass: Callable[[int], None] | None = None) -> None:

@@ -96,6 +96,8 @@ def train(
     slope: FloatArray,
     *,
     seed: Sequence[int],
+    normalise: bool = False,
+    fit_slope: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
     on_pass: Callable[[TrainingState], None] | None = None,
 ) -> tuple[FloatArray, FloatArray, TrainingState]:
@@ -111,6 +113,10 @@ def train(
         Where to begin, if there is no checkpoint.
     seed : sequence of int
         Of the order of the windows.
+    normalise : bool, optional
+        Normalise the linear part of the scores over time.
+    fit_slope : bool, optional
+        Train the slope; else it stays as it is.
     checkpoint : path, optional
         Written after every pass, whole or not at all; if it exists, training goes on from it.
     on_pass : callable, optional
@@ -139,12 +145,13 @@ def train(
     """
     units = input_units(inputs)
     state = TrainingState(AdamState.start(units.parameters(weight, slope)))
-    key = json.dumps([[stage._asdict() for stage, _ in stages], list(seed), len(inputs), list(weight.shape)])
+    options = {"normalise": normalise, "fit_slope": fit_slope}
+    key = json.dumps([[stage._asdict() for stage, _ in stages], list(seed), len(inputs), list(weight.shape), options])
     if checkpoint is not None and Path(checkpoint).exists():
         state = read_checkpoint(checkpoint, key)
     while state.stage < len(stages):
         stage, loss = stages[state.stage]
-        state = _one_pass(inputs, stage, loss, units, state, [*seed, state.stage, state.passes])
+        state = _one_pass(inputs, stage, loss, units, state, [*seed, state.stage, state.passes], **options)
         if checkpoint is not None:
             write_checkpoint(checkpoint, state, key)
         if on_pass is not None:
@@ -153,7 +160,14 @@ def train(
 
 
 def _one_pass(
-    inputs: Sequence[FloatArray], stage: Stage, loss: Loss, units: Units, state: TrainingState, seed: Sequence[int]
+    inputs: Sequence[FloatArray],
+    stage: Stage,
+    loss: Loss,
+    units: Units,
+    state: TrainingState,
+    seed: Sequence[int],
+    normalise: bool,
+    fit_slope: bool,
 ) -> TrainingState:
     """Return the state after every window was used once, in batches."""
     order = np.random.default_rng(seed).permutation(len(inputs))
@@ -163,10 +177,10 @@ def _one_pass(
         gradient = np.zeros_like(adam.parameters)
         weight, slope = units.scorer(adam.parameters)
         for window in batch:
-            scores, cache = sparsek_scores_forward(inputs[window], weight, slope)
+            scores, cache = sparsek_scores_forward(inputs[window], weight, slope, normalise=normalise)
             value, dscores = loss(int(window), scores)
             pulled = sparsek_scores_backward(dscores.astype(scores.dtype), cache)
-            gradient += units.gradient(pulled.weight, pulled.slope) / len(batch)
+            gradient += units.gradient(pulled.weight, pulled.slope * fit_slope) / len(batch)
             values.append(value)
         adam = adam.stepped(gradient, cosine_rate(adam.step, len(batches) * stage.passes, stage.rate))
     losses = np.append(state.losses, np.mean(values))

@@ -264,3 +264,22 @@ def sparsek_passkey(rows: Rows) -> str:
     from refattn.experiments.sparsek_records import passkey_table
 
     return "\n".join(passkey_table(rows))
+
+
+def sparsek_variations(rows: Rows) -> str:
+    """Distance from exact attention by variant, a column for every layer; with soft gates after the slash."""
+    layers = list(grouped(rows, lambda row: row["layer"]))
+    lines = []
+    for variant, group in grouped(rows, lambda row: row["variant"]).items():
+        found = {row["layer"]: row for row in group}
+        cells = [
+            " / ".join(
+                f"{number(found[layer], name):.3f}"
+                for name in ("distance", "soft_distance")
+                if found[layer][name] is not None
+            )
+            for layer in layers
+            if layer in found
+        ]
+        lines.append([variant, *cells])
+    return table(["varied", *(f"layer {layer}" for layer in layers)], lines)

@@ -1,0 +1,69 @@
+"""Seconds against n beside exact attention, ours and PyTorch's, from the committed results of asv."""
+
+import json
+from itertools import product
+from pathlib import Path
+
+from style import BLUE, GREEN, GREY, INK, ORANGE, RED, plt
+
+RESULTS = Path(__file__).parents[2] / "asv_benchmarks" / "results" / "release"
+
+CONV, STEP = "conv.ConvAttention.time_attention", "conv_training.ConvStep.time_step"
+SPARSEK = "sparsek_attention.SparseKAttention.time_"
+EXACT = {"dense": ("exact, NumPy (ours)", INK), "torch": ("exact, PyTorch", GREY)}
+PANELS = {
+    "Conv-Basis, k = 16, forward": (
+        CONV,
+        {"k": "16", "dtype": "'float32'"},
+        EXACT
+        | {
+            "fast": ("conv, fast", BLUE),
+            "paper": ("conv, Algorithm 1 as written", RED),
+            "long convolution": ("one long convolution", GREEN),
+        },
+    ),
+    "Conv-Basis, k = 16, forward and backward": (
+        STEP,
+        {"k": "16", "dtype": "'float32'"},
+        EXACT | {"approximation": ("conv, its own gradient", BLUE), "attention": ("conv, Theorem 5.6", ORANGE)},
+    ),
+    "SparseK, 128 + window of 128, forward": (SPARSEK + "forward", {}, EXACT | {"fast": ("SparseK, fast", BLUE)}),
+    "SparseK, forward and backward": (SPARSEK + "both", {}, EXACT | {"fast": ("SparseK, fast", BLUE)}),
+}
+"""Title: benchmark, fixed parameters, and name and colour of every implementation."""
+
+
+def newest_results():
+    """Return the results of the newest commit measured: benchmark → columns of asv's file."""
+    files = [json.loads(path.read_text()) for path in RESULTS.glob("*-*.json")]
+    newest = max(files, key=lambda file: file["date"])
+    return {name: dict(zip(newest["result_columns"], row, strict=False)) for name, row in newest["results"].items()}
+
+
+def parameter_names():
+    """Return the names of the parameters of every benchmark."""
+    benchmarks = json.loads((RESULTS.parent / "benchmarks.json").read_text())
+    return {name: entry["param_names"] for name, entry in benchmarks.items() if name != "version"}
+
+
+def points(columns, names, fixed, implementation):
+    """Return n and seconds of one implementation."""
+    found = []
+    for values, seconds in zip(product(*columns["params"]), columns["result"], strict=True):
+        at = dict(zip(names, values, strict=True))
+        if at["implementation"] == repr(implementation) and fixed.items() <= at.items() and seconds is not None:
+            found.append((int(at["n"]), seconds))
+    return sorted(point for point in found if point[1] == point[1])  # what was left out is NaN
+
+
+def draw():
+    """Return the figure: a panel for each question, on logarithmic axes."""
+    results, names = newest_results(), parameter_names()
+    figure, axes = plt.subplots(2, 2, figsize=(9.2, 7.4), layout="constrained")
+    for axis, (title, (benchmark, fixed, implementations)) in zip(axes.flat, PANELS.items(), strict=True):
+        for implementation, (name, colour) in implementations.items():
+            curve = points(results[benchmark], names[benchmark], fixed, implementation)
+            axis.plot(*zip(*curve, strict=True), color=colour, marker="o", ms=3, label=name)
+        axis.set(xscale="log", yscale="log", title=title, xlabel="n", ylabel="seconds")
+        axis.legend(loc="upper left")
+    return figure
