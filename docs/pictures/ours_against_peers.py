@@ -34,10 +34,13 @@ PANELS = {
 
 
 def newest_results():
-    """Return the results of the newest commit measured: benchmark → columns of asv's file."""
+    """Return the results of the newest commit on which each was measured: benchmark → columns of asv's file."""
     files = [json.loads(path.read_text()) for path in RESULTS.glob("*-*.json")]
-    newest = max(files, key=lambda file: file["date"])
-    return {name: dict(zip(newest["result_columns"], row, strict=False)) for name, row in newest["results"].items()}
+    return {
+        name: dict(zip(file["result_columns"], row, strict=False))
+        for file in sorted(files, key=lambda file: file["date"])
+        for name, row in file["results"].items()
+    }
 
 
 def parameter_names():

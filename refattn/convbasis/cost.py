@@ -142,7 +142,6 @@ def choose_plan(n: int, k: int, d: int, dtype: Any) -> Plan:
     ('direct', 'block transform')
     """
     n, k, d = as_count("n", n, least=1), as_count("k", k, least=1), as_count("d", d, least=1)
-    n, k, d = as_count("n", n, least=1), as_count("k", k, least=1), as_count("d", d, least=1)
     dtype = as_float_dtype("dtype", dtype)
     seconds = {
         Plan("block transform", block): estimated_seconds(block_transform_work(n, k, d, dtype, block))
