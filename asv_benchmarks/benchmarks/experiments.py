@@ -13,27 +13,25 @@ from refattn.experiments.runner import run_experiment
 from refattn.experiments.workers import dask_workers
 
 
-def seconds(workers, size=1024, rounds=3):
-    """Shortest time of an experiment of 15 even items on so many workers, each compiled and warm."""
+def seconds(workers, size=256):
+    """Time of a sweep of 210 items, some tens of milliseconds each, on so many workers, compiled and warm."""
     from distributed import LocalCluster
 
-    experiment, times = load("maps"), []
+    experiment = load("error-against-k")
     cluster = LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None)
     with cluster, tempfile.TemporaryDirectory() as folder:
         pool = dask_workers(cluster.scheduler_address)
-        run_experiment(experiment, f"{folder}/warm", sizes=[128], workers=pool)
-        for place in range(rounds):
-            begun = time.perf_counter()
-            run_experiment(experiment, f"{folder}/{place}", sizes=[size], workers=pool)
-            times.append(time.perf_counter() - begun)
-    return min(times)
+        run_experiment(experiment, f"{folder}/warm", sizes=[64], workers=pool)
+        begun = time.perf_counter()
+        run_experiment(experiment, f"{folder}/measured", sizes=[size], workers=pool)
+        return time.perf_counter() - begun
 
 
 class DaskScaling:
     """One worker's time over two workers'; 2 is perfect."""
 
     timeout = 600
-    version = "1"
+    version = "2"
     unit = "times"
 
     def setup(self):

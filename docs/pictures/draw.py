@@ -15,7 +15,14 @@ from refattn.experiments.records import read_records
 
 HERE = Path(__file__).parent
 SHIPPED = Path(refattn.__file__).parent / "experiments" / "data"
-PICTURES = ("block_transform", "conv_basis", "sparsek_intervals", "error_against_k", "time_against_n", "ours_against_peers")
+PICTURES = (
+    "block_transform",
+    "conv_basis",
+    "sparsek_intervals",
+    "error_against_k",
+    "time_against_n",
+    "ours_against_peers",
+)
 
 
 def draw_all(folder: Path, records: Path) -> list[Path]:

@@ -18,10 +18,10 @@ from refattn.convbasis.cost import SECONDS, Plan, block_transform_work, direct_w
 WIDTH = 64
 BLOCK_TRANSFORM = tuple(
     (n, k, block)
-    for n in (1024, 4096, 16_384, 65_536, 262_144)
+    for n in (256, 512, 1024, 4096, 16_384, 65_536, 262_144)
     for k in (1, 16, 128)
-    for block in (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16_384)
-    if 4 <= n // block <= 512
+    for block in (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16_384)
+    if 2 <= n // block <= 512 and k <= n // 4
 )
 DIRECT = (64, 128, 256, 512, 1024, 2048, 4096)
 

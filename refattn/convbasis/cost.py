@@ -8,6 +8,7 @@ with p = n/B + k − 1 pairs and w the width of V rounded up to even, the work i
     spill        the same, where eight columns at once do not fit in a core's cache
     kernels      ½ k n log₂(2B)                exponentials, chunks and sums of the kernels
     pieces       p + n/B + k + B/32            tasks handed to a thread
+    call         1                             what a transform costs at any size
 
 and for the direct product
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -68,13 +70,14 @@ class Plan:
 
 
 SECONDS = {
-    "multiply": 7.2e-11,
-    "transform": 7.0e-11,
-    "spill": 4.8e-11,
-    "kernels": 1.8e-10,
-    "pieces": 2.4e-05,
-    "product": 7.2e-12,
-    "tiles": 2.8e-05,
+    "multiply": 9.3e-11,
+    "transform": 8.8e-11,
+    "spill": 4.5e-11,
+    "kernels": 4.3e-10,
+    "pieces": 2.8e-05,
+    "call": 3.6e-04,
+    "product": 1.3e-12,
+    "tiles": 5.8e-05,
 }
 """Seconds for one unit of work, in float32 on two threads, as `calibrate` measured them."""
 
@@ -95,6 +98,7 @@ def block_transform_work(n: int, k: int, d: int, dtype: Any, block: int) -> dict
         "spill": moved * rounds if block * size > _CACHED else 0.0,
         "kernels": 0.5 * k * n * rounds,
         "pieces": (pairs + blocks + k + block / 32) * 4 / size,
+        "call": 4 / size,
     }
     return {kind: amount * size / 4 for kind, amount in work.items()}
 
@@ -133,8 +137,8 @@ def choose_plan(n: int, k: int, d: int, dtype: Any) -> Plan:
 
     Notes
     -----
-    Time O(log n): every power of two is estimated. The constants were fitted to measurements with one machine's cores;
-    the choice is the same on every machine. Source: ours.
+    Time O(log n): every power of two is estimated, once for equal arguments. The constants were fitted to measurements
+    with one machine's cores; the choice is the same on every machine. Source: ours.
 
     Examples
     --------
@@ -142,7 +146,11 @@ def choose_plan(n: int, k: int, d: int, dtype: Any) -> Plan:
     ('direct', 'block transform')
     """
     n, k, d = as_count("n", n, least=1), as_count("k", k, least=1), as_count("d", d, least=1)
-    dtype = as_float_dtype("dtype", dtype)
+    return _cheapest(n, k, d, as_float_dtype("dtype", dtype))
+
+
+@lru_cache(maxsize=1024)
+def _cheapest(n: int, k: int, d: int, dtype: np.dtype[Any]) -> Plan:
     seconds = {
         Plan("block transform", block): estimated_seconds(block_transform_work(n, k, d, dtype, block))
         for block in _BLOCKS
