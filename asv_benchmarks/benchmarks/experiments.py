@@ -13,17 +13,20 @@ from refattn.experiments.runner import run_experiment
 from refattn.experiments.workers import dask_workers
 
 
-def seconds(workers, size=256):
-    """Time of a sweep of 210 items, some tens of milliseconds each, on so many workers, compiled and warm."""
+SIZES = [1664, 1792, 1920, 2048]
+
+
+def seconds(workers):
+    """Time of a sweep of 60 items, some tenths of a second each, on so many workers, compiled and warm."""
     from distributed import LocalCluster
 
-    experiment = load("error-against-k")
+    experiment = load("maps")
     cluster = LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None)
     with cluster, tempfile.TemporaryDirectory() as folder:
         pool = dask_workers(cluster.scheduler_address)
-        run_experiment(experiment, f"{folder}/warm", sizes=[64], workers=pool)
+        run_experiment(experiment, f"{folder}/warm", sizes=[128], workers=pool)
         begun = time.perf_counter()
-        run_experiment(experiment, f"{folder}/measured", sizes=[size], workers=pool)
+        run_experiment(experiment, f"{folder}/measured", sizes=SIZES, workers=pool)
         return time.perf_counter() - begun
 
 

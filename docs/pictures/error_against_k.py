@@ -26,7 +26,7 @@ def draw(rows):
         axis.axhline(1.0, color=GREY, lw=0.8, ls=":")
         axis.set(xscale="log", yscale="log", xlabel="k", title=f"n = {n:,}")
     axes[0, 0].set_ylabel("‖Y − Ỹ‖ / ‖Y‖")
-    axes[0, 0].legend(loc="lower left")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
