@@ -104,24 +104,26 @@ def _to_tolerance(quick: bool) -> Measurement:
 
 
 def _no_on_real_heads(quick: bool) -> Measurement:
-    """Smallest error of a sampled row with as many terms as are tried, over heads."""
+    """Share of heads for which a basis is found."""
     real = load_real_heads()
     n = 512 if quick else real.q.shape[-2]
     group = 1 if quick else real.q.shape[1]
     most = n // 16
-    errors, curve = [], {}
+    found, curve = {}, {}
     for place, layer in enumerate(real.layers):
         for head in range(group):
             q, k = real.q[place, head, :n], real.k[place, 0, :n]
             result = recover_to_tolerance(q, k, 0.1, kernels="least-squares", max_basis=most, samples=64)
-            errors.append(0.0 if result.found else result.error)
-            curve[f"layer {layer}, head {head}"] = {f"k = {point.k}": point.error for point in result.curve}
+            name = f"layer {layer}, head {head}"
+            if result.basis is not None:
+                found[name] = f"{result.basis.starts.size} terms"
+            curve[name] = {f"k = {point.k}": point.error for point in result.curve}
     return Measurement(
-        f"{len(errors)} heads of SmolLM2-135M on Hamlet, n = {n}, k up to {most}, tolerance 0.1;"
+        f"{len(curve)} heads of SmolLM2-135M on Hamlet, n = {n}, k up to {most}, tolerance 0.1;"
         f" sha256 {real.sha256[:12]}",
-        min(errors),
-        at_least=0.1,
-        detail={"largest error of a sampled row": curve},
+        len(found) / len(curve),
+        at_most=0.1,
+        detail={"found for": found, "largest error of a sampled row": curve},
     )
 
 
@@ -150,8 +152,8 @@ CLAIMS = (
     Claim(
         "starts.not-conv-like",
         "ours",
-        "recover_to_tolerance says that heads of a language model are not conv-like: k = n/16 leaves rows far off.",
-        "smallest over heads of the largest ‖a − ã‖₁ of a sampled row; 0 where a basis was found",
+        "recover_to_tolerance says that most heads of a language model are not conv-like, up to k = n/16.",
+        "share of heads for which a basis was found with every sampled row's ‖a − ã‖₁ within 0.1",
         _no_on_real_heads,
     ),
 )
