@@ -12,7 +12,6 @@ from refattn.experiments.catalogue import load
 from refattn.experiments.runner import run_experiment
 from refattn.experiments.workers import dask_workers
 
-
 SIZES = [1664, 1792, 1920, 2048]
 
 
