@@ -19,7 +19,7 @@ def mean(x):
     """A function that has the property: refuses what it must, and gives the mean of the rest."""
     try:
         array = np.asarray(x, float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, np.exceptions.ComplexWarning):
         raise TypeError("x: numbers were wanted") from None
     with np.errstate(all="ignore"):
         found = array.mean() if array.size else np.inf
