@@ -10,11 +10,12 @@ planner, and its destructor, run under one lock, which a fork waits for.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -243,11 +244,13 @@ def export_wisdom(path: str | os.PathLike[str]) -> None:
     _require_fftw()
     with _planner:
         parts = _pyfftw().export_wisdom()
-    write_whole(path, json.dumps({"fftw": [part.decode("ascii") for part in parts]}))
+    write_whole(path, json.dumps({"fftw": [part.decode("ascii") for part in parts], "sha256": _digest(parts)}))
 
 
 def import_wisdom(path: str | os.PathLike[str]) -> None:
     """Read what `export_wisdom` wrote; plans made from now on use it.
+
+    FFTW itself ends the process on some damaged wisdom: a digest in the file tells before it is asked.
 
     Raises
     ------
@@ -261,15 +264,22 @@ def import_wisdom(path: str | os.PathLike[str]) -> None:
     _require_fftw()
     content = Path(path).read_bytes()
     try:
-        parts = tuple(part.encode("ascii") for part in json.loads(content)["fftw"])
+        saved = json.loads(content)
+        parts = tuple(part.encode("ascii") for part in saved["fftw"])
         if len(parts) != 3:
             raise ValueError("three precisions were wanted")
+        if saved["sha256"] != _digest(parts):
+            raise ValueError("it is damaged: its digest is another one")
         with _planner:
             accepted = _pyfftw().import_wisdom(parts)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read as wisdom ({error}); a file of export_wisdom was wanted") from error
     if not any(accepted):
         raise ValueError(f"{path}: FFTW accepts none of it; wisdom of the same FFTW version was wanted")
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 def _require_fftw() -> None:

@@ -1,13 +1,16 @@
 """Transforms: both backends, bounded plan cache, wisdom, one transform for one thread at a time."""
 
+import json
 import threading
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
 from refattn import _fft
 
-BACKENDS = ["pyfftw", "scipy"]
+needs_fftw = pytest.mark.skipif(find_spec("pyfftw") is None, reason="needs pyFFTW")
+BACKENDS = [pytest.param("pyfftw", marks=needs_fftw), "scipy"]
 
 
 @pytest.fixture(params=BACKENDS)
@@ -85,6 +88,7 @@ def test_threads_with_mixed_shapes(engine):
     assert not wrong
 
 
+@needs_fftw
 def test_measured_plans_and_wisdom(tmp_path, monkeypatch):
     monkeypatch.setenv("REFATTN_FFT", "pyfftw")
     monkeypatch.setattr(_fft, "_shelf", _fft._Shelf())
@@ -94,6 +98,11 @@ def test_measured_plans_and_wisdom(tmp_path, monkeypatch):
         np.testing.assert_allclose(_fft.rfft(x, 96), np.fft.rfft(x), rtol=0, atol=1e-12)
         _fft.export_wisdom(tmp_path / "wisdom.json")
         _fft.import_wisdom(tmp_path / "wisdom.json")
+        saved = json.loads((tmp_path / "wisdom.json").read_text())
+        saved["fftw"][0] = saved["fftw"][0].replace("#x", "#7", 1)  # on such FFTW ends the process
+        (tmp_path / "wisdom.json").write_text(json.dumps(saved))
+        with pytest.raises(ValueError, match="damaged"):
+            _fft.import_wisdom(tmp_path / "wisdom.json")
     finally:
         _fft.set_planner_effort("estimate")
     assert [path.name for path in tmp_path.iterdir()] == ["wisdom.json"]
@@ -101,6 +110,7 @@ def test_measured_plans_and_wisdom(tmp_path, monkeypatch):
         _fft.set_planner_effort("hard")
 
 
+@needs_fftw
 @pytest.mark.parametrize("content", ["", "{}", '{"fftw": 3}', '{"fftw": ["a"]}', '{"fftw": ["a", "b", "c"]}'])
 def test_what_is_not_wisdom_is_refused(content, tmp_path, monkeypatch):
     monkeypatch.setenv("REFATTN_FFT", "pyfftw")
@@ -110,6 +120,7 @@ def test_what_is_not_wisdom_is_refused(content, tmp_path, monkeypatch):
         _fft.import_wisdom(path)
 
 
+@needs_fftw
 def test_wisdom_wants_fftw_and_a_place_to_go(tmp_path, monkeypatch):
     monkeypatch.setenv("REFATTN_FFT", "scipy")
     with pytest.raises(RuntimeError, match="FFTW is not in use"):

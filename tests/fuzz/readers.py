@@ -124,8 +124,13 @@ def _wisdom(folder: Path, content: bytes) -> Any:
 
 
 def _wisdom_seeds(folder: Path) -> list[bytes]:
-    from refattn._fft import export_wisdom
+    from refattn._fft import export_wisdom, rfft, set_planner_effort
 
+    set_planner_effort("measure")
+    try:
+        rfft(np.ones((2, 96)), 96)
+    finally:
+        set_planner_effort("estimate")
     export_wisdom(folder / "seed.json")
     return [(folder / "seed.json").read_bytes(), b'{"fftw": ["", "", ""]}', b'{"fftw": [1, null, {}]}']
 

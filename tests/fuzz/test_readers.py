@@ -7,6 +7,7 @@ import os
 import pickle
 import resource
 import struct
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -50,7 +51,13 @@ def mutate(rng, content):
     return bytes(content)
 
 
-@pytest.mark.parametrize("name", READERS)
+def with_what_they_need(names):
+    """Readers by name, those of FFTW's wisdom only where there is FFTW."""
+    needs_fftw = pytest.mark.skipif(find_spec("pyfftw") is None, reason="needs pyFFTW")
+    return [pytest.param(name, marks=needs_fftw if name == "wisdom" else ()) for name in sorted(names)]
+
+
+@pytest.mark.parametrize("name", with_what_they_need(READERS))
 def test_damaged_files_are_read_or_refused(name, tmp_path, little_memory):
     reader, rng = READERS[name], np.random.default_rng(0)
     seeds = reader.seeds(tmp_path)
@@ -61,7 +68,7 @@ def test_damaged_files_are_read_or_refused(name, tmp_path, little_memory):
         feed(reader, tmp_path, mutate(rng, seeds[rng.integers(0, len(seeds))]))
 
 
-@pytest.mark.parametrize("name", set(READERS) - {"heads"})
+@pytest.mark.parametrize("name", with_what_they_need(set(READERS) - {"heads"}))
 def test_a_whole_file_is_read(name, tmp_path):
     assert feed(READERS[name], tmp_path, READERS[name].seeds(tmp_path)[0])
 
