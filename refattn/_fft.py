@@ -6,6 +6,10 @@ A *transform* is a plan with its own input and output buffers. `borrowed` lends 
 until it is given back, so no FFTW object ever runs in two threads at once. What is given back is kept for the next one
 who asks for the same kind and shape, up to a bounded number of bytes, the least recently used going first. FFTW's
 planner, and its destructor, run under one lock, which a fork waits for.
+
+FFTW follows what measuring has taught it, its *wisdom*, even where it is asked for an estimated plan, whose last bits
+would then depend on what was planned before. It therefore has that wisdom only while it measures; `_measuring` keeps it
+for the rest of the time.
 """
 
 from __future__ import annotations
@@ -38,6 +42,8 @@ PLAN_BYTES = 16 << 10
 
 _planner = threading.Lock()
 _effort = "estimate"
+_wisdom: tuple[bytes, ...] | None = None
+"""What measuring has taught, as pyFFTW exports it; changed under the planner's lock."""
 
 
 @cache
@@ -66,6 +72,29 @@ def fast_length(least: int) -> int:
     from scipy.fft import next_fast_len
 
     return int(next_fast_len(least, real=True))
+
+
+@contextmanager
+def _estimating() -> Iterator[Any]:
+    """Lend ``pyfftw``, with the planner's lock held."""
+    with _planner:
+        yield _pyfftw()
+
+
+@contextmanager
+def _measuring() -> Iterator[Any]:
+    """Lend ``pyfftw`` with what measuring has taught so far; what it learns inside is kept, and taken from it after."""
+    global _wisdom
+    with _estimating() as pyfftw:
+        before = pyfftw.export_wisdom()
+        if _wisdom is not None:
+            pyfftw.import_wisdom(_wisdom)
+        try:
+            yield pyfftw
+        finally:
+            _wisdom = pyfftw.export_wisdom()
+            pyfftw.forget_wisdom()
+            pyfftw.import_wisdom(before)
 
 
 class Transform:
@@ -98,12 +127,11 @@ class Transform:
         }
         in_shape, in_dtype, out_shape, out_dtype = shapes[kind]
         if engine == "pyfftw":
-            pyfftw = _pyfftw()
-            self.input = pyfftw.zeros_aligned(in_shape, in_dtype)
-            self.output = pyfftw.zeros_aligned(out_shape, out_dtype)
+            zeros = _pyfftw().zeros_aligned
+            self.input, self.output = zeros(in_shape, in_dtype), zeros(out_shape, out_dtype)
             direction = "FFTW_BACKWARD" if kind.startswith("i") else "FFTW_FORWARD"
             flags = (f"FFTW_{effort.upper()}", *(("FFTW_DESTROY_INPUT",) if kind == "irfft" else ()))
-            with _planner:
+            with _estimating() if effort == "estimate" else _measuring() as pyfftw:
                 plan = pyfftw.FFTW(self.input, self.output, axes=(1,), direction=direction, flags=flags, threads=1)
                 self.input[...] = 0  # measuring has written to it
             self.execute = plan.execute
@@ -219,8 +247,9 @@ def set_planner_effort(effort: str) -> None:
     Parameters
     ----------
     effort : {"estimate", "measure", "patient"}
-        ``"estimate"``, the default, takes microseconds and always finds the same plan. The others try plans out, for
-        seconds, and may find another plan, with other last bits, the next time; `export_wisdom` keeps what they found.
+        ``"estimate"``, the default, takes microseconds and always finds the same plan, whatever was measured before by
+        this library (wisdom that a program gives FFTW by itself is followed). The others try plans out, for seconds,
+        and may find another plan, with other last bits, the next time; `export_wisdom` keeps what they found.
 
     Raises
     ------
@@ -242,13 +271,13 @@ def export_wisdom(path: str | os.PathLike[str]) -> None:
         The file cannot be written; an older one stays as it was.
     """
     _require_fftw()
-    with _planner:
-        parts = _pyfftw().export_wisdom()
+    with _measuring() as pyfftw:
+        parts = pyfftw.export_wisdom()
     write_whole(path, json.dumps({"fftw": [part.decode("ascii") for part in parts], "sha256": _digest(parts)}))
 
 
 def import_wisdom(path: str | os.PathLike[str]) -> None:
-    """Read what `export_wisdom` wrote; plans made from now on use it.
+    """Read what `export_wisdom` wrote; plans that are measured from now on use it.
 
     FFTW itself ends the process on some damaged wisdom: a digest in the file tells before it is asked.
 
@@ -270,8 +299,8 @@ def import_wisdom(path: str | os.PathLike[str]) -> None:
             raise ValueError("three precisions were wanted")
         if saved["sha256"] != _digest(parts):
             raise ValueError("it is damaged: its digest is another one")
-        with _planner:
-            accepted = _pyfftw().import_wisdom(parts)
+        with _measuring() as pyfftw:
+            accepted = pyfftw.import_wisdom(parts)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read as wisdom ({error}); a file of export_wisdom was wanted") from error
     if not any(accepted):

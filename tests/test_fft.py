@@ -111,6 +111,30 @@ def test_measured_plans_and_wisdom(tmp_path, monkeypatch):
 
 
 @needs_fftw
+def test_estimated_plans_are_the_same_after_measuring(tmp_path, monkeypatch):
+    """FFTW follows wisdom also where it estimates: for most of these lengths it would find another plan."""
+    monkeypatch.setenv("REFATTN_FFT", "pyfftw")
+    x = np.random.default_rng(0).standard_normal((16, 4096))
+
+    def transformed(effort):
+        monkeypatch.setattr(_fft, "_shelf", _fft._Shelf())
+        _fft.set_planner_effort(effort)
+        try:
+            return [_fft.rfft(x[:, :length], length) for length in (256, 512, 700, 1024, 1500, 2048, 3000, 4096)]
+        finally:
+            _fft.set_planner_effort("estimate")
+
+    expected = transformed("estimate")
+    transformed("measure")
+    _fft.export_wisdom(tmp_path / "wisdom.json")
+    assert len((tmp_path / "wisdom.json").read_text()) > 300
+    for _ in range(2):
+        for found, right in zip(transformed("estimate"), expected, strict=True):
+            np.testing.assert_array_equal(found, right)
+        _fft.import_wisdom(tmp_path / "wisdom.json")
+
+
+@needs_fftw
 @pytest.mark.parametrize("content", ["", "{}", '{"fftw": 3}', '{"fftw": ["a"]}', '{"fftw": ["a", "b", "c"]}'])
 def test_what_is_not_wisdom_is_refused(content, tmp_path, monkeypatch):
     monkeypatch.setenv("REFATTN_FFT", "pyfftw")
