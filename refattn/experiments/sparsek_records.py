@@ -23,6 +23,7 @@ NAMES = {
     "ridge": "SparseK, ridge scores",
     "learned": "SparseK, learned scores",
     "shared": "the same, pairs shared out among layers",
+    "long": "SparseK, scores learned on 8,192 tokens",
 }
 """What the attentions are called in tables, in their order."""
 

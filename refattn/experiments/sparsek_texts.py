@@ -1,8 +1,8 @@
 """Text that the scorers are fitted on, and text that is held out: essays, told apart by name.
 
 Held out are the three longest essays, which have room for long windows, and the essay of the ledger's other rows about
-this model; every other essay of at least 2,048 tokens is for fitting. A window is a run of n tokens of one essay, from
-a multiple of n on; the rest of an essay is left.
+this model; every other essay is for fitting. A window is a run of n tokens of one essay, from a multiple of n on; the
+rest of an essay is left. No essay for fitting has 8,192 tokens: windows so long are taken from all of them, joined.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from refattn.models import essays, smollm2_path, tokenizer_from_gguf
 
 HELD_OUT = ("worked", "popular", "gap", "useful")
+JOINED = "every essay for fitting"
+"""Stands for the essays that are not held out, one after the other in alphabetical order."""
 
 
 class Window(NamedTuple):
-    """So many tokens of an essay, from one on."""
+    """So many tokens of an essay, or of `JOINED`, from one on."""
 
     text: str
     start: int
@@ -29,7 +31,9 @@ class Window(NamedTuple):
 
 @cache
 def tokens_of(text: str) -> NDArray[np.int64]:
-    """Return the tokens of an essay."""
+    """Return the tokens of an essay, or of `JOINED`."""
+    if text == JOINED:
+        return np.concatenate([tokens_of(one) for one in fitting_texts()])
     return np.array(_tokenizer().encode(essays()[text]).ids, dtype=np.int64)
 
 
@@ -52,10 +56,19 @@ def window_tokens(window: Window) -> NDArray[np.int64]:
     return found
 
 
+def fitting_texts() -> list[str]:
+    """Return the essays that are not held out, in alphabetical order."""
+    return [text for text in sorted(essays()) if text not in HELD_OUT]
+
+
 def fitting_windows(n: int = 2048, *, per_text: int = 1) -> list[Window]:
     """Return the first windows of every essay that is not held out, in alphabetical order."""
-    texts = [text for text in sorted(essays()) if text not in HELD_OUT]
-    return [window for text in texts for window in list(_windows(text, n))[:per_text]]
+    return [window for text in fitting_texts() for window in list(_windows(text, n))[:per_text]]
+
+
+def joined_windows(n: int = 8192) -> list[Window]:
+    """Return every window of the essays that are not held out, joined."""
+    return list(_windows(JOINED, n))
 
 
 def held_out_windows(n: int = 2048) -> list[Window]:

@@ -19,10 +19,11 @@ import numpy as np
 
 from refattn._threads import one_blas_thread
 from refattn._validation import FloatArray
+from refattn.experiments import sparsek_finetune
 from refattn.experiments.experiment import Experiment, Item, Record, significant
 from refattn.experiments.sparsek_distillation import distillation_loss
-from refattn.experiments.sparsek_finetune import SEED, SPLITS, STAGES, layer_inputs
-from refattn.experiments.sparsek_importance import LayerInputs, block_importance, importance_loss, ridge_scorer
+from refattn.experiments.sparsek_finetune import SEED, SPLITS, layer_inputs, stage_losses
+from refattn.experiments.sparsek_importance import LayerInputs, block_importance, ridge_scorer
 from refattn.experiments.sparsek_perplexity import SINKS
 from refattn.experiments.sparsek_texts import fitting_windows, window_tokens
 from refattn.experiments.sparsek_training import Stage, train
@@ -31,10 +32,10 @@ from refattn.sparsek import sparsek_scores
 
 LAYERS = (5, 14, 20)
 BUDGET = 128
-FITTED, JUDGED = slice(0, 10), slice(10, 12)
-"""Windows, among those for fitting."""
+FITTED, JUDGED, MORE = tuple(range(10)), (10, 11), tuple(range(12, 20))
+"""Windows, among those for fitting; the last for the recipe with more text."""
 
-IMPORTANCE, DISTILLATION = STAGES[BUDGET]
+IMPORTANCE, DISTILLATION = sparsek_finetune.RECIPES["learned"].stages[BUDGET]
 
 
 class Recipe(NamedTuple):
@@ -56,6 +57,8 @@ class Recipe(NamedTuple):
         What is scored: the layer's input, or the values of all key-value heads.
     split : (int, int)
         Pairs selected and in the window.
+    fitted : tuple of int
+        Windows fitted on.
     """
 
     stages: tuple[Stage, ...] = (IMPORTANCE, DISTILLATION)
@@ -65,6 +68,7 @@ class Recipe(NamedTuple):
     slope: bool = True
     of: str = "input"
     split: tuple[int, int] = SPLITS[BUDGET]
+    fitted: tuple[int, ...] = FITTED
 
 
 WINDOW_AND_SINKS = "window + sinks"
@@ -75,6 +79,11 @@ RECIPES = {
     "importance of attention only, then distillation": Recipe(worth=("attention",)),
     "importance of distance only, then distillation": Recipe(worth=("distance",)),
     "importance, then distillation": Recipe(),
+    "the same, importance kept in the second loss": Recipe(stages=(IMPORTANCE, DISTILLATION._replace(name="both"))),
+    "the same, twice the passes": Recipe(
+        stages=tuple(stage._replace(passes=2 * stage.passes) for stage in (IMPORTANCE, DISTILLATION))
+    ),
+    "the same, eight more essays": Recipe(fitted=FITTED + MORE),
     "the same, hard gates in training": Recipe(hard=True),
     "the same, scores normalised over time": Recipe(normalise=True),
     "the same, without a slope": Recipe(slope=False),
@@ -105,16 +114,15 @@ def _inputs(n: int, window: int) -> dict[int, FloatArray]:
 
 
 @cache
-def _windows(n: int, layer: int) -> list[LayerInputs]:
-    """Return what a layer sees and does on the windows it is fitted on and judged on."""
-    return [layer_inputs(model(), layer, _inputs(n, window)[layer]) for window in range(JUDGED.stop)]
+def _window(n: int, layer: int, window: int) -> LayerInputs:
+    """Return what a layer sees and does on a window."""
+    return layer_inputs(model(), layer, _inputs(n, window)[layer])
 
 
 @cache
-def _worth(n: int, layer: int) -> dict[str, list[FloatArray]]:
-    """Return importance and attention of the pairs of the windows fitted on."""
-    distance, attention = zip(*map(block_importance, _windows(n, layer)[FITTED]), strict=True)
-    return {"distance": list(distance), "attention": list(attention)}
+def _worth(n: int, layer: int, window: int) -> dict[str, FloatArray]:
+    """Return importance and attention of the pairs of a window."""
+    return dict(zip(("distance", "attention"), block_importance(_window(n, layer, window)), strict=True))
 
 
 def items(sizes: Sequence[int]) -> list[Item]:
@@ -127,7 +135,7 @@ def run(item: Item) -> list[Record]:
     """Fit the scorer of one layer by one recipe, and judge it."""
     n, layer, variant = int(item["n"] or 0), int(item["layer"] or 0), str(item["variant"])
     with one_blas_thread():
-        judged = _windows(n, layer)[JUDGED]
+        judged = [_window(n, layer, window) for window in JUDGED]
         if variant == WINDOW_AND_SINKS:
             distances = [_distance(one, sliding_window(BUDGET, SINKS)(layer, *one[1:4])) for one in judged]
             return [{"distance": significant(float(np.mean(distances))), "soft_distance": None}]
@@ -159,22 +167,15 @@ def _scored(recipe: Recipe, one: LayerInputs) -> FloatArray:
 
 def _fit(recipe: Recipe, n: int, layer: int) -> tuple[FloatArray, FloatArray]:
     """Return weight and slope."""
-    layers, worth = _windows(n, layer)[FITTED], _worth(n, layer)
+    layers = [_window(n, layer, place) for place in recipe.fitted]
+    worth = [_worth(n, layer, place) for place in recipe.fitted]
     inputs = [_scored(recipe, one) for one in layers]
     n_select, window = recipe.split
-    weight, slope = ridge_scorer(inputs, worth["attention"], window=window)
-    total = {name: sum(float(table.sum(dtype=np.float64)) for table in tables) for name, tables in worth.items()}
-    shares = [
-        np.sum([worth[name][place] / total[name] for name in recipe.worth], axis=0) for place in range(len(layers))
-    ]
+    weight, slope = ridge_scorer(inputs, [tables["attention"] for tables in worth], window=window)
+    total = {name: sum(float(tables[name].sum(dtype=np.float64)) for tables in worth) for name in recipe.worth}
+    shares = [np.sum([tables[name] / total[name] for name in recipe.worth], axis=0) for tables in worth]
 
-    def by_importance(place: int, scores: FloatArray) -> tuple[float, FloatArray]:
-        return importance_loss(scores, shares[place], n_select=n_select, window=window)
-
-    def by_output(place: int, scores: FloatArray) -> tuple[float, FloatArray]:
-        return distillation_loss(scores, layers[place], n_select=n_select, window=window, hard=recipe.hard)
-
-    losses = {"importance": by_importance, "distillation": by_output}
+    losses = stage_losses(layers, shares, n_select=n_select, window=window, hard=recipe.hard)
     weight, slope, _ = train(
         inputs,
         [(stage, losses[stage.name]) for stage in recipe.stages],

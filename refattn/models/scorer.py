@@ -3,9 +3,10 @@
     score_t = a_t · weight + slope · t             a: the layer's normalised input, one weight and slope a head
 
 (arXiv 2406.16747, the scoring network; `refattn.sparsek.sparsek_scores`). Shipped for SmolLM2-135M are
-``"ridge"`` regression and ``"learned"`` by distillation from there, each for 256 and for 128 pairs a query, and, for
-128, ``"shared"``: the learned scores with another number of pairs in every layer
-(`refattn.experiments.sparsek_finetune`). Beside every file stands a manifest that says how it was made.
+``"ridge"`` regression and ``"learned"`` by distillation from there, on texts of 2,048 tokens, ``"long"``, learned on
+8,192, each for 256 and for 128 pairs a query, and, for 128, ``"shared"``: the learned scores with another number of
+pairs in every layer (`refattn.experiments.sparsek_finetune`). Beside every file stands a manifest that says how it was
+made.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from refattn._npz import read_arrays, write_arrays
 from refattn._validation import as_option, require_finite
 
 FORMAT = "refattn-scorer/1"
-KINDS = ("ridge", "learned", "shared")
+KINDS = ("ridge", "learned", "shared", "long")
 BUDGETS = (256, 128)
 SHIPPED = tuple((kind, budget) for budget in BUDGETS for kind in KINDS if (kind, budget) != ("shared", 256))
 _ARRAYS = ("weight", "slope", "n_select", "window")
@@ -154,14 +155,15 @@ def read_scorer(path: str | os.PathLike[str]) -> Scorer:
         raise ValueError(f"{path}: not a scorer that can be used ({error})") from error
 
 
-def load_scorer(kind: str = "learned", budget: int = 256) -> Scorer:
+def load_scorer(kind: str = "long", budget: int = 256) -> Scorer:
     """Return a scorer for SmolLM2-135M that is shipped with the package.
 
     Parameters
     ----------
-    kind : {"learned", "shared", "ridge"}, optional
-        Fine-tuned by distillation; the same with the pairs shared out among the layers, more where they buy more; or
-        the regression that training started from.
+    kind : {"learned", "long", "shared", "ridge"}, optional
+        Fine-tuned on texts of 2,048 tokens, for texts up to that length; on 8,192 tokens, for longer ones; as
+        ``"learned"`` with the pairs shared out among the layers, more where they buy more; or the regression that
+        training started from.
     budget : {256, 128}, optional
         Pairs a query attends to, in every layer or (``"shared"``, 128 only) in the mean of the layers.
 

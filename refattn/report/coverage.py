@@ -171,7 +171,7 @@ _SPARSEK = (
              remark="needs pre-training of language models on GPUs, which is out of this package's reach"),
     _sparsek("table", "extrapolation to longer texts", remark="needs the models trained from scratch"),
     _sparsek("table", "pretrained models: perplexity with SparseK", "sparsek.model-gap-256", "sparsek.model-gap-128",
-             "sparsek.model-gap-128-shared",
+             "sparsek.model-gap-128-shared", "sparsek.model-gap-256-long", "sparsek.model-gap-128-long",
              remark="on SmolLM2-135M, only the scoring network learned; the paper's models and texts are not run"),
     _sparsek("table", "retrieval from a long context", "sparsek.model-passkey"),
     _sparsek("table", "downstream tasks", remark="needs the paper's models, fine-tuned; of tasks, a passkey is run"),

@@ -109,6 +109,8 @@ PLANTED: dict[str, str] = {
     "sparsek.model-gap-256": "records of worse learned scores",
     "sparsek.model-gap-128": "records of worse learned scores",
     "sparsek.model-gap-128-shared": "records of worse learned scores",
+    "sparsek.model-gap-256-long": "records of worse learned scores",
+    "sparsek.model-gap-128-long": "records of worse learned scores",
     "sparsek.model-learning": "records of worse learned scores",
     "sparsek.model-passkey": "records of worse learned scores",
     "sparsek.scorer-files": "scorers eight times as large",

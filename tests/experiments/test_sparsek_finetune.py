@@ -27,7 +27,8 @@ def work(tmp_path, monkeypatch):
     monkeypatch.setattr(sparsek_finetune, "SPLITS", {256: (24, 40), 128: (12, 20)})
     monkeypatch.setattr(sparsek_finetune, "_manifest", lambda work, kind, budget, layers: {"kind": kind, "seed": 0})
     stages = {128: (Stage("importance", 3, 2, 0.01), Stage("distillation", 2, 1, 0.01))}
-    monkeypatch.setattr(sparsek_finetune, "STAGES", {**stages, 256: (Stage("distillation", 1, 1, 0.01),)})
+    recipe = sparsek_finetune.Recipe(list, {**stages, 256: (Stage("distillation", 1, 1, 0.01),)})
+    monkeypatch.setattr(sparsek_finetune, "RECIPES", {"learned": recipe, "long": recipe})
     weights = {name: 0.5 * rng.standard_normal(shape) for name, shape in CONFIG.tensor_shapes().items()}
     windows = [Window(str(number), 0, N) for number in range(3)]
     return lambda name: Work(_made(tmp_path / name), Llama(CONFIG, weights), windows)

@@ -12,7 +12,17 @@ from refattn.experiments import sparsek_passkey, sparsek_perplexity
 from refattn.experiments.records import read_records
 from refattn.experiments.sparsek_perplexity import gap_ratio, perplexities
 from refattn.experiments.sparsek_records import FOLDER, passkey_table, perplexity_table, shipped_rows
-from refattn.experiments.sparsek_texts import HELD_OUT, Window, fitting_windows, held_out_windows, window_tokens
+from refattn.experiments.sparsek_texts import (
+    HELD_OUT,
+    JOINED,
+    Window,
+    fitting_texts,
+    fitting_windows,
+    held_out_windows,
+    joined_windows,
+    tokens_of,
+    window_tokens,
+)
 
 PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "sparsek-learned.md"
 EXPERIMENTS = [sparsek_perplexity.EXPERIMENT, sparsek_passkey.EXPERIMENT]
@@ -74,6 +84,11 @@ def test_fitting_and_held_out_text_are_disjoint():
     assert len(fitting) == 20
     assert not {window.text for window in fitting} & set(HELD_OUT)
     assert {window.text for window in held_out} == set(HELD_OUT)
+    assert not set(fitting_texts()) & set(HELD_OUT)
+    joined = joined_windows()
+    assert len(joined) == 13
+    assert len(tokens_of(JOINED)) == sum(len(tokens_of(text)) for text in fitting_texts())
+    np.testing.assert_array_equal(window_tokens(joined[0])[:1749], tokens_of(fitting_texts()[0]))
     for n, windows in sparsek_perplexity.WINDOWS.items():
         assert n * len(windows) >= (16384 if n == 2048 else n)
         assert all(text in HELD_OUT for text, _ in windows)

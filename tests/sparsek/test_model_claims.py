@@ -37,7 +37,8 @@ def _learned_worse(right):
         rows = [dict(row) for row in right(name)]
         if name == "sparsek-passkey":
             return [{**row, "success": row["success"] and row["attention"] != "learned"} for row in rows]
-        return [{**row, "loss": row["loss"] + 0.3 * (row["attention"] in ("learned", "shared"))} for row in rows]
+        learned = ("learned", "shared", "long")
+        return [{**row, "loss": row["loss"] + 0.3 * (row["attention"] in learned)} for row in rows]
 
     return wrong
 
@@ -46,6 +47,8 @@ PLANTED = {
     "sparsek.model-gap-256": ("shipped_rows", _learned_worse),
     "sparsek.model-gap-128": ("shipped_rows", _learned_worse),
     "sparsek.model-gap-128-shared": ("shipped_rows", _learned_worse),
+    "sparsek.model-gap-256-long": ("shipped_rows", _learned_worse),
+    "sparsek.model-gap-128-long": ("shipped_rows", _learned_worse),
     "sparsek.model-learning": ("shipped_rows", _learned_worse),
     "sparsek.model-passkey": ("shipped_rows", _learned_worse),
 }
