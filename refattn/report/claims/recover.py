@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import math
-import tracemalloc
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from refattn._validation import FloatArray
 from refattn.convbasis import basis_from_starts, inference_bound, logit_residual, posterior_bound, sharp_bound
 from refattn.convbasis.recover import search
 from refattn.report.ledger import Claim, Measurement, fingerprint
+from refattn.report.peak import peak_memory
 from refattn.testing import attention_inputs, rope_structured, row_errors
 
 PAPER = "arXiv 2405.05219"
@@ -159,24 +160,18 @@ def _all_columns(quick: bool) -> Measurement:
     )
 
 
-_PAGE = 1 << 14
-
-
 def _memory(quick: bool) -> Measurement:
     """Exponent in n of the peak memory of recover and attention."""
     sizes = (1024, 2048, 4096) if quick else (1024, 2048, 4096, 8192, 16384)
     peaks = []
     for n in sizes:
         q, k, v, _ = rope_structured(n, 16, starts=4, seed=0, deviation=0.5)
-        conv_attention(q, k, v, n_basis=4, probe=1, delta=1e-6, method="paper", tol=1e300)  # plans are not counted
-        tracemalloc.start()
-        conv_attention(q, k, v, n_basis=4, probe=1, delta=1e-6, method="paper", tol=1e300)
-        pages = round(tracemalloc.get_traced_memory()[1] / _PAGE)  # Python's own share differs by some hundred bytes
-        peaks.append(pages * _PAGE)
-        tracemalloc.stop()
+        run = functools.partial(conv_attention, q, k, v, n_basis=4, probe=1, delta=1e-6, method="paper", tol=1e300)
+        run()  # plans are not counted
+        peaks.append(peak_memory(run))
     slope = float(np.polyfit(np.log(sizes), np.log(peaks), 1)[0])
     return Measurement(
-        f"rotary inputs, n = {sizes[0]} … {sizes[-1]}, d = 16, k = 4",
+        f"rotary inputs, n = {sizes[0]} … {sizes[-1]}, d = 16, k = 4, one thread",
         slope,
         at_most=1.1,
         detail={f"peak MB at n = {n}": peak / 1e6 for n, peak in zip(sizes, peaks, strict=True)},

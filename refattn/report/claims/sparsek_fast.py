@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import DTypeLike
 
 from refattn._threads import set_thread_count, thread_count
 from refattn.report.ledger import Claim, Measurement, fingerprint
+from refattn.report.peak import peak_memory
 from refattn.sparsek import SparseKCache, sparsek_attention, sparsek_attention_backward, sparsek_attention_forward
 from refattn.testing import relative_error, row_errors
 from refattn.testing.real_heads import load_real_heads
@@ -160,20 +160,17 @@ def _linear_time(quick: bool) -> Measurement:
 
 def _peak(n: int) -> float:
     """Peak memory of forward and backward beyond inputs and results, in multiples of V."""
-    inputs = _inputs(5, n, dtype=np.float32)
-    tracemalloc.start()
-    results = _run(inputs, "fast", SETTING)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    inputs, results = _inputs(5, n, dtype=np.float32), {}
+    peak = peak_memory(lambda: results.update(_run(inputs, "fast", SETTING)))
     upstream = inputs["v"].nbytes  # the cosine of the output
     kept = sum(array.nbytes for array in results.values()) + upstream
-    return round(float((peak - kept) / inputs["v"].nbytes), 2)  # Python's own share differs by some hundred bytes
+    return round(float((peak - kept) / inputs["v"].nbytes), 2)
 
 
 def _memory(quick: bool) -> Measurement:
     n = 32_768 if quick else 262_144
     _seconds(_inputs(5, 2048, dtype=np.float32), both=True)
-    return Measurement(f"normal, float32, d = 64, k = w = 128, n = {n}, seed 5", _peak(n), at_most=8.0)
+    return Measurement(f"normal, float32, d = 64, k = w = 128, n = {n}, one thread, seed 5", _peak(n), at_most=8.0)
 
 
 def _against_torch(quick: bool) -> Measurement:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from refattn import (
 from refattn.convbasis import basis_from_starts
 from refattn.convbasis.training import loss_gradient_oracle, loss_gradient_paper
 from refattn.report.ledger import Claim, Measurement, fingerprint
+from refattn.report.peak import peak_memory
 from refattn.testing import attention_inputs, check_gradients, relative_error, rope_structured, tolerance
 
 PAPER = "arXiv 2405.05219"
@@ -190,13 +190,10 @@ def _memory(quick: bool) -> Measurement:
         conv_attention_backward(upstream, cache)
 
     run()  # plans and compiled code are not counted
-    tracemalloc.start()
-    run()
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    peak = peak_memory(run)
     return Measurement(
-        f"rotary inputs, n = {n}, d = 64, k = 16, float32; NumPy's memory, without FFTW's buffers",
-        round((peak - 4 * v.nbytes) / v.nbytes, 2),  # Python's own share differs by some hundred bytes
+        f"rotary inputs, n = {n}, d = 64, k = 16, float32, one thread; NumPy's memory, without FFTW's buffers",
+        round((peak - 4 * v.nbytes) / v.nbytes, 2),
         at_most=10.0,
     )
 
