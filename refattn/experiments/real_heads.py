@@ -70,7 +70,7 @@ def generate(out_dir: Path, *, on_layer: Callable[[int, int], None] | None = Non
 
     out_dir.mkdir(parents=True, exist_ok=True)
     with replacing(out_dir / ARRAYS_FILE) as arrays_file:
-        np.savez_compressed(arrays_file, allow_pickle=False, **arrays)
+        np.savez_compressed(arrays_file, **arrays)
     manifest = {
         "model": "SmolLM2-135M-Instruct",
         "quantisation": "Q4_1",

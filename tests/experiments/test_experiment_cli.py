@@ -69,8 +69,8 @@ def test_other_records_give_status_1_and_one_line(run):
     assert run("conv-by-fft", "--sizes", "50").exit_code == 0
     result = run("conv-by-fft", "--sizes", "60")
     assert result.exit_code == 1
-    assert "sizes [50], not [60]" in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
+    assert "sizes [50], not [60]" in result.output
+    assert len(result.output.strip().splitlines()) == 1
 
 
 def test_a_second_writer_gives_status_1(run, tmp_path):
@@ -78,7 +78,7 @@ def test_a_second_writer_gives_status_1(run, tmp_path):
     with exclusively(tmp_path / "records" / "conv-by-fft.lock"):
         result = run("conv-by-fft", "--sizes", "50")
     assert result.exit_code == 1
-    assert "another process is writing" in result.stderr
+    assert "another process is writing" in result.output
 
 
 def test_ctrl_c_gives_status_130_and_says_how_to_go_on(tmp_path):

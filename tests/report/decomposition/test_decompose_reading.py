@@ -101,7 +101,7 @@ def test_objects_are_refused_and_not_unpickled(tmp_path):
     array = np.empty((2, 2), dtype=object)
     array[:] = Trap()
     np.save(tmp_path / "x.npy", array, allow_pickle=True)
-    np.savez(tmp_path / "x.npz", h=array, allow_pickle=True)
+    np.savez(tmp_path / "x.npz", h=array)
     for name in ("x.npy", "x.npz"):
         with pytest.raises(ValueError, match="Python objects came"):
             read_heads(tmp_path / name)
