@@ -66,7 +66,7 @@ def generate(out_dir: Path, *, on_layer: Callable[[int, int], None] | None = Non
     file = read_gguf(weights)
     text = shakespeare_text(TEXT)
     tokens = tokenizer_from_gguf(file).encode(text[text.index(OPENING) :]).ids[:N_TOKENS]
-    arrays = compute_heads(Llama.from_gguf(file, dtype=np.float64), tokens, on_layer=on_layer)
+    arrays: dict[str, Any] = compute_heads(Llama.from_gguf(file, dtype=np.float64), tokens, on_layer=on_layer)
 
     out_dir.mkdir(parents=True, exist_ok=True)
     with replacing(out_dir / ARRAYS_FILE) as arrays_file:
