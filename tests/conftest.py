@@ -1,11 +1,20 @@
 """Skips are for machines that lack an optional package; where all are installed, a skip is a failure.
 
+``@pytest.mark.needs("gguf", …)`` skips a test where one of the modules is missing.
+
 JAX is not counted: it is one peer among several, and large.
 """
 
 import os
+from importlib.util import find_spec
 
 import pytest
+
+
+def pytest_runtest_setup(item):
+    missing = [name for mark in item.iter_markers("needs") for name in mark.args if find_spec(name) is None]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -2,14 +2,13 @@
 
 import json
 import threading
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
 from refattn import _fft
 
-needs_fftw = pytest.mark.skipif(find_spec("pyfftw") is None, reason="needs pyFFTW")
+needs_fftw = pytest.mark.needs("pyfftw")
 BACKENDS = [pytest.param("pyfftw", marks=needs_fftw), "scipy"]
 
 

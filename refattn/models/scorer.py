@@ -161,7 +161,7 @@ def load_scorer(kind: str = "long", budget: int = 256) -> Scorer:
     Parameters
     ----------
     kind : {"learned", "long", "shared", "ridge"}, optional
-        Fine-tuned on texts of 2,048 tokens, for texts up to that length; on 8,192 tokens, for longer ones; as
+        Fine-tuned on texts of 2,048 tokens, and no good beyond; on 8,192 tokens, better at every length measured; as
         ``"learned"`` with the pairs shared out among the layers, more where they buy more; or the regression that
         training started from.
     budget : {256, 128}, optional

@@ -129,8 +129,9 @@ class Claim:
     why_not : str, optional
         For a claim without a check: why.
     timed : bool, optional
-        Whether the measured number is a time or follows from times: then it, its verdict and its detail may differ
-        between two runs. Everything else is the same, bit for bit, on the same machine.
+        Whether the measured number is a time or depends on times, as memory does that is held by several threads: then
+        it, its verdict and its detail may differ between two runs. Everything else is the same, bit for bit, on the
+        same machine.
 
     Notes
     -----

