@@ -15,6 +15,46 @@ from refattn._validation import FloatArray
 
 
 @compiled
+def logit_terms(
+    G: FloatArray, Y: FloatArray, V: FloatArray, low: int, high: int, r: FloatArray, rows: FloatArray, columns: FloatArray
+) -> None:
+    """Sums over the columns, for the rows ``low … high − 1``.
+
+    ``r_i = G_i · Y_i``, ``rows_i = (‖G_i‖₁, Σ_a |G_ia Y_ia|)``, ``columns_i = (‖V_i‖₁ / d, 1)``.
+    """
+    d = G.shape[1]
+    zero = G.dtype.type(0)
+    lanes = np.zeros((4, 16), G.dtype)
+    for i in range(low, high):
+        lanes[:] = zero
+        for first in range(0, d - 15, 16):
+            for lane in range(16):
+                g, v = G[i, first + lane], V[i, first + lane]
+                product = g * Y[i, first + lane]
+                lanes[0, lane] += product
+                lanes[1, lane] += abs(g)
+                lanes[2, lane] += abs(product)
+                lanes[3, lane] += abs(v)
+        total, row, both, column = zero, zero, zero, zero
+        for lane in range(16):
+            total += lanes[0, lane]
+            row += lanes[1, lane]
+            both += lanes[2, lane]
+            column += lanes[3, lane]
+        for c in range(d >> 4 << 4, d):
+            product = G[i, c] * Y[i, c]
+            total += product
+            row += abs(G[i, c])
+            both += abs(product)
+            column += abs(V[i, c])
+        r[i] = total
+        rows[i, 0] = row
+        rows[i, 1] = both
+        columns[i, 0] = column / d
+        columns[i, 1] = 1
+
+
+@compiled
 def add_correlations(
     products: NDArray[Any],
     place: NDArray[np.int64],

@@ -83,16 +83,29 @@ def write_chunks(
 
 
 @compiled
-def column_sizes(x: FloatArray, low: int, high: int, squares: NDArray[np.float64], largest: FloatArray) -> None:
-    """``squares[c] = Σ_r x[r, c]²`` and ``largest[c] = max_r |x[r, c]|`` over the rows ``low … high − 1``."""
+def sizes(x: FloatArray, low: int, high: int, squares: NDArray[np.float64], columns: FloatArray, rows: FloatArray) -> None:
+    """Sizes of the rows ``low … high − 1``: ``squares[c] = Σ_r x[r, c]²``, ``columns[c]`` and ``rows[r]`` the largest."""
+    lanes = np.zeros(16, x.dtype)
+    width = x.shape[1]
     squares[:] = 0
-    largest[:] = 0
+    columns[:] = 0
     for r in range(low, high):
-        for c in range(squares.size):
+        for c in range(width):
             squares[c] += np.float64(x[r, c]) * np.float64(x[r, c])
-        for c in range(squares.size):
+        for c in range(width):
             size = abs(x[r, c])
-            largest[c] = size if size > largest[c] else largest[c]
+            columns[c] = size if size > columns[c] else columns[c]
+        lanes[:] = 0
+        for first in range(0, width - 15, 16):
+            for lane in range(16):
+                size = abs(x[r, first + lane])
+                lanes[lane] = size if size > lanes[lane] else lanes[lane]
+        largest = x.dtype.type(0)
+        for lane in range(16):
+            largest = max(largest, lanes[lane])
+        for c in range(width >> 4 << 4, width):
+            largest = max(largest, abs(x[r, c]))
+        rows[r] = largest
 
 
 @compiled

@@ -67,6 +67,55 @@ def gather_upper(
 
 
 @compiled
+def gather_diagonal(
+    starts: NDArray[np.int64], kernels: FloatArray, rows: NDArray[np.int64], first: int, logits: FloatArray
+) -> None:
+    """``logits[rows_r − first, r] = u_seg(rows_r)[0]``, where that is a row of `logits`."""
+    segment = 0
+    for r in range(rows.size):
+        while segment + 1 < starts.size and starts[segment + 1] <= rows[r]:
+            segment += 1
+        if first <= rows[r] < first + logits.shape[0]:
+            logits[rows[r] - first, r] = kernels[segment, 0]
+
+
+@compiled
+def write_lags(
+    places: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    kernels: FloatArray,
+    G: FloatArray,
+    r: FloatArray,
+    V: FloatArray,
+    log_sum_exp: NDArray[np.float64],
+    transposed: bool,
+    out: FloatArray,
+) -> None:
+    """``out[i, t] = Σ_j exp(u_i[t] − log_sum_exp[row]) (G[row] · V[column] − r[row])`` for the (i, t) of `places`.
+
+    j runs over the columns of segment i; the row is ``j + t`` and the column j, or, transposed, the other way round.
+    Sums are in float64.
+    """
+    n, d = G.shape
+    lanes = np.zeros(8)
+    for place in range(places.shape[0]):
+        i, t = places[place, 0], places[place, 1]
+        end = min(starts[i + 1] if i + 1 < starts.size else n, n - t)
+        total = 0.0
+        for j in range(starts[i], end):
+            row, column = (j, j + t) if transposed else (j + t, j)
+            lanes[:] = 0
+            for first in range(0, d - 7, 8):
+                for lane in range(8):
+                    lanes[lane] += np.float64(G[row, first + lane]) * np.float64(V[column, first + lane])
+            dot = ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]))
+            for c in range(d >> 3 << 3, d):
+                dot += np.float64(G[row, c]) * np.float64(V[column, c])
+            total += np.exp(np.float64(kernels[i, t]) - log_sum_exp[row]) * (dot - r[row])
+        out[i, t] = total
+
+
+@compiled
 def subtract_row_maximum(logits: FloatArray, largest: FloatArray) -> None:
     """``logits[j, r] −= largest[r]``."""
     for j in range(logits.shape[0]):

@@ -335,17 +335,18 @@ def _attend(
         elif method == "paper":
             with np.errstate(over="ignore", invalid="ignore"):  # judged below
                 out[head], report = paper.conv_attention_head(values[head], lower[head], above, row_tol)
-            recomputed[head], largest[head] = report.recomputed, report.largest_bound
+            recomputed[head], largest[head] = report.rows.size, report.largest_bound
         else:
             from refattn.convbasis import fast
 
             chosen = plan or fast.plan_head(values[head], lower[head], above)
-            f = fast.FastSoftmax(lower[head], above, chosen, v.shape[-1])
+            f = fast.FastSoftmax(lower[head], above, chosen, v.shape[-1], row_tol)
             plans[head] = chosen
-            lost, largest[head] = f.write(values[head], row_tol, out[head])
-            recomputed[head] = lost.size if f.below is not None else 0
+            report = f.write(values[head], out[head])
+            recomputed[head] = report.rows.size if f.below is not None else 0
+            largest[head] = report.largest_bound
             if keep:
-                operators[head] = f, lost
+                operators[head] = f
     if method != "fast" and check_finite:  # the fast one judges the rows that may overflow
         require_finite("v: output", out)
     return ConvCache(

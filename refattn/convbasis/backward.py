@@ -10,12 +10,16 @@ from numpy.typing import ArrayLike
 
 from refattn._threads import one_blas_thread
 from refattn._validation import FloatArray, as_float_arrays, as_option, require_finite, require_kind
-from refattn.convbasis import gradients
+from refattn.convbasis import gradients, oracle
 from refattn.convbasis.attention import ConvCache
-from refattn.convbasis.gradients import ConvGradients
+from refattn.convbasis.basis import ConvBasis
+from refattn.convbasis.gradients import ConvGradients, Recomputed
 from refattn.convbasis.paper import Softmax
 
 GRADIENTS = ("approximation", "attention")
+_FLOAT32_DECADES = 25
+"""Decades that products of rows of float32 may span; where they would span more, small ones would vanish beside large
+ones, and the gradient is computed in float64."""
 
 
 @one_blas_thread()
@@ -84,13 +88,17 @@ def conv_attention_backward(dout: ArrayLike, cache: ConvCache, *, gradient: str 
         upstream = layout.expand_queries(dout.astype(q.dtype, copy=False))
         out = layout.expand_queries(cache.out)
         dq, dk, dv = np.empty(q.shape, q.dtype), np.empty(k.shape, q.dtype), np.empty(v.shape, q.dtype)
+        counts = np.zeros((3, *layout.inner), dtype=np.int64)
         for head in np.ndindex(*layout.inner):
             arrays = (upstream[head], out[head], q[head], k[head], v[head])
-            dq[head], dk[head], dv[head] = _head_gradient(gradient, cache, head, arrays)
+            one = _head_gradient(gradient, cache, head, arrays)
+            dq[head], dk[head], dv[head] = one
+            counts[(slice(None), *head)] = one.recomputed
         found = ConvGradients(
             layout.reduce_queries(dq, cache.q.shape),
             layout.reduce_keys(dk, cache.k.shape),
             layout.reduce_keys(dv, cache.v.shape),
+            Recomputed(*counts.reshape(3, *layout.lead)),
         )
     for name, one in found._asdict().items():
         require_finite(f"dout: gradient of {name}", one)
@@ -100,19 +108,40 @@ def conv_attention_backward(dout: ArrayLike, cache: ConvCache, *, gradient: str 
 def _head_gradient(
     gradient: str, cache: ConvCache, head: tuple[int, ...], arrays: tuple[FloatArray, ...]
 ) -> ConvGradients:
-    """The gradient of one head, by the cache's method: the fast operator of the forward, or the paper's."""
+    """The gradient of one head, by the cache's method: the fast operator of the forward, the paper's, or dense."""
     G, Y, Q, K, V = arrays
-    approximation = gradient == "approximation"
-    if cache.method == "fast":
-        from refattn.convbasis import fast_gradients
-
-        f, lost = cache.operators[head]
-        if approximation:
-            return fast_gradients.approximation_gradient(G, Y, Q, K, V, f, lost, cache.scale)
-        return gradients.attention_gradient(G, Y, Q, K, V, fast_gradients.KeptRows(f, lost, cache.tol), cache.scale)
     place = tuple(np.unravel_index(np.ravel_multi_index(head, cache.layout.inner), cache.layout.lead)) if head else ()
-    upper = None if cache.upper is None else cache.upper[place]
-    tol = cache.tol if cache.method == "paper" else 0.0  # the oracle: every row from its dense weights
-    softmax = Softmax(cache.basis[place], upper, tol)
-    function = gradients.approximation_gradient if approximation else gradients.attention_gradient
-    return function(G, Y, Q, K, V, softmax, cache.scale)
+    lower, upper = cache.basis[place], None if cache.upper is None else cache.upper[place]
+    if cache.method == "oracle":
+        dense = oracle.approximation_gradient if gradient == "approximation" else oracle.attention_gradient
+        found, _ = dense(G, Q, K, V, lower, upper, cache.scale)
+        return ConvGradients(*(one.astype(Q.dtype) for one in found[:3]), Recomputed(0, 0, 0))
+    wide = Q.dtype == np.float32 and _decades(G) + _decades(V) + max(_decades(Q), _decades(K)) > _FLOAT32_DECADES
+    if wide:
+        G, Y, Q, K, V = (one.astype(np.float64) for one in arrays)
+        lower, upper = _in_float64(lower), None if upper is None else _in_float64(upper)
+    if cache.method == "paper":
+        paper = gradients.approximation_gradient if gradient == "approximation" else gradients.attention_gradient
+        found = paper(G, Y, Q, K, V, Softmax(lower, upper, cache.tol), cache.scale)
+    else:
+        from refattn.convbasis import fast, fast_gradients
+
+        f = cache.operators[head]
+        if wide:
+            f = fast.FastSoftmax(lower, upper, f.plan, V.shape[1], cache.tol)
+        one = fast_gradients.approximation_gradient if gradient == "approximation" else gradients.attention_gradient
+        found = one(G, Y, Q, K, V, f, cache.scale)
+    return ConvGradients(*(one.astype(cache.q.dtype, copy=False) for one in found), found.recomputed)
+
+
+def _in_float64(basis: ConvBasis) -> ConvBasis:
+    return ConvBasis.trusted(basis.starts, basis.kernels.astype(np.float64))
+
+
+def _decades(x: FloatArray) -> float:
+    """Decades between the largest row and the smallest that is not zero."""
+    from refattn.convbasis.fast import sizes_of
+
+    sizes = sizes_of(x)[1]
+    used = sizes[sizes > 0]
+    return float(np.log10(used.max(), dtype=np.float64) - np.log10(used.min(), dtype=np.float64)) if used.size else 0.0

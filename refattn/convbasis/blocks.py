@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,20 +76,45 @@ class Spectra:
     ----------
     values : ndarray, shape (groups, places, frequencies of a group, width)
         The complex columns as pairs of reals, in the order in which they are multiplied.
-    norms, peaks : ndarray, shape (pieces,)
-        For each piece the largest 2-norm of a complex column, and the largest modulus of its transform.
-    largest : float
-        Largest absolute entry of the pieces.
+    norms, peaks : ndarray, shape (pieces, complex columns)
+        The 2-norm of every complex column of each piece, and the largest modulus of its transform.
+    columns : ndarray, shape (columns,)
+        Largest absolute entry of every column.
+    rows : ndarray, shape (n,)
+        Largest absolute entry of every row.
     """
 
     values: FloatArray
     norms: NDArray[np.float64]
     peaks: NDArray[np.float64]
-    largest: float
+    columns: FloatArray
+    rows: FloatArray
 
     def release(self) -> None:
         """Give the memory of `values` back for the next product; they must not be used any more."""
         give_back(self.values)
+
+
+class Reach(NamedTuple):
+    """Which chunks meet which pieces in a product.
+
+    Attributes
+    ----------
+    place : ndarray of int, shape (results, pieces)
+        Number of the chunk between a piece and a piece of the result; 0 where they do not meet.
+    low, high : ndarray of int, shape (results,)
+        First of the pieces that reach a result, and the one after the last.
+    shift : ndarray, shape (results,)
+        Exponent of a result: what is computed is the product times ``exp(−shift)``.
+    weight : ndarray, shape (results, pieces)
+        Scale of each product of a chunk with a piece; 0 where they do not meet.
+    """
+
+    place: NDArray[np.int64]
+    low: NDArray[np.int64]
+    high: NDArray[np.int64]
+    shift: NDArray[np.float64]
+    weight: NDArray[np.float64]
 
 
 class BlockProduct:
@@ -188,6 +213,12 @@ class BlockProduct:
         factor = np.exp(self._peaks[i, block] - self.shift + exponent) if start < end else 0.0
         return np.asarray(self._halves[i, start:end] * self.dtype.type(factor))
 
+    def kernel(self, i: int) -> NDArray[np.float64]:
+        """``exp(u_i − shift)``, in float64, for the lags that are left of the first column of segment i."""
+        used = self.n - int(self.starts[i])
+        with np.errstate(under="ignore"):
+            return self._halves[i, :used] * np.repeat(self._scale[i], self.block)[:used]
+
     def row_sums(self) -> NDArray[np.float64]:
         """Sum of every row of the matrix, times ``exp(−shift)``: the product with ones, without an FFT's error."""
         return self._sums(_kernels.add_window_sums)
@@ -244,28 +275,45 @@ class BlockProduct:
         width = x.shape[1]
         groups, places = -(-2 * self.block // _kernels.GROUP), max(len(self.pairs), len(self.rows))
         values = take_workspace((groups, places, _kernels.GROUP, width), self.dtype)
-        norms, peaks, largest = np.zeros((3, len(pieces)))
+        norms, peaks = np.zeros((2, len(pieces), width // 2))
+        columns, rows = np.zeros((len(pieces), width), self.dtype), np.zeros(len(x), self.dtype)
 
         def one(piece: int) -> None:
             low, high = int(pieces.low[piece]), int(pieces.high[piece])
             at = low - int(pieces.block[piece]) * self.block
-            for first, columns in self._batches(width // 2):
-                with _fft.borrowed("fft", columns, 2 * self.block, self.dtype) as transform:
+            for first, count in self._batches(width // 2):
+                with _fft.borrowed("fft", count, 2 * self.block, self.dtype) as transform:
                     _kernels.to_padded_columns(x.view(transform.input.dtype), low, high, first, at, transform.input)
                     transform.execute()
                     _kernels.columns_to_groups(transform.output, piece, first, values.view(transform.output.dtype))
-            squares, sizes = np.empty(width), np.empty(width, self.dtype)
-            _kernels.column_sizes(x, low, high, squares, sizes)
-            largest[piece] = sizes.max()
-            _kernels.group_maxima(values, piece, 2 * self.block, sizes)
+            squares, largest = np.empty(width), np.empty(width, self.dtype)
+            _kernels.sizes(x, low, high, squares, columns[piece], rows)
+            _kernels.group_maxima(values, piece, 2 * self.block, largest)
             with np.errstate(over="ignore"):  # an infinite bound keeps no row
-                norms[piece] = np.sqrt((squares[::2] + squares[1::2]).max())
-                peaks[piece] = np.hypot(sizes[::2], sizes[1::2], dtype=np.float64).max()
-            if largest[piece] < _SQUARES_VANISH:
-                norms[piece] = largest[piece] * np.sqrt(2 * (high - low))  # at least the norm
+                norms[piece] = np.sqrt(squares[::2] + squares[1::2])
+                peaks[piece] = np.hypot(largest[::2], largest[1::2], dtype=np.float64)
+            if columns[piece].max() < _SQUARES_VANISH:
+                norms[piece] = columns[piece].max() * np.sqrt(2 * (high - low))  # at least the norm
 
         for_each(one, range(len(pieces)))
-        return Spectra(values, norms, peaks, float(largest.max()))
+        return Spectra(values, norms, peaks, columns.max(axis=0), rows)
+
+    def reach(self, *, transposed: bool = False, exponents: NDArray[np.float64] | None = None) -> Reach:
+        """Which chunks meet which pieces in a product, and how they are scaled; see `multiply`."""
+        blocks, first_chunk, pair_block = len(self.rows), self.first_chunk, self.pairs.block
+        if transposed:
+            place = first_chunk[:, None] + np.arange(blocks)
+            low, high = pair_block, np.full(len(self.pairs), blocks)
+        else:
+            place = np.arange(blocks)[:, None] + first_chunk
+            low, high = np.zeros(blocks, np.int64), np.searchsorted(pair_block, np.arange(blocks), side="right")
+        reached = (np.arange(place.shape[1]) >= low[:, None]) & (np.arange(place.shape[1]) < high[:, None])
+        place = np.where(reached, place, 0)
+        size = np.where(reached, self._largest[place], -np.inf)
+        if exponents is not None:
+            size = size + exponents
+        shift = size.max(axis=1)
+        return Reach(place, low, high, shift, np.exp(_difference(size, shift[:, None])))
 
     def multiply(
         self, spectra: Spectra, *, transposed: bool = False, exponents: NDArray[np.float64] | None = None
@@ -288,24 +336,8 @@ class BlockProduct:
         noise : ndarray, shape (pieces of the result,)
             Estimated rounding error of an entry of what was computed.
         """
-        blocks, first_chunk, pair_block = len(self.rows), self.first_chunk, self.pairs.block
-        if transposed:
-            place = first_chunk[:, None] + np.arange(blocks)
-            low, high = pair_block, np.full(len(self.pairs), blocks)
-        else:
-            place = np.arange(blocks)[:, None] + first_chunk
-            low, high = np.zeros(blocks, np.int64), np.searchsorted(pair_block, np.arange(blocks), side="right")
-        reached = (np.arange(place.shape[1]) >= low[:, None]) & (np.arange(place.shape[1]) < high[:, None])
-        place = np.where(reached, place, 0)
-        size = np.where(reached, self._largest[place], -np.inf)
-        if exponents is not None:
-            size = size + exponents
-        shift = size.max(axis=1)
-        weight = np.exp(_difference(size, shift[:, None]))
-        noise = self._noise(spectra, place, weight) * np.sqrt(
-            1 + (high - low) / (4 * max(np.log2(2 * self.block), 1))  # the sum over pieces rounds as well
-        )
-
+        place, low, high, shift, weight = reach = self.reach(transposed=transposed, exponents=exponents)
+        noise = self.noise(reach, spectra.norms.max(axis=1), spectra.peaks.max(axis=1))
         scaled = (weight / (2 * self.block)).astype(self.dtype)
         width, products = spectra.values.shape[3], int((high - low).sum())
 
@@ -328,17 +360,31 @@ class BlockProduct:
         for_each(some, range(self.block // _kernels.GROUP + 1))
         return shift, noise
 
-    def _noise(self, spectra: Spectra, place: NDArray[np.int64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Error of the sum over pieces of ``weight · chunk · piece``, one row for each result, from norms."""
-        norm, total = np.sqrt(self._norms[:, 0])[place], self._norms[:, 1][place]
-        error = convolution_error(
-            2 * self.block,
-            self.dtype,
-            factors=norm * spectra.norms,
-            product=np.minimum(total * spectra.norms, norm * spectra.peaks),  # ‖ĝ‖_∞ ‖x‖₂ or ‖g‖₂ ‖x̂‖_∞
-        )
-        with np.errstate(under="ignore"):
-            return np.asarray(np.hypot.reduce(weight * error, axis=1))  # whose squares may vanish
+    def noise(self, reach: Reach, norms: NDArray[np.float64], peaks: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Estimated rounding error of an entry of what `multiply` computes, one for each piece of the result.
+
+        `norms` and `peaks` are those of the worst complex column of every piece that is multiplied.
+        """
+        norm, total = np.sqrt(self._norms[:, 0])[reach.place], self._norms[:, 1][reach.place]
+        with np.errstate(over="ignore", invalid="ignore"):  # a bound that is not finite keeps no row
+            error = convolution_error(
+                2 * self.block,
+                self.dtype,
+                factors=norm * norms,
+                product=np.minimum(total * norms, norm * peaks),  # ‖ĝ‖_∞ ‖x‖₂ or ‖g‖₂ ‖x̂‖_∞
+            )
+        with np.errstate(under="ignore", over="ignore", invalid="ignore"):
+            rounding = np.hypot.reduce(reach.weight * error, axis=1)  # whose squares may vanish
+            rounding *= np.sqrt(  # the sum over pieces rounds as well
+                1 + (reach.high - reach.low) / (4 * max(np.log2(2 * self.block), 1))
+            )
+            reached = (reach.weight > 0) * norms
+            return np.asarray(rounding + self._underflow * reached.sum(axis=1))
+
+    @property
+    def _underflow(self) -> float:
+        """What a product loses where its factors or terms are too small for a number, by the norm of the piece."""
+        return float(np.finfo(self.dtype).tiny) * (2 * self.block) ** 2
 
     def store(
         self, spectra: Spectra, pieces: Pieces, factor: NDArray[np.float64], y: FloatArray, *, add: bool = False
@@ -349,8 +395,8 @@ class BlockProduct:
         """
         width = y.shape[1] + y.shape[1] % 2
         target = y if y.shape[1] == width else np.zeros((y.shape[0], width), y.dtype)
-        with np.errstate(over="ignore"):  # rows whose factor overflows have no bound and are not kept
-            factors = np.repeat(factor.astype(self.dtype), 2)
+        # a row whose factor is larger than any number is zero, or not kept
+        factors = np.repeat(np.minimum(factor, np.finfo(self.dtype).max).astype(self.dtype), 2)
 
         def one(piece: int) -> None:
             low, high = int(pieces.low[piece]), int(pieces.high[piece])

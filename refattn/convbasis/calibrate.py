@@ -69,7 +69,7 @@ def _fastest(n: int, k: int, plan: Plan, repeats: int) -> float:
     out, times = np.empty_like(v), []
     for _ in range(repeats + 1):
         begin = time.perf_counter()
-        fast.FastSoftmax(basis, None, plan, v.shape[1]).write(v, 1e300, out)
+        fast.FastSoftmax(basis, None, plan, v.shape[1], 1e300).write(v, out)
         times.append(time.perf_counter() - begin)
     return min(times[1:])
 

@@ -1,26 +1,38 @@
 """Conv attention near-linearly, with no row lost: the block transform, guarded, or a direct product (ours).
 
 ``N = Σ_i conv(g_i, m_i) V`` comes from `refattn.convbasis.blocks`; the denominators D are row sums of the same
-matrix, of positive numbers, by plain additions. Only N has an FFT's error, so ``error(N_r)/D_r`` bounds the error of
-row r. The error is estimated from norms; rows above the tolerance are computed from their logits
-(`refattn.convbasis.direct`). A row is inside the tolerance or recomputed, never neither.
+matrix, of positive numbers, by plain additions. Only N has an FFT's error. The error of every row is estimated from
+norms of the very vectors that are multiplied, and compared with the row's natural size, ``Σ_j f_rj ‖v_j‖_∞``: what it
+would be if nothing cancelled. Rows above the tolerance are computed from their logits (`refattn.convbasis.direct`). A
+row is inside the tolerance or recomputed, never neither. The same holds of products with the transpose.
+
+Two real columns share one complex transform, whose error is relative to the larger: columns of very different size are
+brought to units of their own first.
 """
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 from numpy.typing import NDArray
 
+from refattn._compiled import as_input
 from refattn._memory import require_memory
+from refattn._threads import for_each
 from refattn._validation import FloatArray, require_finite
+from refattn.convbasis import _kernels, direct
 from refattn.convbasis.basis import ConvBasis
 from refattn.convbasis.blocks import BlockProduct
 from refattn.convbasis.cost import Plan, block_transform_bytes, choose_plan
-from refattn.convbasis.direct import Segments, write_rows
-from refattn.convbasis.toeplitz import near_one
+from refattn.convbasis.direct import Segments
+from refattn.convbasis.paper import RowReport, row_bound
+from refattn.convbasis.units import common_units, scaled
 
 _SAFE = {"float64": (1e-140, 1e140), "float32": (1e-24, 1e24)}
-"""Sizes of values between which neither sums and squares of them overflow, nor what counts of those vanishes."""
+"""Sizes between which neither sums and squares of numbers overflow, nor what counts of those vanishes."""
+UNEVEN = 64
+"""Columns whose sizes differ by more are brought to units of their own."""
 
 
 def plan_head(v: FloatArray, lower: ConvBasis, upper: ConvBasis | None) -> Plan:
@@ -42,6 +54,8 @@ class FastSoftmax:
         The path, and the block length.
     width : int
         Columns of what it will be multiplied with, for the estimate of the memory.
+    tol : float
+        Largest estimated error of a row of a product, relative to its natural size, that is kept.
 
     Attributes
     ----------
@@ -60,8 +74,8 @@ class FastSoftmax:
         The products would not fit into memory; the message has the estimate.
     """
 
-    def __init__(self, lower: ConvBasis, upper: ConvBasis | None, plan: Plan, width: int) -> None:
-        self.n, self.plan = lower.n, plan
+    def __init__(self, lower: ConvBasis, upper: ConvBasis | None, plan: Plan, width: int, tol: float) -> None:
+        self.n, self.plan, self.tol, self.dtype = lower.n, plan, tol, lower.kernels.dtype
         self.lower, self.upper = _covering(lower), None if upper is None else _covering(upper)
         self.below: BlockProduct | None = None
         self.above: BlockProduct | None = None
@@ -69,8 +83,7 @@ class FastSoftmax:
         if plan.path == "direct":
             return
         terms = len(self.lower[0]) + (0 if self.upper is None else len(self.upper[0]))
-        dtype = lower.kernels.dtype
-        require_memory("v: the block transform", block_transform_bytes(lower.n, terms, width, dtype, plan.block))
+        require_memory("v: the block transform", block_transform_bytes(lower.n, terms, width, self.dtype, plan.block))
         self.below = BlockProduct(*self.lower, plan.block)
         self.shift = self.below.shift
         if self.upper is not None and self.n > 1:  # one row has nothing above its diagonal
@@ -81,49 +94,157 @@ class FastSoftmax:
             if self.above is not None:
                 self.total += self.above.column_sums() * np.exp(self.above.shift - self.shift)
 
-    def write(self, v: FloatArray, tol: float, out: FloatArray) -> tuple[NDArray[np.int64], float]:
-        """Write ``f v`` to `out`, every row within `tol`, relative to ``‖v‖_∞``, or computed directly.
+    @cached_property
+    def lost(self) -> NDArray[np.int64]:
+        """Rows of f that are so small in their block of the matrix that an FFT loses them whatever it multiplies.
+
+        All rows on the direct path. Their D may have underflowed.
+        """
+        if self.below is None:
+            return np.arange(self.n)
+        error = _noise_of_signs(self.below, transposed=False)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            bound = error * np.exp(self.below.shift - self.shift) / self.total
+            if self.above is not None:
+                error = _noise_of_signs(self.above, transposed=True)
+                bound = np.hypot(bound, error * np.exp(self.above.shift - self.shift) / self.total)
+        return np.flatnonzero(~(bound <= self.tol))
+
+    @cached_property
+    def log_sum_exp(self) -> NDArray[np.float64]:
+        """Logarithm of the row sums of ``exp(logits)``, accurate in every row."""
+        found = np.full(self.n, np.nan)
+        kept = np.setdiff1d(np.arange(self.n), self.lost)
+        found[kept] = np.log(self.total[kept]) + self.shift
+        direct.write_log_sum_exp(self.lost, self.lower, self.upper, found)
+        return found
+
+    def product(self, w: FloatArray) -> tuple[FloatArray, RowReport]:
+        """``f w``, shape (n, d), and what became of its rows."""
+        y = np.empty_like(w)
+        return y, self.write(w, y)
+
+    def write(self, v: FloatArray, out: FloatArray) -> RowReport:
+        """Write ``f v`` to `out`, every row within the tolerance of its natural size, or computed directly.
 
         Parameters
         ----------
         v : ndarray, shape (n, d_v)
             Values, in the dtype of the kernels.
-        tol : float
-            Largest estimated error of a row that is kept.
         out : ndarray, shape (n, d_v)
             Where the output goes.
 
         Returns
         -------
-        rows : ndarray of int
-            Those computed directly: all of them on the direct path.
-        largest_bound : float
-            Largest estimated error of the others.
+        RowReport
+            The rows computed directly, all of them on the direct path, and the largest estimated error of the others.
         """
         if self.below is None:
-            rows = np.arange(self.n)
-            write_rows(rows, v, self.lower, self.upper, out)
-            return rows, 0.0
-        bound, largest = self._write_block_transform(self.below, v, out)
-        low, high = _SAFE[v.dtype.name]
-        if not (low < largest < high or largest == 0) and np.isfinite(v).all():
-            # sums of such values, or their squares, overflow or vanish: those of numbers near one do neither
-            v, exponent = near_one(v)
-            lost, largest_bound = self.write(v, tol, out)
-            with np.errstate(over="ignore"):
-                np.ldexp(out, exponent, out=out)
+            direct.write_rows(np.arange(self.n), v, self.lower, self.upper, out)
+            return RowReport(np.arange(self.n), 0.0)
+        error, columns, sizes = self._write_block_transform(self.below, v, out)
+        if not _even(columns) and np.isfinite(v).all():
+            exponent = common_units(columns, 1)
+            sizes = scaled(sizes, -np.max(exponent))
+            v = scaled(v, -exponent)
+            error, columns, _ = self._write_block_transform(self.below, v, out)
+            report = self._judged(v, out, error, columns, sizes)
+            out[...] = scaled(out, exponent)
             require_finite("v: output", out)
-            return lost, largest_bound
-        kept = bound <= tol  # NaN is not kept
+            return report
+        return self._judged(v, out, error, columns, sizes)
+
+    def _judged(
+        self, v: FloatArray, out: FloatArray, error: NDArray[np.float64], columns: FloatArray, sizes: FloatArray
+    ) -> RowReport:
+        """Compute the rows of `out` whose error is too large for the natural size, that of averages of `sizes`."""
+        out[:, columns == 0] = 0
+        least = np.minimum.accumulate(sizes) if self.above is None else np.full(self.n, sizes.min())  # an average
+        bound = row_bound(error, least, 0.0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            doubtful = ~(bound <= self.tol) & (error <= self.tol * sizes.max())
+        if doubtful.any():
+            natural, natural_error = self._row_averages(sizes)
+            bound = np.minimum(bound, row_bound(error, natural, natural_error))
+        kept = bound <= self.tol  # NaN is not kept
         lost = np.flatnonzero(~kept)
         if lost.size:
-            write_rows(lost, v, self.lower, self.upper, out)
-        return lost, float(bound[kept].max(initial=0.0))
+            direct.write_rows(lost, v, self.lower, self.upper, out)
+        return RowReport(lost, float(bound[kept].max(initial=0.0)))
+
+    def transposed_product(self, w: FloatArray) -> tuple[FloatArray, RowReport]:
+        """``fᵀ w``, shape (n, d), and what became of its rows, which are the keys'.
+
+        Every row is within the tolerance of its natural size, ``Σ_i f_ij ‖w_i‖_∞``, or computed directly. Rows of f
+        that an FFT loses are left out of the transforms and enter by their own weights.
+        """
+        columns, sizes = sizes_of(w)
+        exponent = common_units(columns, UNEVEN)
+        w, sizes = scaled(w, -exponent), scaled(sizes, -np.max(exponent))
+        y, natural = np.zeros_like(w), np.zeros((self.n, 1), self.dtype)
+        error = natural_error = np.zeros(self.n)
+        if self.below is not None and self.lost.size < self.n:
+            error = self._add_transposed(self.below, w, y)
+            natural_error = self._add_transposed(self.below, sizes[:, None], natural)
+        for tile, seen, weights in direct.row_tiles(self.lost, self.lower, self.upper):
+            y[:seen] += weights @ w[tile]
+            natural[:seen, 0] += weights @ sizes[tile]
+        y[:, columns == 0] = 0
+        bound = row_bound(error, natural[:, 0], natural_error)
+        kept = bound <= self.tol
+        lost = np.flatnonzero(~kept)
+        if lost.size:
+            direct.write_columns(lost, w, self.log_sum_exp, self.lower, self.upper, y)
+        report = RowReport(lost if self.below is not None else np.arange(self.n), float(bound[kept].max(initial=0.0)))
+        return scaled(y, exponent), report
+
+    def scaled_rows(self, w: FloatArray) -> tuple[FloatArray, NDArray[np.float64]]:
+        """``w/D``, zero in the lost rows, each block of rows times ``exp(−exponents[block])``.
+
+        1/D varies over many decades, so every block of rows has its own unit, the largest 1/D in it.
+        """
+        block = self.plan.block
+        size = np.full(self.n, -np.inf)
+        kept = np.ones(self.n, dtype=bool)
+        kept[self.lost] = False
+        size[kept] = -np.log(self.total[kept])
+        exponents = np.maximum.reduceat(size, np.arange(0, self.n, block))
+        exponents[exponents == -np.inf] = 0
+        with np.errstate(under="ignore"):
+            factor = np.exp(size - np.repeat(exponents, block)[: self.n]).astype(w.dtype)[:, None]
+            return w * factor, exponents
+
+    def _add_transposed(self, below: BlockProduct, w: FloatArray, y: FloatArray) -> NDArray[np.float64]:
+        """Add the product of the transpose with the kept rows; return the estimated error of each row."""
+        z, exponents = self.scaled_rows(w)
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            spectra = below.load(z, below.rows)
+            reached, noise = below.multiply(spectra, transposed=True, exponents=exponents)
+            factor = below.pairs.spread(np.exp(reached - self.shift))
+            below.store(spectra, below.pairs, factor, y, add=True)
+            spectra.release()
+            error = below.pairs.spread(noise) * factor
+            if self.above is not None:
+                above = self.above
+                spectra = above.load(z, above.pairs)
+                reached, noise = above.multiply(spectra, exponents=exponents[above.pairs.block])
+                factor = above.rows.spread(np.exp(reached - self.shift))
+                above.store(spectra, above.rows, factor, y, add=True)
+                spectra.release()
+                error = np.hypot(error, above.rows.spread(noise) * factor)
+            return np.asarray(error)
+
+    def _row_averages(self, sizes: FloatArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """``f`` times one column of sizes, and the estimated error of every row."""
+        assert self.below is not None
+        average = np.empty((self.n, 1), self.dtype)
+        error, _, _ = self._write_block_transform(self.below, sizes[:, None], average)
+        return average[:, 0].astype(np.float64), error
 
     def _write_block_transform(
         self, below: BlockProduct, v: FloatArray, out: FloatArray
-    ) -> tuple[NDArray[np.float64], float]:
-        """Write every row; return the estimated error of each, relative to ``‖v‖_∞``, and ``‖v‖_∞``."""
+    ) -> tuple[NDArray[np.float64], FloatArray, FloatArray]:
+        """Write every row; return the estimated error of each, and the sizes of the columns and of the rows of v."""
         above, shift, total = self.above, self.shift, self.total
         with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
             spectra = below.load(v, below.pairs)
@@ -131,7 +252,7 @@ class FastSoftmax:
             factor = below.rows.spread(np.exp(exponents - shift)) / total
             below.store(spectra, below.rows, factor, out)
             spectra.release()
-            largest = spectra.largest
+            columns, sizes = spectra.columns[: v.shape[1]], spectra.rows
             error = below.rows.spread(noise) * factor
             if above is not None:
                 spectra = above.load(v, above.rows)
@@ -140,7 +261,38 @@ class FastSoftmax:
                 above.store(spectra, above.pairs, factor, out, add=True)
                 spectra.release()
                 error = np.hypot(error, above.pairs.spread(noise) * factor)
-            return np.asarray(error / largest), largest
+            return np.asarray(error), columns, sizes
+
+
+def _noise_of_signs(product: BlockProduct, *, transposed: bool) -> NDArray[np.float64]:
+    """Estimated error of every row of a product, times ``exp(−shift)``, with a matrix whose entries are ±1 at random."""
+    source, target = (product.rows, product.pairs) if transposed else (product.pairs, product.rows)
+    reach = product.reach(transposed=transposed)
+    norms = np.sqrt(2.0 * (source.high - source.low))
+    noise = product.noise(reach, norms, norms * np.sqrt(2 * np.log(4 * product.block)))  # the largest of 2B amplitudes
+    with np.errstate(over="ignore", under="ignore"):
+        return target.spread(noise * np.exp(reach.shift - product.shift))
+
+
+def _even(columns: FloatArray) -> bool:
+    """Whether columns of these sizes may be transformed together as they are."""
+    low, high = _SAFE[columns.dtype.name]
+    used = columns[columns > 0]
+    return not used.size or bool(low < used.min() and used.max() < high and used.max() <= UNEVEN * used.min())
+
+
+def sizes_of(w: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Largest absolute entry of every column and of every row."""
+    w, step = as_input(w), 4096
+    firsts = range(0, len(w), step)
+    columns, rows = np.zeros((len(firsts), w.shape[1]), w.dtype), np.zeros(len(w), w.dtype)
+
+    def one(part: int) -> None:
+        first = part * step
+        _kernels.sizes(w, first, min(first + step, len(w)), np.empty(w.shape[1]), columns[part], rows)
+
+    for_each(one, range(len(firsts)))
+    return columns.max(axis=0), rows
 
 
 def _covering(basis: ConvBasis) -> Segments:

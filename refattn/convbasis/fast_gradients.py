@@ -7,41 +7,37 @@ With ``z_i = G_i / D_i`` for the upstream G, and ``r_i = G_i · Ỹ_i``:
               du_i[t] = g_i[t] Σ_{j in segment i} (z_{j+t} · v_j − r_{j+t}/D_{j+t})        correlations
               dq_{c_i+t} += scale · du_i[t] k_{c_i},   dk_{c_i} += scale · Σ_t du_i[t] q_{c_i+t}
 
-One transform of z serves dV and du. 1/D varies over many decades, so z is scaled in every block of rows by its largest
-1/D. Rows that the forward computed directly are left out of the transforms and enter by their own weights.
+Each product is guarded by the vectors that are multiplied in it. Rows of f that an FFT loses whatever it multiplies are
+left out of the transforms and enter by their own weights; a lag whose estimated error exceeds the tolerance, relative to
+its natural size, is summed up pair by pair.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refattn._threads import one_blas_thread
+from refattn._compiled import as_input
+from refattn._threads import for_each, one_blas_thread
 from refattn._validation import FloatArray
-from refattn.convbasis import _gradient_kernels
-from refattn.convbasis.blocks import BlockProduct, Spectra
-from refattn.convbasis.direct import row_weights
-from refattn.convbasis.fast import FastSoftmax
-from refattn.convbasis.gradients import ConvGradients
-from refattn.convbasis.kernel_gradient import kernel_gradient
+from refattn.convbasis import _gradient_kernels, direct
+from refattn.convbasis.blocks import BlockProduct
+from refattn.convbasis.direct import Segments
+from refattn.convbasis.fast import UNEVEN, FastSoftmax, sizes_of
+from refattn.convbasis.gradients import ConvGradients, Recomputed
+from refattn.convbasis.kernel_gradient import kernel_gradient, lost_lags
+from refattn.convbasis.units import Units, common_units, in_units, scaled
 
-_TILE_ENTRIES = 1 << 21
-"""Weights of recomputed rows formed at once."""
 _ROWS = 1 << 14
 """Rows of q and k multiplied at once."""
+_DIRECT_SHARE = 4
+"""Where more than one in so many pairs of rows and columns would be visited for lost lags, all are, by rows."""
 
 
 def approximation_gradient(
-    G: FloatArray,
-    Y: FloatArray,
-    Q: FloatArray,
-    K: FloatArray,
-    V: FloatArray,
-    f: FastSoftmax,
-    lost: NDArray[np.int64],
-    scale: float,
+    G: FloatArray, Y: FloatArray, Q: FloatArray, K: FloatArray, V: FloatArray, f: FastSoftmax, scale: float
 ) -> ConvGradients:
     """Derivative of conv attention with the starts held fixed, for one head.
 
@@ -55,186 +51,158 @@ def approximation_gradient(
         Values.
     f : FastSoftmax
         The forward's operator.
-    lost : ndarray of int
-        Rows that the forward computed directly, in increasing order.
     scale : float
         Factor of the logits.
 
     Returns
     -------
     ConvGradients
-        Of q, k and v. Time O(knd + nd log n + r n d) with r lost rows.
+        Of q, k and v. Time O(knd + nd log n + r n d) with r rows, columns and lags computed directly.
     """
-    r = (G * Y).sum(axis=1, keepdims=True)
-    dV = np.zeros_like(V)
-    dlower = np.zeros_like(f.lower[1])
-    dupper = None if f.upper is None else np.zeros_like(f.upper[1])
-    if f.below is not None and lost.size < len(G):
-        dlower += _through_lower(f.below, G, r, V, f, lost, dV)
-        if f.above is not None and dupper is not None:
-            dupper += _through_upper(f.above, G, r, V, f, lost, dV)
-    _add_rows(lost, G, r, V, f, dV, dlower, dupper)
-
-    factor = np.asarray(scale, G.dtype)
+    g_sizes, v_sizes = sizes_of(G)[0], sizes_of(V)[0]
+    units = in_units(G, Y, V, g_sizes, v_sizes, UNEVEN)
+    terms = _terms(units)
+    sizes = [terms]
+    if units.uneven:  # a row may be large in units in which it has nothing to meet
+        sizes.append(_terms(in_units(G, Y, V, g_sizes, v_sizes, np.inf)))
+    dlower, dupper, lags = _kernel_gradients(terms, sizes, f)
+    q, k = (common_units(sizes_of(one)[0], np.inf) for one in (Q, K))
+    Q, K = scaled(Q, -q), scaled(K, -k)
     dQ, dK = np.zeros_like(Q), np.zeros_like(K)
     _through_kernels(f.lower[0], dlower, Q, K, dQ, dK)
-    if f.upper is not None and dupper is not None:
+    if f.upper is not None:
         _through_kernels(f.upper[0], dupper, K, Q, dK, dQ)
-    return ConvGradients(factor * dQ, factor * dK, dV)
+    dV, report = f.transposed_product(G)
+    factor = np.asarray(scale, G.dtype)
+    return ConvGradients(
+        scaled(factor * dQ, units.exponent + k),
+        scaled(factor * dK, units.exponent + q),
+        dV,
+        Recomputed(f.lost.size, report.rows.size, lags),
+    )
 
 
-class KeptRows:
-    """f with the rows that the forward recomputed: products with it and its transpose, for the paper's gradient.
+class _Terms(NamedTuple):
+    """What the derivative with respect to a logit is made of.
 
-    Parameters
-    ----------
-    f : FastSoftmax
-        The forward's operator.
-    lost : ndarray of int
-        Rows that the forward computed directly, in increasing order.
-    tol : float
-        Row tolerance of the products.
+    ``w_ij = f_ij (G_i · V_j − r_i)``; its natural size is ``f_ij (row_sizes_i · column_sizes_j)``.
     """
 
-    def __init__(self, f: FastSoftmax, lost: NDArray[np.int64], tol: float) -> None:
-        self.f, self.lost, self.tol = f, lost, tol
-
-    def apply(self, w: FloatArray) -> FloatArray:
-        """``f w``, shape (n, d), every row guarded."""
-        y = np.empty_like(w)
-        self.f.write(w, self.tol, y)
-        return y
-
-    def apply_transposed(self, w: FloatArray) -> FloatArray:
-        """``fᵀ w``, shape (n, d)."""
-        f, y = self.f, np.zeros_like(w)
-        if f.below is not None and self.lost.size < f.n:
-            z, exponents = _scaled_rows(w, f, self.lost)
-            _add_transposed(f.below, f.below.load(z, f.below.rows), exponents, f.shift, y)
-            if f.above is not None:
-                own = exponents[f.above.pairs.block]
-                _add_upper_transposed(f.above, f.above.load(z, f.above.pairs), own, f.shift, y)
-        for tile, seen, weights in _tiles(self.lost, f):
-            y[:seen] += weights @ w[tile]
-        return y
+    G: FloatArray
+    V: FloatArray
+    r: FloatArray
+    row_sizes: FloatArray
+    column_sizes: FloatArray
 
 
-def _scaled_rows(
-    w: FloatArray, f: FastSoftmax, lost: NDArray[np.int64], last: FloatArray | None = None
+def _terms(units: Units) -> _Terms:
+    G, Y, V = as_input(units.G), as_input(units.Y), as_input(units.V)
+    r, rows, columns = np.empty(len(G), G.dtype), np.empty((len(G), 2), G.dtype), np.empty((len(G), 2), G.dtype)
+    step = 4096
+    for_each(
+        lambda low: _gradient_kernels.logit_terms(G, Y, V, low, min(low + step, len(G)), r, rows, columns),
+        range(0, len(G), step),
+    )
+    return _Terms(G, V, r, rows, columns)
+
+
+def _kernel_gradients(terms: _Terms, sizes: list[_Terms], f: FastSoftmax) -> tuple[FloatArray, FloatArray, int]:
+    """Gradients of the kernels, lower and upper (empty for causal attention), and how many entries were summed up.
+
+    Every entry is held to each of the natural sizes that are given.
+    """
+    none = np.zeros((0, f.n), f.dtype)
+    if f.below is None or f.lost.size == f.n:
+        return _direct_kernel_gradients(terms, f)
+    dlower, lost_lower = _through(f.below, terms, sizes, f, upper=False)
+    dupper, lost_upper = none, np.zeros(none.shape, bool)
+    if f.above is not None:
+        dupper, lost_upper = _through(f.above, terms, sizes, f, upper=True)
+    elif f.upper is not None:
+        dupper, lost_upper = np.zeros_like(f.upper[1]), np.zeros(f.upper[1].shape, bool)
+    if (_pairs(f.lower, lost_lower) + _pairs(f.upper, lost_upper)) * _DIRECT_SHARE > f.n * f.n:
+        return _direct_kernel_gradients(terms, f)
+    if f.lost.size:
+        own_lower, own_upper = np.zeros(dlower.shape), np.zeros(dupper.shape)
+        _add_rows(f.lost, terms, f, own_lower, own_upper)
+        dlower += own_lower.astype(f.dtype)
+        dupper += own_upper.astype(f.dtype)
+    for lost, basis, du in ((lost_lower, f.lower, dlower), (lost_upper, f.upper, dupper)):
+        if basis is not None and lost.any():
+            own = terms.G, terms.r, terms.V, f.log_sum_exp
+            direct.write_lags(lost, *own, basis, du, transposed=basis is f.upper)
+    return dlower, dupper, int(lost_lower.sum() + lost_upper.sum())
+
+
+def _direct_kernel_gradients(terms: _Terms, f: FastSoftmax) -> tuple[FloatArray, FloatArray, int]:
+    """The same, every row by its own weights."""
+    dlower, dupper = np.zeros(f.lower[1].shape), np.zeros((0, f.n) if f.upper is None else f.upper[1].shape)
+    _add_rows(np.arange(f.n), terms, f, dlower, dupper)
+    entries = int((f.n - f.lower[0]).sum()) + (0 if f.upper is None else int((f.n - f.upper[0]).sum()))
+    return dlower.astype(f.dtype), dupper.astype(f.dtype), entries
+
+
+def _through(
+    product: BlockProduct, terms: _Terms, sizes: list[_Terms], f: FastSoftmax, *, upper: bool
+) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Gradient of the kernels of one part by correlations, without the lost rows of f, and which entries they lose."""
+    found, noise = _correlations(product, _beside(terms.G, -terms.r), _beside(terms.V, np.ones_like(terms.r)), f, upper)
+    lost = np.zeros(found.shape, dtype=bool)
+    for one in sizes:
+        natural, natural_noise = _correlations(product, one.row_sizes, one.column_sizes, f, upper)
+        lost |= lost_lags(product, noise, natural, natural_noise, f.tol)
+    return found, lost
+
+
+def _correlations(
+    product: BlockProduct, of_rows: FloatArray, of_columns: FloatArray, f: FastSoftmax, upper: bool
 ) -> tuple[FloatArray, NDArray[np.float64]]:
-    """``w/D``, zero in the lost rows, each block of rows times ``exp(−exponents[block])``; `last` is a column more."""
-    block = f.plan.block
-    size = np.full(f.n, -np.inf)
-    kept = np.ones(f.n, dtype=bool)
-    kept[lost] = False
-    size[kept] = -np.log(f.total[kept])
-    exponents = np.maximum.reduceat(size, np.arange(0, f.n, block))
-    exponents[exponents == -np.inf] = 0
-    with np.errstate(under="ignore"):
-        factor = np.exp(size - np.repeat(exponents, block)[: f.n]).astype(w.dtype)[:, None]
-    z = _widened(w, last)
-    z *= factor
-    return z, exponents
+    """`kernel_gradient` for ``f_ij (of_rows_i · of_columns_j)``; above the diagonal rows are columns of the matrix."""
+    z, exponents = f.scaled_rows(of_rows)
+    exponents = exponents + (product.shift - f.shift)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # what is not finite is not kept
+        if upper:
+            rows, columns = product.load(of_columns, product.rows), product.load(z, product.pairs)
+            row_exponents, column_exponents = np.zeros(len(product.rows)), exponents[product.pairs.block]
+        else:
+            rows, columns = product.load(z, product.rows), product.load(of_columns, product.pairs)
+            row_exponents, column_exponents = exponents, np.zeros(len(product.pairs))
+        found = kernel_gradient(product, columns, rows, column_exponents, row_exponents)
+    columns.release()
+    rows.release()
+    return found
 
 
-def _widened(w: FloatArray, last: FloatArray | None) -> FloatArray:
-    """A copy of w with one more column, if there is one, and one of zeros if their number is odd."""
-    used = w.shape[1] + (last is not None)
-    wide = np.zeros((w.shape[0], used + used % 2), w.dtype)
-    wide[:, : w.shape[1]] = w
-    if last is not None:
-        wide[:, w.shape[1]] = last[:, 0]
+def _beside(w: FloatArray, last: FloatArray) -> FloatArray:
+    """The columns of w, with zeros up to an odd number of them, and one column more."""
+    d = w.shape[1]
+    wide = np.zeros((len(w), d + 2 - d % 2), w.dtype)
+    wide[:, :d] = w
+    wide[:, -1] = last
     return wide
 
 
-def _add_transposed(
-    below: BlockProduct, rows: Spectra, exponents: NDArray[np.float64], shift: float, y: FloatArray
-) -> None:
-    """Add the product of the transposed lower part with rows that are loaded."""
-    reached, _ = below.multiply(rows, transposed=True, exponents=exponents)
-    below.store(rows, below.pairs, below.pairs.spread(np.exp(reached - shift)), y, add=True)
-    rows.release()
-
-
-def _add_upper_transposed(
-    above: BlockProduct, rows: Spectra, exponents: NDArray[np.float64], shift: float, y: FloatArray
-) -> None:
-    """The same for the upper part, whose rows are the columns of the matrix of the transposed logits."""
-    reached, _ = above.multiply(rows, exponents=exponents)
-    above.store(rows, above.rows, above.rows.spread(np.exp(reached - shift)), y, add=True)
-    rows.release()
-
-
-def _through_lower(
-    below: BlockProduct,
-    G: FloatArray,
-    r: FloatArray,
-    V: FloatArray,
-    f: FastSoftmax,
-    lost: NDArray[np.int64],
-    dV: FloatArray,
-) -> FloatArray:
-    """Add the lower part of ``fᵀ G`` to dV and return the gradient of the lower kernels."""
-    z, exponents = _scaled_rows(G, f, lost, -r)
-    rows = below.load(z, below.rows)
-    del z
-    columns = below.load(_widened(V, np.ones_like(r)), below.pairs)
-    du = kernel_gradient(below, columns, rows, np.zeros(len(below.pairs)), exponents + (below.shift - f.shift))
-    columns.release()
-    _add_transposed(below, rows, exponents, f.shift, dV)
-    return du
-
-
-def _through_upper(
-    above: BlockProduct,
-    G: FloatArray,
-    r: FloatArray,
-    V: FloatArray,
-    f: FastSoftmax,
-    lost: NDArray[np.int64],
-    dV: FloatArray,
-) -> FloatArray:
-    """The same above the diagonal, where rows of f are columns of the matrix of the transposed logits."""
-    z, exponents = _scaled_rows(G, f, lost, -r)
-    own = exponents[above.pairs.block]
-    rows = above.load(z, above.pairs)
-    del z
-    columns = above.load(_widened(V, np.ones_like(r)), above.rows)
-    du = kernel_gradient(above, rows, columns, own + (above.shift - f.shift), np.zeros(len(above.rows)))
-    columns.release()
-    _add_upper_transposed(above, rows, own, f.shift, dV)
-    return du
+def _pairs(basis: Segments | None, lost: NDArray[np.bool_]) -> int:
+    """How many pairs of rows and columns are on the diagonals of the lost lags."""
+    if basis is None:
+        return 0
+    starts, n = basis[0], lost.shape[1]
+    ends = np.append(starts[1:], n)
+    lengths = np.minimum(ends[:, None], n - np.arange(n)) - starts[:, None]
+    return int(lengths[lost].sum())
 
 
 def _add_rows(
-    rows: NDArray[np.int64],
-    G: FloatArray,
-    r: FloatArray,
-    V: FloatArray,
-    f: FastSoftmax,
-    dV: FloatArray,
-    dlower: FloatArray,
-    dupper: FloatArray | None,
+    rows: NDArray[np.int64], terms: _Terms, f: FastSoftmax, dlower: FloatArray, dupper: FloatArray
 ) -> None:
     """Add what the given rows contribute, from their own weights: ``w_ij = f_ij (G_i · v_j − r_i)`` along diagonals."""
-    for tile, seen, weights in _tiles(rows, f):
-        dV[:seen] += weights @ G[tile]
-        w = V[:seen] @ G[tile].T
-        w -= r[tile, 0]
+    for tile, seen, weights in direct.row_tiles(rows, f.lower, f.upper):
+        w = terms.V[:seen] @ terms.G[tile].T
+        w -= terms.r[tile]
         w *= weights
         _gradient_kernels.add_lower_diagonals(f.lower[0], tile, w, dlower)
-        if f.upper is not None and dupper is not None:
+        if f.upper is not None:
             _gradient_kernels.add_upper_diagonals(f.upper[0], tile, w, dupper)
-
-
-def _tiles(rows: NDArray[np.int64], f: FastSoftmax) -> Iterator[tuple[NDArray[np.int64], int, FloatArray]]:
-    """Yield rows, the number of keys they see, and their weights, shape (keys, rows); with one BLAS thread."""
-    step = max(1, _TILE_ENTRIES // f.n)
-    with one_blas_thread():  # sums in one order, whatever the number of threads
-        for first in range(0, rows.size, step):
-            tile = rows[first : first + step]
-            seen = int(tile[-1]) + 1 if f.upper is None else f.n
-            yield tile, seen, row_weights(tile, seen, f.lower, f.upper)
 
 
 def _through_kernels(

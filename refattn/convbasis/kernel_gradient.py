@@ -26,6 +26,8 @@ from refattn._threads import for_each, one_blas_thread
 from refattn._validation import FloatArray
 from refattn.convbasis import _gradient_kernels, _kernels
 from refattn.convbasis.blocks import BlockProduct, Spectra
+from refattn.convbasis.bounds import convolution_error
+from refattn.convbasis.paper import row_bound
 
 _TILE = 16
 """Row blocks multiplied at once: half of the products above the diagonal are never formed."""
@@ -37,7 +39,7 @@ def kernel_gradient(
     rows: Spectra,
     column_exponents: NDArray[np.float64],
     row_exponents: NDArray[np.float64],
-) -> FloatArray:
+) -> tuple[FloatArray, NDArray[np.float64]]:
     """Gradient of ``⟨z, Σ_i conv(exp(u_i − shift), m_i) x⟩`` with respect to the logarithms u_i.
 
     Parameters
@@ -51,8 +53,10 @@ def kernel_gradient(
 
     Returns
     -------
-    ndarray, shape (k, n)
+    du : ndarray, shape (k, n)
         ``du_i[t]``; zero where nothing is left of the column. The same for any number of threads.
+    noise : ndarray, shape (chunks,)
+        Estimated rounding error of ``du_i[t]/g_i[t]`` for the lags of a block of a kernel, by the chunk's number.
     """
     blocks, length = len(product.rows), 2 * product.block
     place = np.arange(blocks)[:, None] + product.first_chunk
@@ -62,8 +66,9 @@ def kernel_gradient(
     size = np.where(reached, row_exponents[:, None] + column_exponents, -np.inf)
     shift = np.full(product.chunks, -np.inf)
     np.maximum.at(shift, place[reached], size[reached])
-    weight = np.zeros(place.shape, product.dtype)
-    weight[reached] = np.exp(size[reached] - shift[place[reached]])
+    relative = np.zeros(place.shape)
+    relative[reached] = np.exp(size[reached] - shift[place[reached]])
+    weight = relative.astype(product.dtype)
 
     x, z = (spectra.values.view(np.result_type(product.dtype, np.complex64)) for spectra in (columns, rows))
     spectra = np.zeros((x.shape[0], _kernels.GROUP, product.chunks), x.dtype)
@@ -71,16 +76,82 @@ def kernel_gradient(
     def group(g: int) -> None:
         used = min(_kernels.GROUP, length - g * _kernels.GROUP)
         conjugates = x[g, : pair_block.size, :used].conj().transpose(1, 2, 0)
-        for first in range(0, blocks, _TILE):
-            tile = z[g, first : min(first + _TILE, blocks), :used].transpose(1, 0, 2)
-            pairs = int(last[first + tile.shape[1] - 1])
-            _gradient_kernels.add_correlations(tile @ conjugates[:, :, :pairs], place, weight, first, last, spectra[g])
+        with np.errstate(all="ignore"):  # what overflows has no bound and is not kept
+            for first in range(0, blocks, _TILE):
+                tile = z[g, first : min(first + _TILE, blocks), :used].transpose(1, 0, 2)
+                pairs = int(last[first + tile.shape[1] - 1])
+                products = tile @ conjugates[:, :, :pairs]
+                _gradient_kernels.add_correlations(products, place, weight, first, last, spectra[g])
 
     with one_blas_thread():
         for_each(group, range(x.shape[0]))
     du = np.zeros((product.starts.size, product.n), product.dtype)
     for_each(lambda i: _write_lags(product, i, spectra, shift, length, du[i]), range(product.starts.size))
-    return du
+    return du, _noise(product, columns, rows, place, relative, shift)
+
+
+def _noise(
+    product: BlockProduct,
+    columns: Spectra,
+    rows: Spectra,
+    place: NDArray[np.int64],
+    weight: NDArray[np.float64],
+    shift: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Errors of all columns and of all pairs that a chunk collects, added up: alike inputs round alike."""
+    length = 2 * product.block
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # what is not finite is not kept
+        norms = rows.norms @ columns.norms.T
+        error = convolution_error(
+            length,
+            product.dtype,
+            factors=norms,
+            product=np.minimum(rows.peaks @ columns.norms.T, rows.norms @ columns.peaks.T),
+        )
+        error += norms * length**2 * float(np.finfo(product.dtype).tiny)  # what underflows
+        noise = np.zeros(product.chunks)
+        np.add.at(noise, place[weight > 0], (weight * error)[weight > 0])
+        noise *= np.exp(shift)
+    both = noise.copy()  # the lags of a block come from its own chunk and from the one behind it
+    for i in range(product.starts.size):
+        chunks = product.chunks_of(i)
+        both[chunks.start : chunks.stop - 1] += noise[chunks.start + 1 : chunks.stop]
+    return both
+
+
+def lost_lags(
+    product: BlockProduct,
+    noise: NDArray[np.float64],
+    natural: FloatArray,
+    natural_noise: NDArray[np.float64],
+    tol: float,
+) -> NDArray[np.bool_]:
+    """Entries of du whose estimated error exceeds `tol` times their natural size, shape (k, n).
+
+    Parameters
+    ----------
+    product : BlockProduct
+        The matrix.
+    noise, natural_noise : ndarray, shape (chunks,)
+        Of du and of the natural sizes, as `kernel_gradient` returns them.
+    natural : ndarray, shape (k, n)
+        What du would be with all signs equal.
+    tol : float
+        Largest relative error that is kept.
+    """
+    lost = np.zeros(natural.shape, dtype=bool)
+
+    def one(i: int) -> None:
+        chunks, used = product.chunks_of(i), product.n - int(product.starts[i])
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            g = product.kernel(i)
+            error, size_error = (
+                g * np.repeat(each[chunks.start : chunks.stop], product.block)[:used] for each in (noise, natural_noise)
+            )
+            lost[i, :used] = ~(row_bound(error, natural[i, :used], size_error) <= tol)
+
+    for_each(one, range(product.starts.size))
+    return lost
 
 
 def _write_lags(

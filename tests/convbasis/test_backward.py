@@ -13,6 +13,7 @@ from refattn import (
 )
 from refattn._threads import set_thread_count
 from refattn.convbasis import Plan, basis_from_starts, fast_gradients
+from refattn.convbasis.fast import FastSoftmax
 from refattn.testing import (
     GradientMismatchError,
     attention_inputs,
@@ -155,16 +156,14 @@ def tenth_of_a_percent(monkeypatch):
 
 def row_shifted(monkeypatch):
     right = fast_gradients.kernel_gradient
-    monkeypatch.setattr(fast_gradients, "kernel_gradient", lambda *a: np.roll(right(*a), 1, axis=1))
+    monkeypatch.setattr(
+        fast_gradients, "kernel_gradient", lambda *a: (np.roll(right(*a)[0], 1, axis=1), right(*a)[1])
+    )
 
 
 def correction_dropped(monkeypatch):
-    right = fast_gradients._scaled_rows
-
-    def without(w, f, lost, last=None):
-        return right(w, f, lost, None if last is None else 0 * last)
-
-    monkeypatch.setattr(fast_gradients, "_scaled_rows", without)
+    right = fast_gradients._terms
+    monkeypatch.setattr(fast_gradients, "_terms", lambda G, Y, V: right(G, 0 * Y, V))
 
 
 def start_off_by_one(monkeypatch):
@@ -177,11 +176,7 @@ def start_off_by_one(monkeypatch):
 
 
 def transpose_forgotten(monkeypatch):
-    monkeypatch.setattr(
-        fast_gradients,
-        "_add_transposed",
-        lambda below, rows, exponents, shift, y: below.store(rows, below.pairs, np.ones(below.n), y, add=True),
-    )
+    monkeypatch.setattr(FastSoftmax, "transposed_product", FastSoftmax.product)
 
 
 def chunk_scale_dropped(monkeypatch):

@@ -8,6 +8,7 @@ from refattn.convbasis import basis_from_starts
 from refattn.convbasis import gradients as module
 from refattn.convbasis.gradients import approximation_gradient, attention_gradient, kernel_gradients
 from refattn.convbasis.paper import Softmax
+from refattn.convbasis.units import Units
 from refattn.testing import (
     GradientMismatchError,
     attention_inputs,
@@ -117,27 +118,28 @@ def test_kernel_gradient_is_the_sum_along_the_diagonals_of_each_segment():
     for i in range(20):
         for j in range(i + 1):
             expected[np.searchsorted(starts, j, side="right") - 1, i - j] += w[i, j]
-    found, _ = kernel_gradients(upstream, r, v, f)
+    units = Units(upstream, f.apply(v), v, exponent=0, uneven=False)
+    found, _, _ = kernel_gradients(units, units, f)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13)
 
 
 def scale_forgotten(monkeypatch):
     right = module.ConvGradients
-    monkeypatch.setattr(module, "ConvGradients", lambda q, k, v: right(q / SCALE, k / SCALE, v))
+    monkeypatch.setattr(module, "ConvGradients", lambda q, k, v, rows: right(q / SCALE, k / SCALE, v, rows))
 
 
 def correction_dropped(monkeypatch):
     right = module.kernel_gradients
-    monkeypatch.setattr(module, "kernel_gradients", lambda G, r, V, f: right(G, 0 * r, V, f))
+    monkeypatch.setattr(module, "kernel_gradients", lambda a, b, f: right(a._replace(Y=0 * a.Y), b, f))
 
 
 def transpose_forgotten(monkeypatch):
-    monkeypatch.setattr(Softmax, "apply_transposed", Softmax.apply)
+    monkeypatch.setattr(Softmax, "transposed_product", Softmax.product)
 
 
 def tenth_of_a_percent(monkeypatch):
     right = module.kernel_gradients
-    monkeypatch.setattr(module, "kernel_gradients", lambda *a: tuple(1.001 * du for du in right(*a)))
+    monkeypatch.setattr(module, "kernel_gradients", lambda *a: (*(1.001 * du for du in right(*a)[:2]), 0))
 
 
 def row_shifted(monkeypatch):

@@ -138,7 +138,7 @@ def keep_every_row(monkeypatch):
     monkeypatch.setattr(
         fast_path.FastSoftmax,
         "_write_block_transform",
-        lambda *given: (0 * right(*given)[0], float(np.abs(given[2]).max())),
+        lambda *given: (0 * right(*given)[0], *right(*given)[1:]),
     )
 
 

@@ -85,7 +85,7 @@ def conv_fast(module, plan):
     def forward_head(q, k, v, *, starts, scale):
         out = np.empty_like(v)
         found = basis.basis_from_starts(q, k, starts, scale=scale)
-        module.FastSoftmax(found, None, plan, v.shape[1]).write(v, ROW_TOLERANCE[v.dtype.name], out)
+        module.FastSoftmax(found, None, plan, v.shape[1], ROW_TOLERANCE[v.dtype.name]).write(v, out)
         return (out,)
 
     return lambda q, k, v, **x: conv_heads(forward_head)([q, k, v], [(*q.shape[:-1], v.shape[-1])], **x)[0]
@@ -96,9 +96,8 @@ def conv_fast_backward(plan):
 
     def backward_head(dout, q, k, v, *, starts, scale):
         found = basis.basis_from_starts(q, k, starts, scale=scale)
-        softmax, out = fast.FastSoftmax(found, None, plan, v.shape[1]), np.empty_like(v)
-        lost, _ = softmax.write(v, ROW_TOLERANCE[v.dtype.name], out)
-        return fast_gradients.approximation_gradient(dout, out, q, k, v, softmax, lost, scale)
+        softmax = fast.FastSoftmax(found, None, plan, v.shape[1], ROW_TOLERANCE[v.dtype.name])
+        return fast_gradients.approximation_gradient(dout, softmax.product(v)[0], q, k, v, softmax, scale)
 
     def backward(dout, q, k, v, **options):
         return conv_heads(backward_head)([dout, q, k, v], [q.shape, k.shape, v.shape], **options)

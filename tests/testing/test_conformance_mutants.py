@@ -202,16 +202,16 @@ CONV = {
          ("g.kernels, strict=True):\n        if c < n:", "g.kernels, strict=True))[: max(len(g.starts) - 1, 1)]:\n        if c < n:")],
     ),
     "no padding": (UNNAMED, paper, [("_BLOCK_ENTRIES = 1 << 21", CIRCULAR)]),
-    "rows not guarded": (UNNAMED, paper, [("self.lost = np.flatnonzero(~kept)", "self.lost = np.flatnonzero(~kept)[:0]")]),
+    "rows not guarded": (UNNAMED, paper, [("self.lost = np.flatnonzero(~kept)", "self.lost = np.flatnonzero(~kept)[:0]"), ("kept = bound <= self.tol / 2 ", "kept = np.ones(bound.shape, bool) ")]),
     "no shift": (UNNAMED, paper, [("shift = lower.largest if", "shift = 0.0 if")]),
     "only the first column": (
         UNNAMED,
         gradients,
-        [("correlation(rows[c:], columns[c:end])", "correlation(rows[c:], columns[c : c + 1])")],
+        [("_bounded(rows[c:], columns[c:end], *((s[c:], t[c:end])", "_bounded(rows[c:], columns[c : c + 1], *((s[c:], t[c : c + 1])")],
     ),
     "q left out": ("query gradient dropped", gradients, [("drows[c:] += du_i[: u.size, None] * columns[c]", "pass")]),
     "row sums left out": ("softmax correction dropped", gradients, [("np.concatenate([G, -r], axis=1)", "np.concatenate([G, 0 * r], axis=1)"), ("(G[lost] @ V.T - r[lost])", "(G[lost] @ V.T)")]),
-    "gradient 0.1 % off": ("constant factor", gradients, [("scale * dQ, scale * dK, f.apply_transposed(G)", "1.001 * scale * dQ, scale * dK, f.apply_transposed(G)")]),
+    "gradient 0.1 % off": ("constant factor", gradients, [("scaled_back(scale * dQ, units", "scaled_back(1.001 * scale * dQ, units")]),
 }  # fmt: skip
 
 

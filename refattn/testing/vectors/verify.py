@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refattn.convbasis import oracle
 from refattn.convbasis.attention import conv_attention
 from refattn.convbasis.basis import basis_from_starts, decompose
-from refattn.convbasis.gradients import approximation_gradient
-from refattn.convbasis.paper import Softmax
 from refattn.convbasis.recover import recover
 from refattn.dense import dense_attention_backward, dense_attention_forward
 from refattn.sparsek.attention import sparsek_attention_backward, sparsek_attention_forward
@@ -122,7 +121,7 @@ def _conv(case: VectorCase) -> Arrays:
     scale = case.options["scale"]
     basis = basis_from_starts(q, k, starts, scale=scale)
     out = conv_attention(q, k, v, basis=basis, method="oracle")
-    found = approximation_gradient(dout, out, q, k, v, Softmax(basis, None, 0.0), scale)
+    found, _ = oracle.approximation_gradient(dout, q, k, v, basis, None, scale)
     return {"kernels": basis.kernels, "out": out, "dq": found.q, "dk": found.k, "dv": found.v}
 
 
