@@ -3,6 +3,11 @@
 Every message names the argument, says what came and what was wanted. A wrong *kind* of thing (a string,
 a complex array, a pickled object) is a ``TypeError``; a wrong *value* (a shape, a NaN, a negative count) is
 a ``ValueError``.
+
+How numbers lie in memory ends here as well: what `as_float_arrays` and `as_real_array` return is row by row, aligned
+and in the machine's byte order, whatever came, so that the same numbers give the same bits. One exception saves memory:
+leading axes, all but the last two, along which the caller broadcast an array (stride 0) stay broadcast. An array of
+which something is kept beyond the call is copied here (``own``), and nobody can write to the copy.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ import numbers
 import operator
 import warnings
 from collections.abc import Iterable
-from typing import Any, SupportsIndex, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,24 +45,26 @@ class PromotionWarning(UserWarning):
     """
 
 
-def as_float_arrays(*, check_finite: bool = True, **arrays: Any) -> tuple[FloatArray, ...]:
+def as_float_arrays(*, check_finite: bool = True, own: bool = False, **arrays: Any) -> tuple[FloatArray, ...]:
     """Convert named array-likes to NumPy arrays of one floating dtype, float32 or float64.
 
     Float32 and float64 are kept (float64 wins where both come); float16 becomes float32 and integers
     become float64, each with a `PromotionWarning`. The inputs are never written to; an array that already
-    fits is returned as it is.
+    fits is returned as it is unless `own` is set.
 
     Parameters
     ----------
     check_finite : bool
         Refuse NaN and infinity.
+    own : bool
+        Return read-only copies, which what the caller later writes to its own arrays does not change.
     **arrays : array_like
         Name and value of each argument; anything with ``__array__`` or DLPack on the CPU.
 
     Returns
     -------
     tuple of ndarray
-        In the order given, all of one dtype.
+        In the order given, all of one dtype, and laid out as the head of the module says.
 
     Raises
     ------
@@ -68,13 +75,13 @@ def as_float_arrays(*, check_finite: bool = True, **arrays: Any) -> tuple[FloatA
         Ragged nesting, or NaN or infinity while `check_finite` is set; the first bad index is named.
     """
     as_flag("check_finite", check_finite)
-    converted = {name: as_real_array(name, value) for name, value in arrays.items()}
+    converted = {name: _as_numbers(name, value) for name, value in arrays.items()}
     # integers count as float64 here, int16 as well as int64
     dtype = np.result_type(np.float32, *(a.dtype if a.dtype.kind == "f" else np.float64 for a in converted.values()))
     for name, array in converted.items():
         if array.dtype.kind != "f" or array.dtype.itemsize < 4:
             _warn_promotion(name, array.dtype, dtype)
-    out = tuple(np.asarray(a, dtype=dtype) for a in converted.values())
+    out = tuple(_laid_out(a, dtype, own) for a in converted.values())
     if check_finite:
         for name, array in zip(converted, out, strict=True):
             require_finite(name, array)
@@ -82,7 +89,7 @@ def as_float_arrays(*, check_finite: bool = True, **arrays: Any) -> tuple[FloatA
 
 
 def as_array(name: str, value: Any) -> NDArray[Any]:
-    """Convert one array-like to a NumPy array of whatever dtype it has, or raise naming the argument."""
+    """Convert one array-like to a NumPy array of whatever dtype and layout it has, or raise naming the argument."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name}: a masked array came, a plain array was wanted (its mask would be lost)")
     try:
@@ -101,10 +108,45 @@ def as_array(name: str, value: Any) -> NDArray[Any]:
 
 def as_real_array(name: str, value: Any) -> NDArray[Any]:
     """Convert one array-like to a NumPy array of integers or of floats no wider than float64."""
+    array = _as_numbers(name, value)
+    return _laid_out(array, array.dtype.newbyteorder("="), own=False)
+
+
+def _as_numbers(name: str, value: Any) -> NDArray[Any]:
     array = as_array(name, value)
     if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
         raise TypeError(f"{name}: dtype {array.dtype} came, float32 or float64 was wanted")
     return array
+
+
+def _laid_out(array: NDArray[Any], dtype: np.dtype[Any], own: bool) -> NDArray[Any]:
+    """Return the array row by row, aligned, in this dtype; leading axes of stride 0 stay broadcast."""
+    leading = max(array.ndim - 2, 0)
+    once = tuple(slice(1) if stride == 0 else slice(None) for stride in array.strides[:leading])
+    kept = np.array(array[once], dtype, order="C") if own else np.require(array[once], dtype, ("C", "A"))
+    if own:
+        kept.flags.writeable = False
+    return kept if kept.shape == array.shape else np.broadcast_to(kept, array.shape)
+
+
+def cast(name: str, array: NDArray[Any], dtype: Any) -> NDArray[Any]:
+    """Return the array in a dtype that may be narrower; refuse where a finite entry is beyond that dtype's numbers.
+
+    Rounding, and what is too small for the dtype, is left to NumPy.
+    """
+    if array.dtype == dtype:
+        return array
+    with np.errstate(over="ignore"):
+        narrow = array.astype(dtype)
+    beyond = np.isinf(narrow) & np.isfinite(array)
+    if beyond.any():
+        index = tuple(int(i) for i in np.argwhere(beyond)[0])
+        most = float(np.finfo(dtype).max)
+        raise ValueError(
+            f"{name}: {array[index]} at index {index} came in {array.dtype},"
+            f" numbers of at most {most:.8g} in size were wanted: the computation is in {np.dtype(dtype)}"
+        )
+    return narrow
 
 
 def _warn_promotion(name: str, came: np.dtype[Any], computed: np.dtype[Any]) -> None:
@@ -154,7 +196,7 @@ def as_count(name: str, value: Any, *, least: int, most: int | None = None, most
     try:
         if isinstance(value, (bool, np.bool_)):
             raise TypeError
-        count = operator.index(cast(SupportsIndex, value))
+        count = operator.index(value)
     except TypeError:
         raise TypeError(f"{name}: {value!r} came, an integer was wanted") from None
     if count < least or (most is not None and count > most):

@@ -54,7 +54,8 @@ class ConvBasis:
 
     Notes
     -----
-    Memory O(kn). Source: arXiv 2405.05219, definition of the k-conv basis; the cumulative form is ours.
+    Memory O(kn). The basis keeps read-only copies of both arrays. Source: arXiv 2405.05219, definition of the k-conv
+    basis; the cumulative form is ours.
 
     Examples
     --------
@@ -72,12 +73,12 @@ class ConvBasis:
         starts = as_array("starts", self.starts)
         if starts.dtype.kind not in "iu":
             raise TypeError(f"starts: dtype {starts.dtype} came, integers were wanted")
-        (kernels,) = as_float_arrays(kernels=self.kernels)
+        (kernels,) = as_float_arrays(own=True, kernels=self.kernels)
         require_rank("kernels", kernels, 2, "(…, k, n)")
         n = kernels.shape[-1]
         if starts.shape != kernels.shape[:-1]:
             raise ValueError(f"starts: shape {starts.shape} came, {kernels.shape[:-1]} (one per kernel) was wanted")
-        starts = starts.astype(np.int64)
+        starts = np.array(starts, np.int64, order="C")
         used = starts < n
         if (starts < 0).any() or (starts > n).any() or not used[..., 0].all():
             raise ValueError(f"starts: {starts.tolist()} came, columns from 0 to {n - 1} were wanted")
@@ -90,12 +91,18 @@ class ConvBasis:
                 f"kernels: entry {t} of kernel {tuple(where)} is not zero; a segment that starts at column"
                 f" {int(starts[tuple(where)])} has a kernel of length {n - int(starts[tuple(where)])}, then zeros"
             )
-        object.__setattr__(self, "starts", starts)
-        object.__setattr__(self, "kernels", kernels)
+        self._hold(starts, kernels)
+
+    def _hold(self, starts: NDArray[np.int64], kernels: FloatArray) -> None:
+        """Keep read-only views."""
+        for name, array in (("starts", starts), ("kernels", kernels)):
+            view = array.view()
+            view.flags.writeable = False
+            object.__setattr__(self, name, view)
 
     @classmethod
     def trusted(cls, starts: NDArray[np.int64], kernels: FloatArray) -> ConvBasis:
-        """Return a basis of arrays that are known to fit, without looking at them.
+        """Return a basis of arrays that are known to fit and that nobody will write to, without looking at them.
 
         Parameters
         ----------
@@ -105,8 +112,7 @@ class ConvBasis:
             As for `ConvBasis`.
         """
         basis = cls.__new__(cls)
-        object.__setattr__(basis, "starts", starts)
-        object.__setattr__(basis, "kernels", kernels)
+        basis._hold(starts, kernels)
         return basis
 
     @property
@@ -382,7 +388,7 @@ def as_starts(starts: ArrayLike, n: int) -> NDArray[np.int64]:
         raise TypeError(f"starts: {starts!r} came, a vector of integers was wanted")
     if columns.min() < 0 or columns.max() >= n:
         raise ValueError(f"starts: {columns.tolist()} came, columns from 0 to {n - 1} were wanted")
-    columns = columns.astype(np.int64)
+    columns = np.array(columns, np.int64)
     if (np.diff(columns) <= 0).any():
         raise ValueError(f"starts: {columns.tolist()} came, strictly increasing ones were wanted")
     return columns
