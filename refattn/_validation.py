@@ -5,9 +5,11 @@ a complex array, a pickled object) is a ``TypeError``; a wrong *value* (a shape,
 a ``ValueError``.
 
 How numbers lie in memory ends here as well: what `as_float_arrays` and `as_real_array` return is row by row, aligned
-and in the machine's byte order, whatever came, so that the same numbers give the same bits. One exception saves memory:
-leading axes, all but the last two, along which the caller broadcast an array (stride 0) stay broadcast. An array of
-which something is kept beyond the call is copied here (``own``), and nobody can write to the copy.
+and in the machine's byte order, whatever came, so that the same numbers give the same bits. An array that the caller
+broadcast (stride 0) is written out, because the order of a sum depends on strides: it then takes the memory of an array
+of its shape, which the output does as well. Leading axes of one, which are broadcast further inside, cost nothing, and
+masks, which are larger than any output, are read where they lie. An array of which something is kept beyond the call is
+copied here (``own``), and nobody can write to the copy.
 """
 
 from __future__ import annotations
@@ -120,13 +122,12 @@ def _as_numbers(name: str, value: Any) -> NDArray[Any]:
 
 
 def _laid_out(array: NDArray[Any], dtype: np.dtype[Any], own: bool) -> NDArray[Any]:
-    """Return the array row by row, aligned, in this dtype; leading axes of stride 0 stay broadcast."""
-    leading = max(array.ndim - 2, 0)
-    once = tuple(slice(1) if stride == 0 else slice(None) for stride in array.strides[:leading])
-    kept = np.array(array[once], dtype, order="C") if own else np.require(array[once], dtype, ("C", "A"))
-    if own:
-        kept.flags.writeable = False
-    return kept if kept.shape == array.shape else np.broadcast_to(kept, array.shape)
+    """Return the array in this dtype, row by row and aligned."""
+    if not own:
+        return np.require(array, dtype, ("C", "A"))
+    copy = np.array(array, dtype, order="C")
+    copy.flags.writeable = False
+    return copy
 
 
 def cast(name: str, array: NDArray[Any], dtype: Any) -> NDArray[Any]:
