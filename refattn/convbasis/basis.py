@@ -115,6 +115,10 @@ class ConvBasis:
         basis._hold(starts, kernels)
         return basis
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copied or pickled, its arrays are read-only as well."""
+        return ConvBasis.trusted, (self.starts, self.kernels)
+
     @property
     def n(self) -> int:
         """Number of rows and columns of the matrix."""

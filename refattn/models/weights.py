@@ -132,6 +132,28 @@ class GGUFFile:
         with _reading(self.path, f"tensor {name!r}"):
             return np.array(dequantize(record.data, record.tensor_type), dtype=np.float32)
 
+    def tensors(self) -> Mapping[str, FloatArray]:
+        """Return every tensor by its name, each read when it is looked up."""
+        return _Tensors(self)
+
+
+class _Tensors(Mapping[str, FloatArray]):
+    """The tensors of a file, none of which is kept."""
+
+    def __init__(self, file: GGUFFile) -> None:
+        self._file = file
+
+    def __getitem__(self, name: str) -> FloatArray:
+        if name not in self._file.records:
+            raise KeyError(name)
+        return self._file.tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file.records)
+
+    def __len__(self) -> int:
+        return len(self._file.records)
+
 
 def read_gguf(source: str | os.PathLike[str] | GGUFFile) -> GGUFFile:
     """Open a GGUF file and read its metadata and the table of its tensors.

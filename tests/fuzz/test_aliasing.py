@@ -269,49 +269,49 @@ CONFIG = LlamaConfig(
 )  # fmt: skip
 
 
-def models():
-    """A model of each kind, the weights it was made of, and what it computes."""
-    tokens = np.array([3, 1, 4, 1, 5])
-    for dtype in ("float32", "float64"):
-        rng = np.random.default_rng(0)
-        for name, kind, config in (("llama", Llama, CONFIG), ("encoder", Encoder, EncoderConfig(2, 8, 12, 4, 10, 16, 1e-12))):
-            weights = {x: rng.standard_normal(shape).astype(dtype) for x, shape in config.tensor_shapes().items()}
-            yield f"{name} {dtype}", kind(config, weights, dtype=dtype), weights, tokens
+MODELS = pytest.mark.parametrize(
+    ("kind", "config"),
+    [pytest.param(Llama, CONFIG, id="llama"), pytest.param(Encoder, EncoderConfig(2, 8, 12, 4, 10, 16, 1e-12), id="encoder")],
+)
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
+TOKENS = np.array([3, 1, 4, 1, 5])
 
 
-MODELS = [pytest.param(*rest, id=name) for name, *rest in models()]
+def weights_for(config, dtype):
+    rng = np.random.default_rng(0)
+    return {name: rng.standard_normal(shape).astype(dtype) for name, shape in config.tensor_shapes().items()}
 
 
-@pytest.mark.parametrize(("model", "weights", "tokens"), MODELS)
-def test_a_model_is_the_same_after_its_weights_and_outputs_are_overwritten(model, weights, tokens):
-    tokens = tokens.copy()
-    right = bits(model(tokens))
-    overwrite(weights)
-    out = model(tokens)
-    overwrite(out, model.weights)
-    assert bits(model(tokens)) == right
-    given = tokens.copy()
+@DTYPES
+@MODELS
+def test_a_model_is_the_same_after_its_weights_and_outputs_are_overwritten(kind, config, dtype):
+    weights = weights_for(config, dtype)
+    model = kind(config, weights, dtype=dtype)
+    right = bits(model(TOKENS))
+    overwrite(weights, model.weights, model(TOKENS))
+    given = TOKENS.copy()
     out = model(given)
     overwrite(given)
     assert bits(out) == right
 
 
-@pytest.mark.parametrize(("model", "weights", "tokens"), MODELS)
-def test_an_attention_cannot_write_to_what_the_model_still_needs(model, weights, tokens):
-    right = bits(model(tokens, lambda layer, q, k, v: q))
+@DTYPES
+@MODELS
+def test_an_attention_cannot_write_to_what_a_model_gives_it(kind, config, dtype):
+    model = kind(config, weights_for(config, dtype), dtype=dtype)
 
     def destructive(layer, q, k, v):
         out = q.copy()
         overwrite(q, k, v)
+        assert q.any(), "it could"
         return out
 
-    assert bits(model(tokens, destructive)) == right
+    assert bits(model(TOKENS, destructive)) == bits(model(TOKENS, lambda layer, q, k, v: q))
 
 
 def test_an_observer_cannot_write_to_what_the_model_still_needs():
-    model = MODELS[0].values[0]
-    tokens = np.array([3, 1, 4])
-    assert bits(model(tokens, observe=lambda layer, a: overwrite(a))) == bits(model(tokens))
+    model = Llama(CONFIG, weights_for(CONFIG, "float32"))
+    assert bits(model(TOKENS, observe=lambda layer, a: overwrite(a))) == bits(model(TOKENS))
 
 
 def test_what_was_captured_stays():
