@@ -174,13 +174,10 @@ def check_jacobian(
     inputs = _points(inputs)
     shape = np.shape(function(**inputs))
     units = np.eye(int(np.prod(shape))).reshape(-1, *shape)
-    rows = []
-    for unit in units:
-        found = gradients(unit)
-        rows.append({name: _gradient(found, name, point).ravel() for name, point in inputs.items()})
+    rows = [gradients(unit) for unit in units]
     errors: dict[str, float] = {}
     for name, point in inputs.items():
-        analytic = np.stack([row[name] for row in rows])
+        analytic = np.stack([_gradient(row, name, point).ravel() for row in rows])
         numeric = np.empty(analytic.shape)
         for column in range(point.size):
             direction = np.zeros(point.size)
@@ -217,14 +214,14 @@ def _points(inputs: Mapping[str, Any]) -> dict[str, FloatArray]:
         require_finite(f"inputs, {name}", point)
         if not point.size:
             raise ValueError(f"inputs, {name}: shape {point.shape} came, at least one entry was wanted")
-        points[name] = np.array(point, point.dtype if point.dtype.kind == "f" else np.float64)
+        points[name] = point if point.dtype.kind == "f" else point.astype(np.float64)
     return points
 
 
 def _gradient(found: Mapping[str, FloatArray], name: str, point: FloatArray) -> FloatArray:
     if name not in found:
         raise GradientMismatchError(f"{name}: no gradient came, only those of {', '.join(found) or 'nothing'}")
-    gradient = np.array(found[name], np.float64, order="C")  # a copy: the function may use its buffer again
+    gradient = np.asarray(found[name], np.float64)
     if gradient.shape != point.shape:
         raise GradientMismatchError(f"{name}: gradient of shape {gradient.shape} for an input of {point.shape}")
     if not np.isfinite(gradient).all():
@@ -254,7 +251,7 @@ def _derivative(
     h = step * size * np.sqrt(point.size) if np.count_nonzero(direction) > 1 else step * size
 
     def at(multiple: float) -> FloatArray:
-        return np.array(function(**{**inputs, name: point + multiple * h * direction}))  # as for the gradient
+        return np.asarray(function(**{**inputs, name: point + multiple * h * direction}))
 
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # NaN where the step leaves the numbers
         return np.asarray((8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * h))
