@@ -8,8 +8,7 @@ How numbers lie in memory ends here as well: what `as_float_arrays` and `as_real
 and in the machine's byte order, whatever came, so that the same numbers give the same bits. An array that the caller
 broadcast (stride 0) is written out, because the order of a sum depends on strides: it then takes the memory of an array
 of its shape, which the output does as well. Leading axes of one, which are broadcast further inside, cost nothing, and
-masks, which are larger than any output, are read where they lie. An array of which something is kept beyond the call is
-copied here (``own``), and nobody can write to the copy.
+masks, which are larger than any output, are read where they lie.
 """
 
 from __future__ import annotations
@@ -47,19 +46,17 @@ class PromotionWarning(UserWarning):
     """
 
 
-def as_float_arrays(*, check_finite: bool = True, own: bool = False, **arrays: Any) -> tuple[FloatArray, ...]:
+def as_float_arrays(*, check_finite: bool = True, **arrays: Any) -> tuple[FloatArray, ...]:
     """Convert named array-likes to NumPy arrays of one floating dtype, float32 or float64.
 
     Float32 and float64 are kept (float64 wins where both come); float16 becomes float32 and integers
     become float64, each with a `PromotionWarning`. The inputs are never written to; an array that already
-    fits is returned as it is unless `own` is set.
+    fits is returned as it is: what is kept beyond the call is to be copied (`refattn._kept.kept`).
 
     Parameters
     ----------
     check_finite : bool
         Refuse NaN and infinity.
-    own : bool
-        Return read-only copies, which what the caller later writes to its own arrays does not change.
     **arrays : array_like
         Name and value of each argument; anything with ``__array__`` or DLPack on the CPU.
 
@@ -83,7 +80,7 @@ def as_float_arrays(*, check_finite: bool = True, own: bool = False, **arrays: A
     for name, array in converted.items():
         if array.dtype.kind != "f" or array.dtype.itemsize < 4:
             _warn_promotion(name, array.dtype, dtype)
-    out = tuple(_laid_out(a, dtype, own) for a in converted.values())
+    out = tuple(_laid_out(a, dtype) for a in converted.values())
     if check_finite:
         for name, array in zip(converted, out, strict=True):
             require_finite(name, array)
@@ -111,7 +108,7 @@ def as_array(name: str, value: Any) -> NDArray[Any]:
 def as_real_array(name: str, value: Any) -> NDArray[Any]:
     """Convert one array-like to a NumPy array of integers or of floats no wider than float64."""
     array = _as_numbers(name, value)
-    return _laid_out(array, array.dtype.newbyteorder("="), own=False)
+    return _laid_out(array, array.dtype.newbyteorder("="))
 
 
 def _as_numbers(name: str, value: Any) -> NDArray[Any]:
@@ -121,13 +118,9 @@ def _as_numbers(name: str, value: Any) -> NDArray[Any]:
     return array
 
 
-def _laid_out(array: NDArray[Any], dtype: np.dtype[Any], own: bool) -> NDArray[Any]:
+def _laid_out(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return the array in this dtype, row by row and aligned."""
-    if not own:
-        return np.require(array, dtype, ("C", "A"))
-    copy = np.array(array, dtype, order="C")
-    copy.flags.writeable = False
-    return copy
+    return np.require(array, dtype, ("C", "A"))
 
 
 def cast(name: str, array: NDArray[Any], dtype: Any) -> NDArray[Any]:

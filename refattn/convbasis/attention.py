@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refattn._heads import HeadLayout
+from refattn._kept import kept
 from refattn._threads import one_blas_thread
 from refattn._validation import FloatArray, as_float_arrays, as_option, as_real, as_scale, cast, require_finite
 from refattn.convbasis import oracle, paper
@@ -296,7 +297,9 @@ def _attend(
     keep: bool,
 ) -> ConvCache:
     """The forward; `keep` says whether a backward may follow, so that the operators are worth their memory."""
-    q, k, v = as_float_arrays(check_finite=check_finite, own=keep, q=q, k=k, v=v)
+    q, k, v = as_float_arrays(check_finite=check_finite, q=q, k=k, v=v)
+    if keep:
+        q, k, v = kept(q), kept(k), kept(v)
     layout = HeadLayout.of(q, k, v)
     require_square(q, k)
     as_option("mask", mask, ("causal", "full"))

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refattn._kept import kept
 from refattn._threads import one_blas_thread
 from refattn._validation import (
     FloatArray,
@@ -73,7 +74,7 @@ class ConvBasis:
         starts = as_array("starts", self.starts)
         if starts.dtype.kind not in "iu":
             raise TypeError(f"starts: dtype {starts.dtype} came, integers were wanted")
-        (kernels,) = as_float_arrays(own=True, kernels=self.kernels)
+        (kernels,) = as_float_arrays(kernels=self.kernels)
         require_rank("kernels", kernels, 2, "(…, k, n)")
         n = kernels.shape[-1]
         if starts.shape != kernels.shape[:-1]:
@@ -91,7 +92,7 @@ class ConvBasis:
                 f"kernels: entry {t} of kernel {tuple(where)} is not zero; a segment that starts at column"
                 f" {int(starts[tuple(where)])} has a kernel of length {n - int(starts[tuple(where)])}, then zeros"
             )
-        self._hold(starts, kernels)
+        self._hold(starts, kept(kernels))
 
     def _hold(self, starts: NDArray[np.int64], kernels: FloatArray) -> None:
         """Keep read-only views."""

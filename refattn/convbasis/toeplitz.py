@@ -4,10 +4,10 @@ Notation of the paper: ``conv(a)`` is the n×n lower-triangular Toeplitz matrix 
 ``conv(a, m)`` is zero but for its bottom-right m×m block, which is ``conv(a[:m])``. Products are additive:
 ``conv(a, m) x + conv(b, m) x = conv(a + b, m) x``.
 
-A transform has an error relative to the norms of what it is given, and it also holds entries that are cut off, which may
-be far larger than those that are kept. So the products that are public are judged by their size without cancellation,
-``s = max_i Σ_j |a_{i−j}| |x_j|`` of each column: where the error that is to be expected exceeds `TOLERANCE` of it, the
-column is computed by the definition.
+A transform has an error relative to the norms of what it is given, and it also holds entries that are cut off, which
+may be far larger than those that are kept. So the products that are public are judged by their size without
+cancellation, ``s = max_i Σ_j |a_{i−j}| |x_j|`` of each column: where the error that is to be expected exceeds
+`TOLERANCE` of it, the column is computed by the definition.
 """
 
 from __future__ import annotations
@@ -231,7 +231,8 @@ def correlation(a: ArrayLike, b: ArrayLike) -> FloatArray:
     -----
     Time O(m d log m), memory O(m d). The error of an entry is at most 1e-12 (float32: 1e-4) of ``max_t Σ_j |a[j + t]| ·
     |b[j]|``; where a transform does not give that, the correlation is computed by the definition, in O(m s d). The
-    derivative of ``conv(a) x`` with respect to a is of this form. Source: ours. float32 if every input is, else float64.
+    derivative of ``conv(a) x`` with respect to a is of this form. Source: ours. float32 if every input is, else
+    float64.
 
     Examples
     --------

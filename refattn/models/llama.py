@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from scipy.special import expit
 
+from refattn._kept import kept
 from refattn._validation import FloatArray, as_array, as_count, as_real_array, cast, require_finite
 from refattn.dense import dense_attention
 from refattn.models.config import LlamaConfig
@@ -98,8 +99,8 @@ class Llama:
 
     Notes
     -----
-    A forward takes O(layers · (n width ffn_width + attention)). The model holds read-only copies of the weights. Source:
-    arXiv 2302.13971 (LLaMA).
+    A forward takes O(layers · (n width ffn_width + attention)). The model holds read-only copies of the weights.
+    Source: arXiv 2302.13971 (LLaMA).
 
     Examples
     --------
@@ -352,12 +353,11 @@ class Llama:
 
 def as_weight(name: str, value: ArrayLike, shape: tuple[int, ...], dtype: np.dtype[Any]) -> FloatArray:
     """Return a tensor in the model's dtype, checked: a read-only copy."""
-    tensor = np.array(cast(name, as_real_array(f"weights: tensor {name!r}", value), dtype))
+    tensor = cast(name, as_real_array(f"weights: tensor {name!r}", value), dtype)
     if tensor.shape != shape:
         raise ValueError(f"weights: tensor {name!r} of shape {tensor.shape} came, {shape} was wanted")
     require_finite(name, tensor)
-    tensor.flags.writeable = False
-    return tensor
+    return kept(tensor)
 
 
 def _rotate(x: FloatArray, cos: FloatArray, sin: FloatArray) -> FloatArray:

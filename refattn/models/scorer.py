@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refattn._files import write_whole
+from refattn._kept import kept
 from refattn._npz import read_arrays, write_arrays
 from refattn._validation import as_option, as_real_array, require_finite
 
@@ -75,9 +76,7 @@ class Scorer:
 
     def __post_init__(self) -> None:
         for name in _ARRAYS:
-            array = np.array(as_real_array(name, getattr(self, name)))
-            array.flags.writeable = False
-            object.__setattr__(self, name, array)
+            object.__setattr__(self, name, kept(as_real_array(name, getattr(self, name))))
         if self.weight.ndim != 3 or self.slope.shape != self.weight.shape[:2]:
             raise ValueError(
                 f"weight, slope: shapes {self.weight.shape}, {self.slope.shape} came, (L, H_kv, width) and (L, H_kv)"

@@ -7,6 +7,7 @@ an object and its properties.
 
 import copy
 import dataclasses
+from functools import partial
 
 import fuzz_inputs
 import hypothesis
@@ -34,7 +35,7 @@ from refattn import (
     sparsek_attention_backward,
     sparsek_attention_forward,
 )
-from refattn.convbasis import Plan, best_starts, least_squares_basis
+from refattn.convbasis import Plan, least_squares_basis
 from refattn.lowrank import (
     ContinuousRowsMask,
     DistinctColumnsMask,
@@ -85,9 +86,9 @@ def overwrite(*values):
 
 def bits(*values):
     """Everything a caller sees of values, as it is now."""
-    return [
-        (a.dtype, a.shape, a.tolist() if a.dtype.hasobject else a.tobytes()) for a in arrays_in([*values])
-    ] + [one for one in values if isinstance(one, (float, int))]
+    return [(a.dtype, a.shape, a.tolist() if a.dtype.hasobject else a.tobytes()) for a in arrays_in([*values])] + [
+        one for one in values if isinstance(one, (float, int))
+    ]
 
 
 @pytest.fixture
@@ -134,15 +135,20 @@ def forwards():
     q, k, v = numbers(3, 2, N, D)
     search = {"n_basis": 4, "probe": 2, "delta": 1e-3}
     basis = decompose(np.tril(numbers(N, N)))
-    for method, plan in (("fast", Plan("direct")), ("fast", Plan("block transform", 16)), ("paper", None), ("oracle", None)):
+    for method, plan in (
+        ("fast", Plan("direct")),
+        ("fast", Plan("block transform", 16)),
+        ("paper", None),
+        ("oracle", None),
+    ):
         name = method if plan is None else plan.path
         for mask in ("causal", "full"):
             options = {"mask": mask, "method": method, "plan": plan, **search}
             for gradient in ("approximation", "attention"):
-                backward = lambda g, c, gradient=gradient: conv_attention_backward(g, c, gradient=gradient)
+                backward = partial(conv_attention_backward, gradient=gradient)
                 yield f"conv {name} {mask} {gradient}", conv_attention_forward, backward, (q, k, v), options
     given = {"basis": basis}
-    attention = lambda g, c: conv_attention_backward(g, c, gradient="attention")
+    attention = partial(conv_attention_backward, gradient="attention")
     yield "conv with a basis that is given", conv_attention_forward, attention, (q, k, v), given
     lower = np.tri(N, dtype=bool)
     bias = numbers(N, N, seed=5)
@@ -159,7 +165,11 @@ def forwards():
             name = f"lowrank {method} {type(features).__name__}"
             yield name, *low, (q, k, v), {"features": features, "method": method}
         product = masked_product_forward, masked_product_backward
-        for mask in (sliding_window(N, 3), as_row_change(sliding_window(N, 3)), DistinctRowsMask(lower[:4], np.arange(N) % 4)):
+        for mask in (
+            sliding_window(N, 3),
+            as_row_change(sliding_window(N, 3)),
+            DistinctRowsMask(lower[:4], np.arange(N) % 4),
+        ):
             options = {"mask": mask, "method": method}
             yield f"product {method} {type(mask).__name__}", *product, (np.abs(q), np.abs(k), v), options
     for normalise in (False, True):
@@ -205,7 +215,6 @@ def results():
     yield "decomposition", decompose, (np.tril(numbers(5, 5)),)
     yield "recovery", lambda q, k: recover(q, k, n_basis=4, probe=2, delta=1e-3), (q, k)
     yield "recovery to a tolerance", lambda q, k: recover_to_tolerance(q, k, 1e-3), (q, k)
-    yield "best starts", lambda q, k: best_starts(q, k, 3), (q, k)
     yield "least squares", lambda q, k: least_squares_basis(q, k, [0, 5]), (q, k)
     yield "intervals of rows", ContinuousRowsMask, (np.array([0, 0, 1]), np.array([1, 2, 3]))
     change = as_row_change(sliding_window(5, 2))
@@ -271,7 +280,10 @@ CONFIG = LlamaConfig(
 
 MODELS = pytest.mark.parametrize(
     ("kind", "config"),
-    [pytest.param(Llama, CONFIG, id="llama"), pytest.param(Encoder, EncoderConfig(2, 8, 12, 4, 10, 16, 1e-12), id="encoder")],
+    [
+        pytest.param(Llama, CONFIG, id="llama"),
+        pytest.param(Encoder, EncoderConfig(2, 8, 12, 4, 10, 16, 1e-12), id="encoder"),
+    ],
 )
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 TOKENS = np.array([3, 1, 4, 1, 5])
