@@ -131,7 +131,7 @@ def cast(name: str, array: NDArray[Any], dtype: Any) -> NDArray[Any]:
     if array.dtype == dtype:
         return array
     with np.errstate(over="ignore"):
-        narrow = array.astype(dtype)
+        narrow = np.asarray(array, dtype)
     beyond = np.isinf(narrow) & np.isfinite(array)
     if beyond.any():
         index = tuple(int(i) for i in np.argwhere(beyond)[0])

@@ -27,6 +27,7 @@ from refattn._validation import (
     as_float_arrays,
     as_real,
     as_scale,
+    cast,
     require_finite,
     require_rank,
 )
@@ -266,6 +267,7 @@ class ConvBasis:
         True
         """
         shift = as_real("shift", shift)
+        subtracted = cast("shift", np.asarray(shift), self.kernels.dtype)
         starts, kernels, beyond = self.starts, self.kernels, self._beyond()
         if (starts[..., 0] > 0).any():
             if starts.ndim > 1 and (starts[..., 0] == 0).any():
@@ -275,7 +277,7 @@ class ConvBasis:
             kernels = np.concatenate([first, kernels], axis=-2)
             beyond = np.concatenate([np.zeros_like(beyond[..., :1, :]), beyond], axis=-2)
         with np.errstate(over="ignore", under="ignore"):
-            transformed = np.exp(kernels - np.asarray(shift, kernels.dtype))
+            transformed = np.exp(kernels - subtracted)
         transformed[beyond] = 0
         if not np.isfinite(transformed).all():
             raise ValueError(

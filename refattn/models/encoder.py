@@ -206,6 +206,7 @@ class Encoder:
         self.dtype: np.dtype[Any] = np.dtype(dtype)
         if self.dtype not in (np.float32, np.float64):
             raise TypeError(f"dtype: {self.dtype} came, float32 or float64 was wanted")
+        self._norm_eps = cast("norm_eps", np.asarray(config.norm_eps), self.dtype)
         self.weights: dict[str, FloatArray] = {}
         for name, shape in config.tensor_shapes().items():
             if name not in weights:
@@ -311,7 +312,7 @@ class Encoder:
     def _norm(self, x: FloatArray, name: str) -> FloatArray:
         centred = x - x.mean(axis=-1, keepdims=True)
         variance = np.square(centred).mean(axis=-1, keepdims=True)
-        unit = centred / np.sqrt(variance + self.dtype.type(self.config.norm_eps))
+        unit = centred / np.sqrt(variance + self._norm_eps)
         return np.asarray(unit * self.weights[f"{name}.LayerNorm.weight"] + self.weights[f"{name}.LayerNorm.bias"])
 
     def _split(self, rows: FloatArray) -> FloatArray:

@@ -124,6 +124,7 @@ class Llama:
         shapes = config.tensor_shapes()
         if "output.weight" in weights:
             shapes["output.weight"] = shapes["token_embd.weight"]
+        self._norm_eps = cast("norm_eps", np.asarray(config.norm_eps), self.dtype)
         self.weights: dict[str, FloatArray] = {}
         for name, shape in shapes.items():
             if name not in weights:
@@ -344,7 +345,7 @@ class Llama:
 
     def _rms_norm(self, x: FloatArray, gain: FloatArray) -> FloatArray:
         mean_square = np.square(x).mean(axis=-1, keepdims=True)
-        return np.asarray(x / np.sqrt(mean_square + self.dtype.type(self.config.norm_eps)) * gain)
+        return np.asarray(x / np.sqrt(mean_square + self._norm_eps) * gain)
 
     def _split(self, rows: FloatArray) -> FloatArray:
         """Turn (n, heads · d) into a view (heads, n, d)."""

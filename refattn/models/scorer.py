@@ -156,7 +156,7 @@ def read_scorer(path: str | os.PathLike[str]) -> Scorer:
         if manifest.get("sha256") != hashlib.sha256(path.read_bytes()).hexdigest():
             raise ValueError("it is not the file its manifest is about")
         return Scorer(**arrays, manifest=manifest)
-    except (ValueError, RecursionError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a scorer that can be used ({error})") from error
 
 

@@ -9,6 +9,7 @@ in NumPy's order of axes: a linear map is ``(outputs, inputs)``.
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -213,8 +214,12 @@ def _reading(path: Path, what: str) -> Iterator[None]:
     try:
         with np.errstate(all="ignore"):
             yield
-    except (ValueError, LookupError, TypeError, OverflowError, MemoryError, NotImplementedError) as error:
+    except (
+        ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError, RuntimeError, EOFError,
+        struct.error,
+    ) as error:  # fmt: skip
+        told = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"{path}: {what} cannot be read ({error}); a complete GGUF file was wanted,"
+            f"{path}: {what} cannot be read ({told}); a complete GGUF file was wanted,"
             " this one is truncated, damaged or of another format"
         ) from error
