@@ -145,9 +145,10 @@ class _Tensors(Mapping[str, FloatArray]):
         self._file = file
 
     def __getitem__(self, name: str) -> FloatArray:
-        if name not in self._file.records:
-            raise KeyError(name)
         return self._file.tensor(name)
+
+    def __contains__(self, name: object) -> bool:  # without reading it
+        return name in self._file.records
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._file.records)
