@@ -298,10 +298,13 @@ def _lost_columns(a: FloatArray, x: FloatArray, product: FloatArray) -> NDArray[
     (a, e), (x, f) = near_one(a), near_one(x, axis=0)
     a, x = np.abs(a), np.abs(x)
     error = _transform_error(_fft.fast_length(2 * a.size - 1), a[:, None], x)
-    # of both, max_i Σ_j |a_{i−j}| |x_j| is at least as large: the mean of the sums over i, and an entry
-    mean = np.cumsum(a)[::-1] @ x / a.size
+    # max_i Σ_j |a_{i−j}| |x_j| is at least as large as an entry, and as the mean of the sums over i
     entry = np.ldexp(np.abs(product).max(axis=0), -(e + f)) - error
-    return np.asarray(~(error <= TOLERANCE[x.dtype.name] * np.maximum(mean, entry)))
+    lost = ~(error <= TOLERANCE[x.dtype.name] * entry)
+    if lost.any():
+        mean = np.cumsum(a)[::-1] @ x / a.size
+        lost &= ~(error <= TOLERANCE[x.dtype.name] * mean)
+    return np.asarray(lost)
 
 
 def _is_lost(a: FloatArray, b: FloatArray, found: FloatArray) -> bool:
@@ -310,16 +313,18 @@ def _is_lost(a: FloatArray, b: FloatArray, found: FloatArray) -> bool:
     a, b = np.abs(a), np.abs(np.ldexp(b, exponents - largest))
     m, s = a.shape[0], b.shape[0]
     error = float(_transform_error(_fft.fast_length(m + s - 1), a, b).sum())
-    # of both, max_t Σ_j |a_{j+t}| |b_j| is at least as large: the mean of the sums over t, and an entry
-    mean = float((np.cumsum(a[::-1], axis=0)[::-1][:s] * b).sum()) / m
+    # max_t Σ_j |a_{j+t}| |b_j| is at least as large as an entry, and as the mean of the sums over t
     entry = float(np.ldexp(np.abs(found).max(), -largest)) - error
-    return not error <= TOLERANCE[a.dtype.name] * max(mean, entry)
+    if error <= TOLERANCE[a.dtype.name] * entry:
+        return False
+    mean = float((np.cumsum(a[::-1], axis=0)[::-1][:s] * b).sum()) / m
+    return not error <= TOLERANCE[a.dtype.name] * mean
 
 
 def _transform_error(length: int, a: FloatArray, x: FloatArray) -> Any:
     """Error of the entries of a convolution by FFT, for every pair of columns of absolute values near one."""
     a1, x1 = a.sum(axis=0, dtype=np.float64), x.sum(axis=0, dtype=np.float64)
-    a2, x2 = np.linalg.norm(a, axis=0), np.linalg.norm(x, axis=0)
+    a2, x2 = (np.sqrt(np.einsum("ij,ij->j", y, y, dtype=np.float64)) for y in (a, x))
     return convolution_error(length, x.dtype, factors=a2 * x2, product=np.minimum(a1 * x2, a2 * x1))
 
 
