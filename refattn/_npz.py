@@ -6,11 +6,14 @@ What a file says about itself is compared with its length before anything of tha
 from __future__ import annotations
 
 import io
+import lzma
 import math
 import os
+import struct
 import zipfile
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -23,6 +26,28 @@ from refattn._files import replacing
 
 NPY_ERRORS = (SyntaxError, TypeError, RecursionError, OverflowError, MemoryError, TokenError)
 """What NumPy lets through, beside ``ValueError``, of the Python literal that an array's header is."""
+
+_DAMAGED = (
+    ValueError, EOFError, OSError, LookupError, NotImplementedError, RuntimeError, struct.error, zipfile.BadZipFile,
+    zlib.error, lzma.LZMAError, *NPY_ERRORS,
+)  # fmt: skip
+"""What zip, its decompressors (bz2: ``OSError``, as a seek to nowhere) and NumPy raise of bytes that are wrong."""
+
+
+@contextmanager
+def one_refusal(source: str, wanted: str) -> Iterator[None]:
+    """Turn whatever the bytes of an opened file make their readers raise into one clear line.
+
+    Raises
+    ------
+    ValueError
+        The message begins with `source`.
+    """
+    try:
+        yield
+    except _DAMAGED as error:
+        told = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{source}: cannot be read ({told}); {wanted} was wanted") from error
 
 
 def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -60,26 +85,21 @@ def arrays_in(content: bytes, names: Collection[str], source: str, *, most_bytes
     ValueError
         As for `read_arrays`; the message begins with `source`.
     """
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            members = archive.infolist()
-            found = [member.filename for member in members]
-            if sorted(found) != sorted(f"{name}.npy" for name in names):
-                raise ValueError(f"it holds {found[:20]}")
-            for member in members:
-                plain = member.compress_type == zipfile.ZIP_STORED
-                if not (plain or most_bytes) or (plain and member.file_size > len(content)):
-                    raise ValueError(f"{member.filename} is compressed, or longer than the file")
-            if sum(member.file_size for member in members) > max(most_bytes, len(content)):
-                raise ValueError("it says that it is longer than any such file")
-            return {name: _array(name, archive.read(f"{name}.npy")) for name in names}
-    except (
-        ValueError, EOFError, OSError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error, *NPY_ERRORS
-    ) as error:  # fmt: skip
-        wanted = ", ".join(names)
-        raise ValueError(
-            f"{source}: cannot be read ({error}); an archive of plain arrays {wanted} was wanted"
-        ) from error
+    with (
+        one_refusal(source, f"an archive of plain arrays {', '.join(names)}"),
+        zipfile.ZipFile(io.BytesIO(content)) as archive,
+    ):
+        members = archive.infolist()
+        found = [member.filename for member in members]
+        if sorted(found) != sorted(f"{name}.npy" for name in names):
+            raise ValueError(f"it holds {found[:20]}")
+        for member in members:
+            plain = member.compress_type == zipfile.ZIP_STORED
+            if not (plain or most_bytes) or (plain and member.file_size > len(content)):
+                raise ValueError(f"{member.filename} is compressed, or longer than the file")
+        if sum(member.file_size for member in members) > max(most_bytes, len(content)):
+            raise ValueError("it says that it is longer than any such file")
+        return {name: _array(name, archive.read(f"{name}.npy")) for name in names}
 
 
 def _array(name: str, content: bytes) -> NDArray[Any]:

@@ -3,6 +3,12 @@
 Every message names the argument, says what came and what was wanted. A wrong *kind* of thing (a string,
 a complex array, a pickled object) is a ``TypeError``; a wrong *value* (a shape, a NaN, a negative count) is
 a ``ValueError``.
+
+How numbers lie in memory ends here as well: what `as_float_arrays` and `as_real_array` return is row by row, aligned
+and in the machine's byte order, whatever came, so that the same numbers give the same bits. An array that the caller
+broadcast (stride 0) is written out, because the order of a sum depends on strides: it then takes the memory of an array
+of its shape, which the output does as well. Leading axes of one, which are broadcast further inside, cost nothing, and
+masks, which are larger than any output, are read where they lie.
 """
 
 from __future__ import annotations
@@ -12,7 +18,7 @@ import numbers
 import operator
 import warnings
 from collections.abc import Iterable
-from typing import Any, SupportsIndex, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +51,7 @@ def as_float_arrays(*, check_finite: bool = True, **arrays: Any) -> tuple[FloatA
 
     Float32 and float64 are kept (float64 wins where both come); float16 becomes float32 and integers
     become float64, each with a `PromotionWarning`. The inputs are never written to; an array that already
-    fits is returned as it is.
+    fits is returned as it is: what is kept beyond the call is to be copied (`refattn._kept.kept`).
 
     Parameters
     ----------
@@ -57,7 +63,7 @@ def as_float_arrays(*, check_finite: bool = True, **arrays: Any) -> tuple[FloatA
     Returns
     -------
     tuple of ndarray
-        In the order given, all of one dtype.
+        In the order given, all of one dtype, and laid out as the head of the module says.
 
     Raises
     ------
@@ -68,13 +74,13 @@ def as_float_arrays(*, check_finite: bool = True, **arrays: Any) -> tuple[FloatA
         Ragged nesting, or NaN or infinity while `check_finite` is set; the first bad index is named.
     """
     as_flag("check_finite", check_finite)
-    converted = {name: as_real_array(name, value) for name, value in arrays.items()}
+    converted = {name: _as_numbers(name, value) for name, value in arrays.items()}
     # integers count as float64 here, int16 as well as int64
     dtype = np.result_type(np.float32, *(a.dtype if a.dtype.kind == "f" else np.float64 for a in converted.values()))
     for name, array in converted.items():
         if array.dtype.kind != "f" or array.dtype.itemsize < 4:
             _warn_promotion(name, array.dtype, dtype)
-    out = tuple(np.asarray(a, dtype=dtype) for a in converted.values())
+    out = tuple(_laid_out(a, dtype) for a in converted.values())
     if check_finite:
         for name, array in zip(converted, out, strict=True):
             require_finite(name, array)
@@ -82,7 +88,7 @@ def as_float_arrays(*, check_finite: bool = True, **arrays: Any) -> tuple[FloatA
 
 
 def as_array(name: str, value: Any) -> NDArray[Any]:
-    """Convert one array-like to a NumPy array of whatever dtype it has, or raise naming the argument."""
+    """Convert one array-like to a NumPy array of whatever dtype and layout it has, or raise naming the argument."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name}: a masked array came, a plain array was wanted (its mask would be lost)")
     try:
@@ -101,10 +107,40 @@ def as_array(name: str, value: Any) -> NDArray[Any]:
 
 def as_real_array(name: str, value: Any) -> NDArray[Any]:
     """Convert one array-like to a NumPy array of integers or of floats no wider than float64."""
+    array = _as_numbers(name, value)
+    return _laid_out(array, array.dtype.newbyteorder("="))
+
+
+def _as_numbers(name: str, value: Any) -> NDArray[Any]:
     array = as_array(name, value)
     if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
         raise TypeError(f"{name}: dtype {array.dtype} came, float32 or float64 was wanted")
     return array
+
+
+def _laid_out(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return the array in this dtype, row by row and aligned."""
+    return np.require(array, dtype, ("C", "A"))
+
+
+def cast(name: str, array: NDArray[Any], dtype: Any) -> NDArray[Any]:
+    """Return the array in a dtype that may be narrower; refuse where a finite entry is beyond that dtype's numbers.
+
+    Rounding, and what is too small for the dtype, is left to NumPy.
+    """
+    if array.dtype == dtype:
+        return array
+    with np.errstate(over="ignore"):
+        narrow = np.asarray(array, dtype)
+    beyond = np.isinf(narrow) & np.isfinite(array)
+    if beyond.any():
+        index = tuple(int(i) for i in np.argwhere(beyond)[0])
+        most = float(np.finfo(dtype).max)
+        raise ValueError(
+            f"{name}: {array[index]} at index {index} came in {array.dtype},"
+            f" numbers of at most {most:.8g} in size were wanted: the computation is in {np.dtype(dtype)}"
+        )
+    return narrow
 
 
 def _warn_promotion(name: str, came: np.dtype[Any], computed: np.dtype[Any]) -> None:
@@ -154,7 +190,7 @@ def as_count(name: str, value: Any, *, least: int, most: int | None = None, most
     try:
         if isinstance(value, (bool, np.bool_)):
             raise TypeError
-        count = operator.index(cast(SupportsIndex, value))
+        count = operator.index(value)
     except TypeError:
         raise TypeError(f"{name}: {value!r} came, an integer was wanted") from None
     if count < least or (most is not None and count > most):

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refattn._heads import HeadLayout
+from refattn._kept import kept
 from refattn._threads import one_blas_thread
-from refattn._validation import FloatArray, as_float_arrays, as_option, as_real, as_scale, require_finite
+from refattn._validation import FloatArray, as_float_arrays, as_option, as_real, as_scale, cast, require_finite
 from refattn.convbasis import oracle, paper
 from refattn.convbasis.basis import ConvBasis
 from refattn.convbasis.bounds import ROW_TOLERANCE
@@ -32,9 +33,9 @@ class ConvCache:
     Attributes
     ----------
     q, k, v : ndarray, shapes (…, n, d), (…, n, d), (…, n, d_v)
-        The inputs, in the dtype of the computation.
+        The inputs, in the dtype of the computation: copies.
     out : ndarray, shape (…, n, d_v)
-        The output.
+        The output: a copy.
     basis : ConvBasis
         Basis of the logits on and below the diagonal, one for every query head.
     upper : ConvBasis or None
@@ -62,7 +63,8 @@ class ConvCache:
 
     Notes
     -----
-    The number of segments k of every head is ``basis.n_terms``. Memory O(kn + nd) a head. Source: ours.
+    The number of segments k of every head is ``basis.n_terms``. Memory O(kn + nd) a head. Nothing that is later
+    written to the inputs or to the output changes it, and its own arrays are read-only. Source: ours.
 
     Examples
     --------
@@ -296,6 +298,8 @@ def _attend(
 ) -> ConvCache:
     """The forward; `keep` says whether a backward may follow, so that the operators are worth their memory."""
     q, k, v = as_float_arrays(check_finite=check_finite, q=q, k=k, v=v)
+    if keep:
+        q, k, v = kept(q), kept(k), kept(v)
     layout = HeadLayout.of(q, k, v)
     require_square(q, k)
     as_option("mask", mask, ("causal", "full"))
@@ -347,20 +351,25 @@ def _attend(
             largest[head] = report.largest_bound
             if keep:
                 operators[head] = f
-    if method != "fast" and check_finite:  # the fast one judges the rows that may overflow
-        require_finite("v: output", out)
+    if method != "fast" and (check_finite or all(np.isfinite(one).all() for one in (q, k, v))):
+        require_finite("v: output", out)  # the fast one judges the rows that may overflow
+    merged = layout.merge(out)
+    by_head = [array.reshape(layout.lead) for array in (plans, recomputed, largest)]
+    if keep:
+        for array in (merged, *by_head):
+            array.flags.writeable = False
     return ConvCache(
         q,
         k,
         v,
-        layout.merge(out),
+        merged,
         _merge(lower, layout),
         None if upper is None else _merge(upper, layout),
         method,
-        plans.reshape(layout.lead),
+        by_head[0],
         row_tol,
-        recomputed.reshape(layout.lead),
-        largest.reshape(layout.lead),
+        by_head[1],
+        by_head[2],
         factor,
         basis is None,
         layout,
@@ -391,9 +400,10 @@ def _given(basis: Any, layout: HeadLayout, n: int, dtype: np.dtype[Any]) -> Conv
     if basis.n != n or lead not in ((), layout.lead):
         raise ValueError(f"basis: heads {lead} and n = {basis.n} came, heads {layout.lead} and n = {n} were wanted")
     terms = basis.starts.shape[-1]
+    kernels = cast("basis", basis.kernels, dtype)
     return ConvBasis.trusted(
         np.broadcast_to(basis.starts, (*layout.lead, terms)).reshape(*layout.inner, terms),
-        np.broadcast_to(basis.kernels, (*layout.lead, terms, n)).reshape(*layout.inner, terms, n).astype(dtype),
+        np.broadcast_to(kernels, (*layout.lead, terms, n)).reshape(*layout.inner, terms, n),
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refattn._threads import one_blas_thread
-from refattn._validation import FloatArray, as_float_arrays, as_option, require_finite, require_kind
+from refattn._validation import FloatArray, as_float_arrays, as_option, cast, require_finite, require_kind
 from refattn.convbasis import gradients, oracle
 from refattn.convbasis.attention import ConvCache
 from refattn.convbasis.basis import ConvBasis
@@ -84,8 +84,8 @@ def conv_attention_backward(dout: ArrayLike, cache: ConvCache, *, gradient: str 
         raise ValueError(f"dout: shape {dout.shape} came, the output's {cache.out.shape} was wanted")
     layout = cache.layout
     q, k, v = layout.expand(cache.q, cache.k, cache.v)
+    upstream = layout.expand_queries(cast("dout", dout, q.dtype))
     with np.errstate(over="ignore", invalid="ignore"):  # judged below
-        upstream = layout.expand_queries(dout.astype(q.dtype, copy=False))
         out = layout.expand_queries(cache.out)
         dq, dk, dv = np.empty(q.shape, q.dtype), np.empty(k.shape, q.dtype), np.empty(v.shape, q.dtype)
         counts = np.zeros((3, *layout.inner), dtype=np.int64)

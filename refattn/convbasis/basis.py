@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refattn._kept import kept
 from refattn._threads import one_blas_thread
 from refattn._validation import (
     FloatArray,
@@ -26,6 +27,7 @@ from refattn._validation import (
     as_float_arrays,
     as_real,
     as_scale,
+    cast,
     require_finite,
     require_rank,
 )
@@ -54,7 +56,8 @@ class ConvBasis:
 
     Notes
     -----
-    Memory O(kn). Source: arXiv 2405.05219, definition of the k-conv basis; the cumulative form is ours.
+    Memory O(kn). The basis keeps read-only copies of both arrays. Source: arXiv 2405.05219, definition of the k-conv
+    basis; the cumulative form is ours.
 
     Examples
     --------
@@ -77,7 +80,7 @@ class ConvBasis:
         n = kernels.shape[-1]
         if starts.shape != kernels.shape[:-1]:
             raise ValueError(f"starts: shape {starts.shape} came, {kernels.shape[:-1]} (one per kernel) was wanted")
-        starts = starts.astype(np.int64)
+        starts = np.array(starts, np.int64, order="C")
         used = starts < n
         if (starts < 0).any() or (starts > n).any() or not used[..., 0].all():
             raise ValueError(f"starts: {starts.tolist()} came, columns from 0 to {n - 1} were wanted")
@@ -90,12 +93,18 @@ class ConvBasis:
                 f"kernels: entry {t} of kernel {tuple(where)} is not zero; a segment that starts at column"
                 f" {int(starts[tuple(where)])} has a kernel of length {n - int(starts[tuple(where)])}, then zeros"
             )
-        object.__setattr__(self, "starts", starts)
-        object.__setattr__(self, "kernels", kernels)
+        self._hold(starts, kept(kernels))
+
+    def _hold(self, starts: NDArray[np.int64], kernels: FloatArray) -> None:
+        """Keep read-only views."""
+        for name, array in (("starts", starts), ("kernels", kernels)):
+            view = array.view()
+            view.flags.writeable = False
+            object.__setattr__(self, name, view)
 
     @classmethod
     def trusted(cls, starts: NDArray[np.int64], kernels: FloatArray) -> ConvBasis:
-        """Return a basis of arrays that are known to fit, without looking at them.
+        """Return a basis of arrays that are known to fit and that nobody will write to, without looking at them.
 
         Parameters
         ----------
@@ -105,9 +114,12 @@ class ConvBasis:
             As for `ConvBasis`.
         """
         basis = cls.__new__(cls)
-        object.__setattr__(basis, "starts", starts)
-        object.__setattr__(basis, "kernels", kernels)
+        basis._hold(starts, kernels)
         return basis
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copied or pickled, its arrays are read-only as well."""
+        return ConvBasis.trusted, (self.starts, self.kernels)
 
     @property
     def n(self) -> int:
@@ -255,6 +267,7 @@ class ConvBasis:
         True
         """
         shift = as_real("shift", shift)
+        subtracted = cast("shift", np.asarray(shift), self.kernels.dtype)
         starts, kernels, beyond = self.starts, self.kernels, self._beyond()
         if (starts[..., 0] > 0).any():
             if starts.ndim > 1 and (starts[..., 0] == 0).any():
@@ -264,7 +277,7 @@ class ConvBasis:
             kernels = np.concatenate([first, kernels], axis=-2)
             beyond = np.concatenate([np.zeros_like(beyond[..., :1, :]), beyond], axis=-2)
         with np.errstate(over="ignore", under="ignore"):
-            transformed = np.exp(kernels - np.asarray(shift, kernels.dtype))
+            transformed = np.exp(kernels - subtracted)
         transformed[beyond] = 0
         if not np.isfinite(transformed).all():
             raise ValueError(
@@ -382,7 +395,7 @@ def as_starts(starts: ArrayLike, n: int) -> NDArray[np.int64]:
         raise TypeError(f"starts: {starts!r} came, a vector of integers was wanted")
     if columns.min() < 0 or columns.max() >= n:
         raise ValueError(f"starts: {columns.tolist()} came, columns from 0 to {n - 1} were wanted")
-    columns = columns.astype(np.int64)
+    columns = np.array(columns, np.int64)
     if (np.diff(columns) <= 0).any():
         raise ValueError(f"starts: {columns.tolist()} came, strictly increasing ones were wanted")
     return columns

@@ -3,6 +3,11 @@
 Notation of the paper: ``conv(a)`` is the n×n lower-triangular Toeplitz matrix with first column a;
 ``conv(a, m)`` is zero but for its bottom-right m×m block, which is ``conv(a[:m])``. Products are additive:
 ``conv(a, m) x + conv(b, m) x = conv(a + b, m) x``.
+
+A transform has an error relative to the norms of what it is given, and it also holds entries that are cut off, which
+may be far larger than those that are kept. So the products that are public are judged by their size without
+cancellation, ``s = max_i Σ_j |a_{i−j}| |x_j|`` of each column: where the error that is to be expected exceeds
+`TOLERANCE` of it, the column is computed by the definition.
 """
 
 from __future__ import annotations
@@ -10,10 +15,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from refattn import _fft
 from refattn._validation import FloatArray, as_count, as_float_arrays, as_option, require_finite, require_rank
+from refattn.convbasis.bounds import convolution_error
+
+TOLERANCE = {"float64": 1e-12, "float32": 1e-4}
+"""Error of a column relative to its largest size without cancellation, from which on no transform is used."""
+_NOTHING = -(1 << 20)
+"""An exponent of two that every float underflows with."""
 
 
 def conv_matrix(a: ArrayLike) -> FloatArray:
@@ -106,9 +117,11 @@ def conv_product(a: ArrayLike, x: ArrayLike, *, method: str = "fft") -> FloatArr
     x : array_like, shape (n,) or (n, d)
         One vector, or d of them as columns.
     method : {"fft", "direct"}, optional
-        ``"fft"``: O(n d log n) through a circulant of length at least 2n − 1; the error is relative to the *largest*
-        entry of the product. ``"direct"``: O(n² d) by the definition; the error is relative to each entry (for a, x ≥
-        0).
+        ``"fft"``: O(n d log n) through a circulant of length at least 2n − 1; the error of an entry is at most 1e-12
+        (float32: 1e-4) of ``max_i Σ_j |a_{i−j}| |x_j|`` *of its column*. Columns for which a transform does not give
+        that, as where entries beyond the n that are kept would be far larger, are computed as by ``"direct"``.
+        ``"direct"``: O(n² d) by the definition; the error is at most n units of rounding of the entry's own ``Σ_j
+        |a_{i−j}| |x_j|``.
 
     Returns
     -------
@@ -138,7 +151,13 @@ def conv_product(a: ArrayLike, x: ArrayLike, *, method: str = "fft") -> FloatArr
     as_option("method", method, ("fft", "direct"))
     columns = x.reshape(a.size, -1)
     with np.errstate(over="ignore", invalid="ignore"):  # judged below
-        product = fft_product(a, columns) if method == "fft" else _conv_direct(a, columns)
+        if method == "fft":
+            product = fft_product(a, columns)
+            lost = _lost_columns(a, columns, product)
+            if lost.any():
+                product[:, lost] = _conv_direct(a, columns[:, lost])
+        else:
+            product = _conv_direct(a, columns)
     require_finite("a, x: product", product)
     return product.reshape(x.shape)
 
@@ -210,8 +229,10 @@ def correlation(a: ArrayLike, b: ArrayLike) -> FloatArray:
 
     Notes
     -----
-    Time O(m d log m), memory O(m d). The derivative of ``conv(a) x`` with respect to a is of this form. Source: ours.
-    float32 if every input is, else float64.
+    Time O(m d log m), memory O(m d). The error of an entry is at most 1e-12 (float32: 1e-4) of ``max_t Σ_j |a[j + t]| ·
+    |b[j]|``; where a transform does not give that, the correlation is computed by the definition, in O(m s d). The
+    derivative of ``conv(a) x`` with respect to a is of this form. Source: ours. float32 if every input is, else
+    float64.
 
     Examples
     --------
@@ -223,16 +244,29 @@ def correlation(a: ArrayLike, b: ArrayLike) -> FloatArray:
         raise ValueError(f"b: shape {b.shape} came, (s, d) with s ≤ m and a's (m, d) = {a.shape} was wanted")
     with np.errstate(over="ignore", invalid="ignore"):  # judged below
         found = fft_correlation(a, b)
+        if _is_lost(a, b, found):
+            found = _correlation_direct(a, b)
     require_finite("a, b: correlation", found)
     return found
 
 
 def fft_correlation(a: FloatArray, b: FloatArray) -> FloatArray:
-    """`correlation` of arrays that fit; what overflows is infinite or NaN."""
-    (a, e), (b, f) = near_one(a), near_one(b)
+    """`correlation` of arrays that fit, by FFT; what overflows is infinite or NaN."""
+    a, exponents, largest = _scaled_pairs(a, b)
+    b = np.ldexp(b, exponents - largest)  # times a, the columns have their sizes relative to the largest product
     length = _fft.fast_length(a.shape[0] + b.shape[0] - 1)
     a_hat, b_hat = (_fft.rfft(np.ascontiguousarray(x.T), length) for x in (a, b))
-    return np.asarray(np.ldexp(_fft.irfft((a_hat * b_hat.conj()).sum(axis=0), length)[: a.shape[0]], e + f))
+    return np.asarray(np.ldexp(_fft.irfft((a_hat * b_hat.conj()).sum(axis=0), length)[: a.shape[0]], largest))
+
+
+def _scaled_pairs(a: FloatArray, b: FloatArray) -> tuple[FloatArray, NDArray[np.int64], int]:
+    """Return a with columns near one, their exponents, and that of the largest product of two columns.
+
+    A pair of which one column is zero has an exponent so small that it vanishes from sums, whatever the other is.
+    """
+    (a, e), (_, f) = near_one(a, axis=0), near_one(b, axis=0)
+    used = a.any(axis=0) & b.any(axis=0)
+    return a, np.where(used, e, _NOTHING), int((e + f)[used].max()) if used.any() else 0
 
 
 def near_one(x: FloatArray, axis: int | None = None) -> tuple[FloatArray, Any]:
@@ -259,8 +293,50 @@ def fft_product(a: FloatArray, x: FloatArray) -> FloatArray:
     return np.asarray(np.ldexp(_fft.irfft(_fft.rfft(a, length) * x_hat, length)[:, : a.size].T, e + f))
 
 
+def _lost_columns(a: FloatArray, x: FloatArray, product: FloatArray) -> NDArray[np.bool_]:
+    """Which columns of a `fft_product` may be off by more than `TOLERANCE` of their largest size."""
+    (a, e), (x, f) = near_one(a), near_one(x, axis=0)
+    a, x = np.abs(a), np.abs(x)
+    error = _transform_error(_fft.fast_length(2 * a.size - 1), a[:, None], x)
+    # max_i Σ_j |a_{i−j}| |x_j| is at least as large as an entry, and as the mean of the sums over i
+    entry = np.ldexp(np.abs(product).max(axis=0), -(e + f)) - error
+    lost = ~(error <= TOLERANCE[x.dtype.name] * entry)
+    if lost.any():
+        mean = np.cumsum(a)[::-1] @ x / a.size
+        lost &= ~(error <= TOLERANCE[x.dtype.name] * mean)
+    return np.asarray(lost)
+
+
+def _is_lost(a: FloatArray, b: FloatArray, found: FloatArray) -> bool:
+    """Whether a `fft_correlation` may be off by more than `TOLERANCE` of its largest size."""
+    a, exponents, largest = _scaled_pairs(a, b)
+    a, b = np.abs(a), np.abs(np.ldexp(b, exponents - largest))
+    m, s = a.shape[0], b.shape[0]
+    error = float(_transform_error(_fft.fast_length(m + s - 1), a, b).sum())
+    # max_t Σ_j |a_{j+t}| |b_j| is at least as large as an entry, and as the mean of the sums over t
+    entry = float(np.ldexp(np.abs(found).max(), -largest)) - error
+    if error <= TOLERANCE[a.dtype.name] * entry:
+        return False
+    mean = float((np.cumsum(a[::-1], axis=0)[::-1][:s] * b).sum()) / m
+    return not error <= TOLERANCE[a.dtype.name] * mean
+
+
+def _transform_error(length: int, a: FloatArray, x: FloatArray) -> Any:
+    """Error of the entries of a convolution by FFT, for every pair of columns of absolute values near one."""
+    a1, x1 = a.sum(axis=0, dtype=np.float64), x.sum(axis=0, dtype=np.float64)
+    a2, x2 = (np.sqrt(np.einsum("ij,ij->j", y, y, dtype=np.float64)) for y in (a, x))
+    return convolution_error(length, x.dtype, factors=a2 * x2, product=np.minimum(a1 * x2, a2 * x1))
+
+
 def _conv_direct(a: FloatArray, x: FloatArray) -> FloatArray:
     product = np.zeros_like(x)
-    for j in range(a.size):
+    for j in np.flatnonzero(x.any(axis=1)):
         product[j:] += a[: a.size - j, None] * x[j]
     return product
+
+
+def _correlation_direct(a: FloatArray, b: FloatArray) -> FloatArray:
+    found = np.zeros(a.shape[0], a.dtype)
+    for j in np.flatnonzero(b.any(axis=1)):
+        found[: a.shape[0] - j] += a[j:] @ b[j]
+    return found

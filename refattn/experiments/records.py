@@ -172,7 +172,7 @@ def read_records(path: str | os.PathLike[str]) -> Records:
                 if identity(result.item) in results:
                     raise ValueError("the item has a line already")
                 results[identity(result.item)] = result
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:  # a whole number may be too large for a float
             raise ValueError(f"{path}: line {number}: {error}") from None
         end += len(line)
     if header is None:

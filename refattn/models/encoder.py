@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from scipy.special import ndtr
 
-from refattn._validation import FloatArray, as_count, as_real, require_finite
+from refattn._validation import FloatArray, as_array, as_count, as_real, as_real_array, cast
 from refattn.dense import dense_attention
-from refattn.models.llama import Attention
+from refattn.models.llama import Attention, as_weight
 from refattn.models.safetensors_file import read_safetensors
 
 
@@ -187,7 +187,8 @@ class Encoder:
 
     Notes
     -----
-    A forward takes O(layers · (n width² + attention)). Source: arXiv 1810.04805 (BERT).
+    A forward takes O(layers · (n width² + attention)). The model holds read-only copies of the weights. Source: arXiv
+    1810.04805 (BERT).
 
     Examples
     --------
@@ -205,15 +206,12 @@ class Encoder:
         self.dtype: np.dtype[Any] = np.dtype(dtype)
         if self.dtype not in (np.float32, np.float64):
             raise TypeError(f"dtype: {self.dtype} came, float32 or float64 was wanted")
+        self._norm_eps = cast("norm_eps", np.asarray(config.norm_eps), self.dtype)
         self.weights: dict[str, FloatArray] = {}
         for name, shape in config.tensor_shapes().items():
             if name not in weights:
                 raise ValueError(f"weights: tensor {name!r} is missing, one of shape {shape} was wanted")
-            tensor = np.ascontiguousarray(weights[name], dtype=self.dtype)
-            if tensor.shape != shape:
-                raise ValueError(f"weights: tensor {name!r} of shape {tensor.shape} came, {shape} was wanted")
-            require_finite(name, tensor)
-            self.weights[name] = tensor
+            self.weights[name] = as_weight(name, weights[name], shape, self.dtype)
 
     @classmethod
     def from_folder(cls, folder: str | os.PathLike[str], *, dtype: DTypeLike = np.float32) -> Encoder:
@@ -255,8 +253,8 @@ class Encoder:
         tokens : array_like of int, shape (n,)
             Token numbers of one text, n at most ``config.context_length``; no padding.
         attention : callable, optional
-            ``attention(layer, q, k, v) -> out``, all of shape (n_heads, n, d); `exact_full_attention` by default. It
-            must not write to its arguments.
+            ``attention(layer, q, k, v) -> out``, all of shape (n_heads, n, d); `exact_full_attention` by default. Its
+            arguments are read-only.
 
         Returns
         -------
@@ -282,7 +280,9 @@ class Encoder:
             prefix = f"encoder.layer.{layer}."
             names = ("query", "key", "value")
             q, k, v = (self._split(self._linear(x, f"{prefix}attention.self.{name}")) for name in names)
-            out = np.asarray(attend(layer, q, k, v), dtype=self.dtype)
+            for array in (q, k, v):
+                array.flags.writeable = False
+            out = cast("attention", as_real_array("attention", attend(layer, q, k, v)), self.dtype)
             if out.shape != q.shape:
                 raise ValueError(f"attention: shape {out.shape} came in layer {layer}, {q.shape} was wanted")
             joined = out.swapaxes(0, 1).reshape(len(tokens), -1)
@@ -295,7 +295,7 @@ class Encoder:
     __call__ = forward
 
     def _checked(self, tokens: ArrayLike) -> NDArray[np.int64]:
-        array = np.asarray(tokens)
+        array = as_array("tokens", tokens)
         if array.dtype.kind not in "iu":
             raise TypeError(f"tokens: dtype {array.dtype} came, integers were wanted")
         longest = self.config.context_length
@@ -312,7 +312,7 @@ class Encoder:
     def _norm(self, x: FloatArray, name: str) -> FloatArray:
         centred = x - x.mean(axis=-1, keepdims=True)
         variance = np.square(centred).mean(axis=-1, keepdims=True)
-        unit = centred / np.sqrt(variance + self.dtype.type(self.config.norm_eps))
+        unit = centred / np.sqrt(variance + self._norm_eps)
         return np.asarray(unit * self.weights[f"{name}.LayerNorm.weight"] + self.weights[f"{name}.LayerNorm.bias"])
 
     def _split(self, rows: FloatArray) -> FloatArray:

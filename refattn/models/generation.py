@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from refattn._validation import FloatArray, as_count
+from refattn._validation import FloatArray, as_array, as_count
 from refattn.models.llama import Llama
 
 
@@ -97,7 +97,7 @@ def generate(model: Llama, tokens: ArrayLike, n_new: int, attention: Remembering
     >>> tokenizer.decode(new)  # doctest: +SKIP
     ' Paris'
     """
-    chunk, new = np.asarray(tokens), list[int]()
+    chunk, new = as_array("tokens", tokens), list[int]()
     for _ in range(as_count("n_new", n_new, least=0)):
         hidden = model.hidden(chunk, attention, observe=attention.observe, start=attention.position)
         new.append(int(model.logits(hidden[-1:])[0].argmax()))

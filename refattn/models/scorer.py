@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refattn._files import write_whole
+from refattn._kept import kept
 from refattn._npz import read_arrays, write_arrays
-from refattn._validation import as_option, require_finite
+from refattn._validation import as_option, as_real_array, require_finite
 
 FORMAT = "refattn-scorer/1"
 KINDS = ("ridge", "learned", "shared", "long")
@@ -51,12 +52,14 @@ class Scorer:
 
     Raises
     ------
+    TypeError
+        An array is not of numbers.
     ValueError
         Shapes do not fit, an entry is not finite, or a count is negative.
 
     Notes
     -----
-    Memory O(L H_kv width). Source: arXiv 2406.16747, its scoring network.
+    Memory O(L H_kv width); the arrays are read-only copies. Source: arXiv 2406.16747, its scoring network.
 
     Examples
     --------
@@ -72,6 +75,8 @@ class Scorer:
     manifest: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
+        for name in _ARRAYS:
+            object.__setattr__(self, name, kept(as_real_array(name, getattr(self, name))))
         if self.weight.ndim != 3 or self.slope.shape != self.weight.shape[:2]:
             raise ValueError(
                 f"weight, slope: shapes {self.weight.shape}, {self.slope.shape} came, (L, H_kv, width) and (L, H_kv)"
@@ -151,7 +156,7 @@ def read_scorer(path: str | os.PathLike[str]) -> Scorer:
         if manifest.get("sha256") != hashlib.sha256(path.read_bytes()).hexdigest():
             raise ValueError("it is not the file its manifest is about")
         return Scorer(**arrays, manifest=manifest)
-    except (ValueError, RecursionError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a scorer that can be used ({error})") from error
 
 

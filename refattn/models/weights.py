@@ -9,6 +9,7 @@ in NumPy's order of axes: a linear map is ``(outputs, inputs)``.
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -132,6 +133,29 @@ class GGUFFile:
         with _reading(self.path, f"tensor {name!r}"):
             return np.array(dequantize(record.data, record.tensor_type), dtype=np.float32)
 
+    def tensors(self) -> Mapping[str, FloatArray]:
+        """Return every tensor by its name, each read when it is looked up."""
+        return _Tensors(self)
+
+
+class _Tensors(Mapping[str, FloatArray]):
+    """The tensors of a file, none of which is kept."""
+
+    def __init__(self, file: GGUFFile) -> None:
+        self._file = file
+
+    def __getitem__(self, name: str) -> FloatArray:
+        return self._file.tensor(name)
+
+    def __contains__(self, name: object) -> bool:  # without reading it
+        return name in self._file.records
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file.records)
+
+    def __len__(self) -> int:
+        return len(self._file.records)
+
 
 def read_gguf(source: str | os.PathLike[str] | GGUFFile) -> GGUFFile:
     """Open a GGUF file and read its metadata and the table of its tensors.
@@ -191,8 +215,12 @@ def _reading(path: Path, what: str) -> Iterator[None]:
     try:
         with np.errstate(all="ignore"):
             yield
-    except (ValueError, LookupError, TypeError, OverflowError, MemoryError, NotImplementedError) as error:
+    except (
+        ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError, RuntimeError, EOFError,
+        struct.error,
+    ) as error:  # fmt: skip
+        told = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"{path}: {what} cannot be read ({error}); a complete GGUF file was wanted,"
+            f"{path}: {what} cannot be read ({told}); a complete GGUF file was wanted,"
             " this one is truncated, damaged or of another format"
         ) from error

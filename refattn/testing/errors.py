@@ -103,6 +103,6 @@ def _wide(name: str, value: ArrayLike) -> FloatArray:
         if array.dtype.kind in "cSUmM" or not all(isinstance(x, Real) for x in objects):
             raise TypeError
         with np.errstate(over="ignore"):
-            return array.astype(np.float64)
+            return array.astype(np.float64, order="C")
     except (TypeError, ValueError):
         raise TypeError(f"{name}: dtype {array.dtype} came, real numbers were wanted") from None

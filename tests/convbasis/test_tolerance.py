@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import refattn.convbasis.tolerance as tolerance_module
-from refattn import recover_to_tolerance
+from refattn import ConvBasis, recover_to_tolerance
 from refattn.convbasis import basis_from_starts, best_starts, least_squares_basis
 from refattn.convbasis.sampled_starts import sampled_lags, sampled_starts
 from refattn.convbasis.term_search import RowErrors, TermSearch, row_differences
@@ -176,8 +176,9 @@ def test_without_the_means_the_least_squares_kernels_would_not_be_used(monkeypat
 def test_a_planted_error_in_a_kernel_is_seen_by_the_sampled_rows(monkeypatch):
     def off(q, k, starts, scale):
         basis = basis_from_starts(q, k, starts, scale=scale)
-        basis.kernels[0, 0] += 1e-6
-        return basis
+        kernels = basis.kernels.copy()
+        kernels[0, 0] += 1e-6
+        return ConvBasis(basis.starts, kernels)
 
     q, k, _, _ = rope_structured(300, 8, starts=3, seed=0)
     assert recover_to_tolerance(q, k, 1e-9, max_basis=8).found

@@ -56,6 +56,7 @@ def test_schema_and_reader_refuse_the_same(path, spoil):
         (b'{"item": {"a": -Infinity}, "seconds": 0, "records": []}', "-Infinity is not JSON"),
         (b'{"item": {"a": 1e999}, "seconds": 0, "records": []}', "'a': inf came"),
         (b'{"item": {"a": 1}, "seconds": true, "records": []}', "seconds: True came"),
+        (b'{"item": {"a": 1}, "seconds": 1' + b"0" * 400 + b', "records": []}', "too large"),
         (b"[" * 100_000, "not JSON"),
         (b'{"item": {"a": ' + b"1" * 5000 + b'}, "seconds": 0, "records": []}', "not JSON"),
         (b"\xff\xfe", "not JSON"),

@@ -110,13 +110,29 @@ def test_text_is_marked_where_the_file_asks_for_it(
         ({"tokenizer.ggml.merges": None}, "'tokenizer.ggml.merges' is missing, a list was wanted"),
         ({"tokenizer.ggml.merges": ["t h", "q z"]}, "vocabulary and merges do not fit"),
         ({"tokenizer.ggml.merges": ["th"]}, "vocabulary and merges do not fit"),
+        ({"tokenizer.ggml.merges": ["t x"]}, "the merge 't x' is not of two tokens that make a third"),
+        ({"tokenizer.ggml.merges": [1, 2]}, "tokenizer.ggml.merges are not all text"),
+        ({"tokenizer.ggml.tokens": [1, 2], "tokenizer.ggml.token_type": [1, 1]}, "tokenizer.ggml.tokens are not all"),
+        ({"tokenizer.ggml.tokens": ["a", "a"], "tokenizer.ggml.token_type": [1, 1]}, "holds a token twice"),
         ({"tokenizer.ggml.token_type": [3, 3]}, "2 token types came, one for each of 261"),
         (
             {"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.bos_token_id": 999},
             "bos_token_id 999 came, 0 … 260 was wanted",
         ),
     ],
-    ids=["model", "pre-tokenizer", "no-merges", "merge-unknown", "merge-of-one", "types", "marker"],
+    ids=[
+        "model",
+        "pre-tokenizer",
+        "no-merges",
+        "merge-unknown",
+        "merge-of-one",
+        "merge-without-token",
+        "merge-number",
+        "token-number",
+        "token-twice",
+        "types",
+        "marker",
+    ],
 )
 def test_a_tokenizer_that_cannot_be_built_says_why(write_tiny: Write, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=rf"tiny\.gguf: .*{message}"):

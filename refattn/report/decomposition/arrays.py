@@ -7,8 +7,9 @@ size is made. `refattn._npz` reads this package's own files, and refuses what th
 from __future__ import annotations
 
 import math
+import os
+import struct
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -18,9 +19,11 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from refattn._memory import require_memory
-from refattn._npz import NPY_ERRORS
+from refattn._npz import one_refusal
 
 _MOST_HEADER = 1 << 16
+_ZIP_END, _ZIP_COUNT = 22, 10
+"""Bytes of the record that ends a zip file, before its comment, and where in it the number of members stands."""
 
 
 def read_npy(path: Path) -> NDArray[Any]:
@@ -29,9 +32,9 @@ def read_npy(path: Path) -> NDArray[Any]:
     Raises
     ------
     OSError
-        The file cannot be read.
+        The file cannot be opened.
     ValueError
-        It is not such a file, or truncated, or holds objects; the message names the file.
+        It is not such a file, or truncated, or damaged, or holds objects; the message names the file.
     MemoryError
         It does not fit.
     """
@@ -47,27 +50,34 @@ def read_npz(path: Path, wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
     OSError, ValueError, MemoryError
         As for `read_npy`; the message names the file and the array.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            present = {name: f"{name}.npy" for name in wanted if f"{name}.npy" in archive.namelist()}
-            found = {}
-            for name, member in present.items():
-                with archive.open(member) as stream:
-                    found[name] = _array(f"{path}: {name}", stream, archive.getinfo(member).file_size)
-            return found
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); an archive of NumPy arrays was wanted") from error
+    with path.open("rb") as file:
+        with one_refusal(str(path), "an archive of NumPy arrays"):
+            archive = zipfile.ZipFile(file)
+            _require_whole_directory(file, archive)
+        present = {name: f"{name}.npy" for name in wanted if f"{name}.npy" in archive.namelist()}
+        return {
+            name: _array(f"{path}: {name}", archive.open(member), archive.getinfo(member).file_size)
+            for name, member in present.items()
+        }
+
+
+def _require_whole_directory(file: IO[bytes], archive: zipfile.ZipFile) -> None:
+    """Raise unless the directory has as many members as its end says, each by the name in the member's own header."""
+    members = archive.infolist()
+    file.seek(-_ZIP_END - len(archive.comment), os.SEEK_END)
+    (count,) = struct.unpack_from("<H", file.read(_ZIP_END), _ZIP_COUNT)
+    if count != min(len(members), 0xFFFF):
+        raise ValueError(f"{len(members)} members are found, {count} are claimed")
+    for member in members:
+        archive.open(member).close()
 
 
 def _array(name: str, stream: IO[bytes], nbytes: int) -> NDArray[Any]:
     """Read one array from a stream that has `nbytes` left, as its directory says."""
-    try:
+    with one_refusal(name, "a NumPy array"):
         version = npy.read_magic(stream)
         header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran, dtype = header(stream, max_header_size=_MOST_HEADER)
-    except (ValueError, EOFError, *NPY_ERRORS) as error:
-        told = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{name}: cannot be read ({told}); a NumPy array was wanted") from error
     if dtype.hasobject:
         raise ValueError(f"{name}: Python objects came, numbers were wanted (nothing is unpickled)")
     size = math.prod(shape) * dtype.itemsize
@@ -75,7 +85,8 @@ def _array(name: str, stream: IO[bytes], nbytes: int) -> NDArray[Any]:
     if size != left:
         raise ValueError(f"{name}: {shape} of {dtype} are {size} bytes, the file has {left}: truncated or altered")
     require_memory(name, size)
-    content = stream.read(size)
+    with one_refusal(name, "a NumPy array"):
+        content = stream.read(size)
     if len(content) != size:
         raise ValueError(f"{name}: {len(content)} bytes came, {size} were wanted: truncated or altered")
     return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
