@@ -198,7 +198,7 @@ def lowrank_attention(
     exponential is within a factor 1 ± δ, the output is within ``2δ/(1 + √(1 − δ²)) ‖V‖_∞`` of exact attention, where
     ``‖V‖_∞`` may be that of the column and of the values that the row sees. Rounding moves an entry of the output or of
     a gradient by at most a tolerance times its natural size, what it would be with all signs equal: 10⁻¹² in float64
-    (10⁻⁹ by "paper" with row changes) and 10⁻⁶ in float32, see docs/explanation/low-rank.md. Source: arXiv 2405.05219,
+    (10⁻⁹ by "paper" with row changes) and 5·10⁻⁷ in float32, see docs/explanation/low-rank.md. Source: arXiv 2405.05219,
     section 6; the bounds are ours.
 
     Examples

@@ -6,13 +6,13 @@ either side: nothing is ever subtracted, so what an interval does not hold leave
 how far their intervals reach: windows, documents and groups are passed over twice, any n intervals at most ``log₂ n``
 times. Intervals that hold less than that costs are summed entry by entry. Distinct rows and columns are BLAS products.
 
-Values are cut into pieces of at most `_PIECE` columns, which run on the threads there are; the result does not depend on
-how many. Everything is float64.
+Values are cut into pieces of at most `_PIECE` columns, which run on the threads there are; the result does not depend
+on how many. Everything is float64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -92,18 +92,18 @@ def _entries(mask: RowChangeMask) -> tuple[Index, Index, Index]:
 def _over_intervals(
     start: Index, stop: Index, item: Index, n: int, A: FloatArray, B: FloatArray, v: FloatArray, transposed: bool
 ) -> FloatArray:
-    """``Σ_{start ≤ p < stop} (A_item · B_p) v_p`` at every interval's item, or transposed, ``(A_p · B_item) v_item``."""
+    """``Σ_{start ≤ p < stop} (A_item·B_p) v_p`` at every interval's item, or transposed, ``(A_p·B_item) v_item``."""
     length, rank = stop - start, B.shape[1]
     width = min(v.shape[1], _PIECE)
     # entry by entry: r + d a place; by sums: r d on either side of the point, unless that is 0
     short = length * (rank + width) <= (1 + (start > 0)) * rank * width
-    few = tuple(_as_input(x) for x in (np.flatnonzero(short & (length > 0)), start, stop, item))
-    plan = tuple(_as_input(x) for x in _plan(start[~short], stop[~short], item[~short], n))
+    few: tuple[Any, ...] = tuple(_as_input(x) for x in (np.flatnonzero(short & (length > 0)), start, stop, item))
+    plan: tuple[Any, ...] = tuple(_as_input(x) for x in _plan(start[~short], stop[~short], item[~short], n))
     sums = _kernels.interval_sums_transposed if transposed else _kernels.interval_sums
 
     def both(X: FloatArray, low: int, high: int, state: FloatArray, out: FloatArray) -> None:
-        sums(*plan, A, B, X, low, high, state, out)
-        _kernels.short_intervals(*few, A, B, X, transposed, low, high, out)
+        sums(*plan, A, B, X, low, high, state, out)  # type: ignore[call-arg]
+        _kernels.short_intervals(*few, A, B, X, transposed, low, high, out)  # type: ignore[call-arg]
 
     return _in_pieces(v, rank, both)
 

@@ -140,8 +140,7 @@ class FeatureMap(ABC):
         """
         queries, keys = self._checked(q, k)
         u1, u2, du1, du2 = (
-            array.astype(np.float64, order="C", copy=False)
-            for array in as_float_arrays(u1=u1, u2=u2, du1=du1, du2=du2)
+            array.astype(np.float64, order="C", copy=False) for array in as_float_arrays(u1=u1, u2=u2, du1=du1, du2=du2)
         )
         for name, array, rows in (("u1", u1, queries), ("u2", u2, keys), ("du1", du1, queries), ("du2", du2, keys)):
             wanted = (*rows.shape[:-1], self.rank)

@@ -52,7 +52,7 @@ class Rows(NamedTuple):
         if self.exponents is None:
             return self.values
         with np.errstate(over="ignore", under="ignore"):
-            return np.ldexp(self.values, self.exponents)
+            return np.asarray(np.ldexp(self.values, self.exponents))
 
 
 def product(
@@ -67,9 +67,9 @@ def product(
         smallest = _smallest_term(A, B, X)
         if np.isfinite(Y).all() and smallest >= math.log2(least):
             return Rows(Y, None, again)
-        *scaled, columns = _scaled(A, B, X)
-        Y, again = _without_cancelling(method, mask, *scaled, transposed)
-        least = _resolved(scaled[0])
+        a, b, x, columns = _scaled(A, B, X)
+        Y, again = _without_cancelling(method, mask, a, b, x, transposed)
+        least = _resolved(a)
         doubtful = (~(np.abs(Y) >= least) & X.any(axis=0)).any(axis=1) & A.any(axis=1)
         rows = np.flatnonzero(doubtful) if smallest - columns.max() < math.log2(least) else np.zeros(0, np.int64)
         exponents = np.tile(columns, (len(Y), 1))
@@ -99,9 +99,9 @@ def untrusted(bound: FloatArray, Y: FloatArray) -> NDArray[np.bool_]:
 def rounding_bound(mask: RowChangeMask, A: FloatArray, B: FloatArray, X: FloatArray, *, transposed: bool) -> FloatArray:
     """Bound on the rounding of every entry of Algorithm 5, from the size of the running sums that it makes.
 
-    With ``b_jc = ‖B_j‖₁ |X_jc|`` the entries of an outer product add up to b in every column, and a step rounds what the
-    sum then holds. Forward, the steps are changes, and what the sum holds is a running sum of ±b. Transposed, they are
-    rows, which only enter; every change reads the sum.
+    With ``b_jc = ‖B_j‖₁ |X_jc|`` the entries of an outer product add up to b in every column, and a step rounds what
+    the sum then holds. Forward, the steps are changes, and what the sum holds is a running sum of ±b. Transposed, they
+    are rows, which only enter; every change reads the sum.
     """
     sizes, row = np.abs(B).sum(axis=1)[:, None] * np.abs(X), np.repeat(np.arange(mask.n), mask.changes)
     largest, rank = np.abs(A).max(axis=1)[:, None], A.shape[1]
@@ -120,17 +120,17 @@ def rounding_bound(mask: RowChangeMask, A: FloatArray, B: FloatArray, X: FloatAr
 
 
 def _resolved(A: FloatArray) -> float:
-    """How large an entry has to be for underflow to have moved it by at most 2⁻⁵⁰ of itself; infinite if A overflows."""
+    """How large an entry is that underflow has moved by 2⁻⁵⁰ of itself at most; infinite if A overflows."""
     n, rank = A.shape
-    return n * 2.0**-1074 * (1 + math.sqrt(rank) * float(np.linalg.norm(A))) * _ROOM
+    return float(n * 2.0**-1074 * (1 + math.sqrt(rank) * float(np.linalg.norm(A))) * _ROOM)
 
 
 def _smallest_term(*arrays: FloatArray) -> float:
     """log₂ of what every term ``A_ia B_ja X_jc`` that is not zero is at least."""
-    exponents = 0
+    exponents = 0.0
     for x in arrays:
         bits = np.ascontiguousarray(x).view(np.uint64) & np.uint64(2**63 - 1)
-        least = (bits - np.uint64(1)).min() + np.uint64(1)  # zero less one is the largest
+        least = np.min(bits - np.uint64(1)) + np.uint64(1)  # zero less one is the largest
         if least == 0:
             return math.inf
         exponents += math.frexp(float(least.view(np.float64)))[1] - 1

@@ -5,8 +5,8 @@ sees, and row i of the product is ``U1_i · c_i``. Here v is a matrix V of d col
 them at once (Algorithm 6), one column at a time. `prefix_sums` is ours, and used by nothing but comparisons: the same
 sums as differences of two prefixes.
 
-Transposed products, which gradients need, run the same loops backwards (ours). Algorithm 5 subtracts; its rows are judged
-in `refattn.lowrank.guard`.
+Transposed products, which gradients need, run the same loops backwards (ours). Algorithm 5 subtracts; its rows are
+judged in `refattn.lowrank.guard`.
 """
 
 from __future__ import annotations
@@ -109,10 +109,8 @@ def prefix_sums(mask: ContinuousRowsMask, U1: FloatArray, U2: FloatArray, V: Flo
     return Y
 
 
-def segment_spread(
-    leaves: FloatArray, start: NDArray[np.int64], stop: NDArray[np.int64], n: int
-) -> FloatArray:
-    """Give every leaf to all places of its interval, ``start ≤ p < stop``: `segment_sums` and `segment_tree` in reverse.
+def segment_spread(leaves: FloatArray, start: NDArray[np.int64], stop: NDArray[np.int64], n: int) -> FloatArray:
+    """Give every leaf to all places of its interval: `segment_sums` and `segment_tree` in reverse.
 
     Returns
     -------

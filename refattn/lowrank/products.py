@@ -6,8 +6,8 @@ Gradients are products of the same kind. With dY upstream,
 
 so the whole backward is three masked low-rank products: O(nrd) where the forward is (ours).
 
-Each of the four is guarded by itself: every entry is within a tolerance of its natural size, recomputed, or refused (see
-`refattn.lowrank.guard`).
+Each of the four is guarded by itself: every entry is within a tolerance of its natural size, recomputed, or refused
+(see `refattn.lowrank.guard`).
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def masked_product_forward(
     """
     u1, u2, v = _checked(u1, u2, v, mask, method)
     out, recomputed = _forward(u1, u2, v, mask, method)
-    return out, MaskedProductCache(*(kept(x) for x in (u1, u2, v)), mask, method, recomputed)
+    return out, MaskedProductCache(kept(u1), kept(u2), kept(v), mask, method, recomputed)
 
 
 def _checked(
@@ -254,8 +254,8 @@ def masked_product_backward(dout: ArrayLike, cache: MaskedProductCache) -> Maske
     Notes
     -----
     Three products of the forward's kind: O(nrd) by "fast" for a causal mask. Every entry of every gradient keeps the
-    tolerance of `masked_product`, with the natural size of its own product. Source: ours; the formulas stand at the head
-    of the module.
+    tolerance of `masked_product`, with the natural size of its own product. Source: ours; the formulas stand at the
+    head of the module.
 
     Examples
     --------
@@ -271,7 +271,7 @@ def masked_product_backward(dout: ArrayLike, cache: MaskedProductCache) -> Maske
     u1, u2, v, mask = cache.u1, cache.u2, cache.v, cache.mask
     if dout.shape != v.shape:
         raise ValueError(f"dout: shape {dout.shape} came, the product's {v.shape} was wanted")
-    found = [pullback(mask, *head, cache.method) for head in _heads(u1, u2, v, dout)]
+    found = [pullback(mask, A, B, X, G, cache.method) for A, B, X, G in _heads(u1, u2, v, dout)]
     parts = zip(zip(*found, strict=True), (u1, u2, v), strict=True)
     gradients = MaskedProductGradients(*(_stacked(part, like) for part, like in parts))
     for name, gradient in gradients._asdict().items():
