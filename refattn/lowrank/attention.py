@@ -55,7 +55,7 @@ class LowRankCache:
     q, k, v : ndarray, shapes (…, n, d), (…, n, d), (…, n, d_v)
         Copies of the inputs, in the dtype of the computation. No array here can be written to.
     out : ndarray, shape (…, n, d_v)
-        A copy of the output.
+        The output, in float64 whatever the dtype: gradients multiply it with numbers of any size.
     features : FeatureMap
         The map that was used.
     mask : StructuredMask
@@ -198,8 +198,8 @@ def lowrank_attention(
     exponential is within a factor 1 ± δ, the output is within ``2δ/(1 + √(1 − δ²)) ‖V‖_∞`` of exact attention, where
     ``‖V‖_∞`` may be that of the column and of the values that the row sees. Rounding moves an entry of the output or of
     a gradient by at most a tolerance times its natural size, what it would be with all signs equal: 10⁻¹² in float64
-    (10⁻⁹ by "paper" with row changes) and 5·10⁻⁷ in float32, see docs/explanation/low-rank.md. Source: arXiv 2405.05219,
-    section 6; the bounds are ours.
+    (10⁻⁹ by "paper" with row changes) and 5·10⁻⁷ in float32, see docs/explanation/low-rank.md. Source: arXiv
+    2405.05219, section 6; the bounds are ours.
 
     Examples
     --------
@@ -288,12 +288,13 @@ def lowrank_attention_forward(
     bound = None
     if chosen.error is not None and chosen.error < 1:
         bound = lowrank_bound(chosen.error, float(np.abs(v).max()))
+    wide = layout.merge(out)
     with np.errstate(over="ignore", under="ignore"):  # judged below
-        out = layout.merge(out).astype(q.dtype, copy=False)
+        out = wide.astype(q.dtype, copy=False)
     require_finite("q, k, v: output", out)
     lead_rows = (*layout.lead, n)
     cache = LowRankCache(
-        kept(q), kept(k), kept(v), kept(out), chosen, structure, method,
+        kept(q), kept(k), kept(v), kept(wide), chosen, structure, method,
         kept(denominators.reshape(lead_rows)), kept(rounding.reshape(lead_rows)), recomputed, bound, layout,
     )  # fmt: skip
     return out, cache
@@ -342,6 +343,9 @@ def lowrank_attention_backward(dout: ArrayLike, cache: LowRankCache) -> Attentio
     queries, keys, values = layout.expand(cache.q, cache.k, cache.v)
     upstream, outputs = (layout.expand_queries(x).astype(np.float64, order="C") for x in (dout, cache.out))
     denominators = cache.denominators.reshape(*layout.inner, -1, 1)
+    # gradients are linear in dout: what is tiny is brought near 1, and back at the end
+    exponent = min(math.frexp(float(np.abs(upstream).max()))[1], 0)
+    upstream = np.ldexp(upstream, -exponent)
     dq, dk, dv = (np.empty(x.shape) for x in (queries, keys, values))
     seen = cache.mask.row_counts() > 0
     for head in np.ndindex(*layout.inner):
@@ -361,11 +365,12 @@ def lowrank_attention_backward(dout: ArrayLike, cache: LowRankCache) -> Attentio
         dq[head], dk[head] = chosen.pullback(queries[head], keys[head], u1, u2, du1, du2)
     dtype = cache.q.dtype
     with np.errstate(all="ignore"):  # judged below
-        gradients = AttentionGradients(
-            layout.reduce_queries(dq, cache.q.shape).astype(dtype, copy=False),
-            layout.reduce_keys(dk, cache.k.shape).astype(dtype, copy=False),
-            layout.reduce_keys(dv, cache.v.shape).astype(dtype, copy=False),
+        sums = (
+            layout.reduce_queries(dq, cache.q.shape),
+            layout.reduce_keys(dk, cache.k.shape),
+            layout.reduce_keys(dv, cache.v.shape),
         )
+        gradients = AttentionGradients(*(np.ldexp(x, exponent).astype(dtype, copy=False) for x in sums))
     for name, gradient in gradients._asdict().items():
         require_finite(f"dout: gradient of {name}", gradient)
     return gradients

@@ -61,7 +61,7 @@ def product(
     """Return ``(W ∘ A Bᵀ) X``, or with Wᵀ, by a method, every row guarded; all of one shape (n, ·), finite, float64."""
     with np.errstate(all="ignore"):
         Y, again = _without_cancelling(method, mask, A, B, X, transposed)
-        least = _resolved(A)
+        least = _resolved(A, X)
         if np.isfinite(Y.sum()) and np.abs(Y).min() >= least:
             return Rows(Y, None, again)
         smallest = _smallest_term(A, B, X)
@@ -69,7 +69,7 @@ def product(
             return Rows(Y, None, again)
         a, b, x, columns = _scaled(A, B, X)
         Y, again = _without_cancelling(method, mask, a, b, x, transposed)
-        least = _resolved(a)
+        least = _resolved(a, x)
         doubtful = (~(np.abs(Y) >= least) & X.any(axis=0)).any(axis=1) & A.any(axis=1)
         rows = np.flatnonzero(doubtful) if smallest - columns.max() < math.log2(least) else np.zeros(0, np.int64)
         exponents = np.tile(columns, (len(Y), 1))
@@ -119,10 +119,14 @@ def rounding_bound(mask: RowChangeMask, A: FloatArray, B: FloatArray, X: FloatAr
     return np.asarray(2.0**-52 * largest * (steps + rank * held))
 
 
-def _resolved(A: FloatArray) -> float:
-    """How large an entry is that underflow has moved by 2⁻⁵⁰ of itself at most; infinite if A overflows."""
+def _resolved(A: FloatArray, X: FloatArray) -> float:
+    """How large an entry is that underflow has moved by 2⁻⁵⁰ of itself at most; infinite if A overflows.
+
+    What vanishes of ``B_j X_j`` is multiplied with A_i, and what vanishes of ``A_i·B_j`` with X_j.
+    """
     n, rank = A.shape
-    return float(n * 2.0**-1074 * (1 + math.sqrt(rank) * float(np.linalg.norm(A))) * _ROOM)
+    largest = 1 + math.sqrt(rank) * float(np.linalg.norm(A)) + rank * float(np.abs(X).max())
+    return float(n * 2.0**-1074 * _ROOM * largest)
 
 
 def _smallest_term(*arrays: FloatArray) -> float:
