@@ -11,7 +11,8 @@ N and D are one product, V with a column of ones beside it. For an upstream grad
 and the rest is the backward of that product and of the feature map (ours).
 
 A row is returned only if its denominator is one that the features' error allows and its rounding is estimated to be
-small; otherwise the call is refused. Rows that see nothing are zero, and so are their gradients.
+small; otherwise the call is refused. Numerators and gradients are products of the same kind, each guarded by itself
+(`refattn.lowrank.guard`). Rows that see nothing are zero, and so are their gradients.
 """
 
 from __future__ import annotations
@@ -21,21 +22,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from refattn._heads import HeadLayout
 from refattn._threads import one_blas_thread
 from refattn._validation import FloatArray, as_float_arrays, as_option, as_real, require_finite, require_kind
 from refattn.dense import AttentionGradients
+from refattn.lowrank import guard
 from refattn.lowrank.features import FeatureMap, PolynomialFeatures, logit_bound
 from refattn.lowrank.layouts import prefix_lm
-from refattn.lowrank.masks import CausalMask, StructuredMask
+from refattn.lowrank.masks import CausalMask, RowChangeMask, StructuredMask
 from refattn.lowrank.polynomials import LARGEST_BOUND
 from refattn.lowrank.products import (
     METHODS,
-    masked_product,
-    masked_product_backward,
-    masked_product_forward,
+    kept,
+    module_of,
+    pullback,
+    require_method,
     require_structure,
 )
 
@@ -50,9 +53,9 @@ class LowRankCache:
     Attributes
     ----------
     q, k, v : ndarray, shapes (…, n, d), (…, n, d), (…, n, d_v)
-        The inputs, in the dtype of the computation.
+        Copies of the inputs, in the dtype of the computation. No array here can be written to.
     out : ndarray, shape (…, n, d_v)
-        The output.
+        The output, in float64 whatever the dtype: gradients multiply it with numbers of any size.
     features : FeatureMap
         The map that was used.
     mask : StructuredMask
@@ -63,6 +66,8 @@ class LowRankCache:
         Row sums of ``W ∘ U1 U2ᵀ`` (for random features, up to what cancels); 0 for rows that see nothing.
     rounding : ndarray of float64, shape (…, n)
         Estimated rounding error of every denominator, relative to it.
+    recomputed : int
+        Rows, of all heads, that the method left in doubt and that were summed again from their own columns.
     bound : float or None
         Bound on ``‖Y − Ỹ‖_∞`` that the features' error implies (`lowrank_bound`); None if it implies none.
     layout : HeadLayout
@@ -91,6 +96,7 @@ class LowRankCache:
     method: str
     denominators: FloatArray
     rounding: FloatArray
+    recomputed: int
     bound: float | None
     layout: HeadLayout
 
@@ -164,7 +170,7 @@ def lowrank_attention(
     method : {"fast", "paper", "oracle"}, optional
         How the masked products are computed; see `masked_product`.
     check_finite : bool, optional
-        Refuse NaN and infinity in q, k, v; the features refuse them in any case.
+        Refuse NaN and infinity in q, k, v before anything else; they and what overflows are refused in any case.
 
     Returns
     -------
@@ -189,8 +195,11 @@ def lowrank_attention(
     Notes
     -----
     For one head, time O(nr d_v) by "fast" (times the mask's own constant, see `masked_product`), memory O(nr). If every
-    exponential is within a factor 1 ± δ, the output is within ``2δ/(1 + √(1 − δ²)) ‖V‖_∞`` of exact attention. Source:
-    arXiv 2405.05219, section 6; the bound is ours.
+    exponential is within a factor 1 ± δ, the output is within ``2δ/(1 + √(1 − δ²)) ‖V‖_∞`` of exact attention, where
+    ``‖V‖_∞`` may be that of the column and of the values that the row sees. Rounding moves an entry of the output or of
+    a gradient by at most a tolerance times its natural size, what it would be with all signs equal: 10⁻¹² in float64
+    (10⁻⁹ by "paper" with row changes) and 5·10⁻⁷ in float32, see docs/explanation/low-rank.md. Source: arXiv
+    2405.05219, section 6; the bounds are ours.
 
     Examples
     --------
@@ -254,7 +263,7 @@ def lowrank_attention_forward(
     >>> cache.features.degree, cache.features.rank, cache.bound < 1e-4
     (4, 70, True)
     """
-    q, k, v = as_float_arrays(check_finite=check_finite, q=q, k=k, v=v)
+    q, k, v = (np.ascontiguousarray(x) for x in as_float_arrays(check_finite=check_finite, q=q, k=k, v=v))
     layout = HeadLayout.of(q, k, v)
     n = q.shape[-2]
     if k.shape[-2] != n:
@@ -263,25 +272,32 @@ def lowrank_attention_forward(
     structure = _as_structure(mask, n)
     chosen = _as_features(features, error, scale, q, k)
 
+    require_finite("v", v)  # the features have looked at q and k
+    require_method(method, structure)
+
     queries, keys, values = layout.expand(q, k, v)
-    out = np.empty((*layout.inner, n, v.shape[-1]))
+    out, recomputed = np.empty((*layout.inner, n, v.shape[-1])), 0
     denominators, rounding = np.empty((2, *layout.inner, n))
     for head in np.ndindex(*layout.inner):
         u1, u2 = chosen.attention_factors(queries[head], keys[head])
-        sums = masked_product(u1, u2, _with_ones(values[head]), mask=structure, method=method)
-        denominators[head] = sums[:, -1]
-        rounding[head] = _judged(denominators[head], u1, u2, structure, chosen)
-        np.divide(sums[:, :-1], sums[:, -1:], out=out[head], where=sums[:, -1:] > 0)
-        out[head][sums[:, -1] <= 0] = 0  # rows that see nothing: any other was refused
-    lead_rows = (*layout.lead, n)
+        sums = guard.product(module_of(method), structure, u1, u2, _with_ones(values[head]))
+        denominators[head] = sums.whole()[:, -1]
+        rounding[head] = _judged(denominators[head], u1, u2, structure, chosen, method)
+        out[head] = _quotients(sums, structure.row_counts() > 0)
+        recomputed += sums.recomputed
     bound = None
     if chosen.error is not None and chosen.error < 1:
         bound = lowrank_bound(chosen.error, float(np.abs(v).max()))
+    wide = layout.merge(out)
+    with np.errstate(over="ignore", under="ignore"):  # judged below
+        out = wide.astype(q.dtype, copy=False)
+    require_finite("q, k, v: output", out)
+    lead_rows = (*layout.lead, n)
     cache = LowRankCache(
-        q, k, v, layout.merge(out).astype(q.dtype, copy=False), chosen, structure, method,
-        denominators.reshape(lead_rows), rounding.reshape(lead_rows), bound, layout,
+        kept(q), kept(k), kept(v), kept(wide), chosen, structure, method,
+        kept(denominators.reshape(lead_rows)), kept(rounding.reshape(lead_rows)), recomputed, bound, layout,
     )  # fmt: skip
-    return cache.out, cache
+    return out, cache
 
 
 @one_blas_thread()
@@ -307,7 +323,8 @@ def lowrank_attention_backward(dout: ArrayLike, cache: LowRankCache) -> Attentio
 
     Notes
     -----
-    Time O(nr d_v) for one head, memory O(nr): the factors are computed again. Source: ours.
+    Time O(nr d_v) for one head, memory O(nr): the factors are computed again. Every gradient is within the tolerance of
+    `lowrank_attention`, entry by entry, or refused. Source: ours.
 
     Examples
     --------
@@ -324,34 +341,36 @@ def lowrank_attention_backward(dout: ArrayLike, cache: LowRankCache) -> Attentio
         raise ValueError(f"dout: shape {dout.shape} came, the output's {cache.out.shape} was wanted")
     layout, chosen = cache.layout, cache.features
     queries, keys, values = layout.expand(cache.q, cache.k, cache.v)
-    upstream, outputs = (layout.expand_queries(x).astype(np.float64) for x in (dout, cache.out))
+    upstream, outputs = (layout.expand_queries(x).astype(np.float64, order="C") for x in (dout, cache.out))
     denominators = cache.denominators.reshape(*layout.inner, -1, 1)
+    # gradients are linear in dout: what is tiny is brought near 1, and back at the end
+    exponent = min(math.frexp(float(np.abs(upstream).max()))[1], 0)
+    upstream = np.ldexp(upstream, -exponent)
     dq, dk, dv = (np.empty(x.shape) for x in (queries, keys, values))
     seen = cache.mask.row_counts() > 0
     for head in np.ndindex(*layout.inner):
         u1, u2 = chosen.attention_factors(queries[head], keys[head])
-        ones = _with_ones(values[head])
-        _, product = masked_product_forward(u1, u2, ones, mask=cache.mask, method=cache.method)
-        with np.errstate(over="ignore", invalid="ignore"):  # judged below
+        with np.errstate(all="ignore"):  # judged below
             # forward: out = N / D
-            dsums = np.empty(ones.shape)
-            dsums[:, :-1] = upstream[head]
-            dsums[:, -1] = -(upstream[head] * outputs[head]).sum(axis=-1)
-            dsums[seen] /= denominators[head][seen]
-            dsums[~seen] = 0
+            dsums = np.zeros((seen.size, dout.shape[-1] + 1))
+            dsums[seen, :-1] = upstream[head][seen] / denominators[head][seen]
+            dsums[:, -1] = -(dsums[:, :-1] * outputs[head]).sum(axis=-1)
         require_finite("dout: gradient of the sums", dsums)
         # forward: [N, D] = (W ∘ U1 U2ᵀ) [V, 1]
-        du1, du2, dones = masked_product_backward(dsums, product)
+        du1, du2, dones = pullback(cache.mask, u1, u2, _with_ones(values[head]), dsums, cache.method)
+        for name, gradient in (("query", du1), ("key", du2)):
+            require_finite(f"dout: gradient of the {name} features", gradient)
         dv[head] = dones[:, :-1]
         # forward: U1, U2 = features(q, k)
         dq[head], dk[head] = chosen.pullback(queries[head], keys[head], u1, u2, du1, du2)
     dtype = cache.q.dtype
-    with np.errstate(over="ignore", invalid="ignore"):  # judged below
-        gradients = AttentionGradients(
-            layout.reduce_queries(dq, cache.q.shape).astype(dtype, copy=False),
-            layout.reduce_keys(dk, cache.k.shape).astype(dtype, copy=False),
-            layout.reduce_keys(dv, cache.v.shape).astype(dtype, copy=False),
+    with np.errstate(all="ignore"):  # judged below
+        sums = (
+            layout.reduce_queries(dq, cache.q.shape),
+            layout.reduce_keys(dk, cache.k.shape),
+            layout.reduce_keys(dv, cache.v.shape),
         )
+        gradients = AttentionGradients(*(np.ldexp(x, exponent).astype(dtype, copy=False) for x in sums))
     for name, gradient in gradients._asdict().items():
         require_finite(f"dout: gradient of {name}", gradient)
     return gradients
@@ -392,32 +411,61 @@ def _as_features(features: Any, error: Any, scale: Any, q: FloatArray, k: FloatA
 
 
 def _with_ones(v: FloatArray) -> FloatArray:
-    return np.concatenate([v, np.ones((len(v), 1))], axis=1, dtype=np.float64)
+    ones = np.ones((len(v), v.shape[1] + 1))
+    ones[:, :-1] = v
+    return ones
+
+
+def _quotients(sums: guard.Rows, seen: NDArray[np.bool_]) -> FloatArray:
+    """Return N / D for the rows that see something, 0 for others: the quotient may be finite where N is not."""
+    out = np.zeros((len(seen), sums.values.shape[1] - 1))
+    with np.errstate(all="ignore"):  # judged by the caller
+        out[seen] = sums.values[seen, :-1] / sums.values[seen, -1:]
+        if sums.exponents is not None:
+            out = np.ldexp(out, sums.exponents[:, :-1] - sums.exponents[:, -1:])
+    return out
 
 
 def _judged(
-    denominators: FloatArray, u1: FloatArray, u2: FloatArray, mask: StructuredMask, features: FeatureMap
+    denominators: FloatArray, u1: FloatArray, u2: FloatArray, mask: StructuredMask, features: FeatureMap, method: str
 ) -> FloatArray:
     """Return the estimated rounding error of the denominators, or raise naming the first that cannot stand.
 
-    Running sums pass through at most ``|U1_i| · Σ_j |U2_j|``; n roundings of such numbers add up like √n of them.
+    A sum over c columns of r products each is off by at most ``(c + r) u`` of its natural size, and features that
+    vanish by as much as the smallest number. The natural size is bounded by that of all columns, and by that of c times
+    the largest; where neither will do, it is computed.
     """
     counts = mask.row_counts()
+    seen = counts > 0
     least = counts * features.least_entry * (1 - 1e-6)
-    bad = (counts > 0) & ~((denominators > 0) & (denominators >= least))
+    bad = seen & ~((denominators > 0) & (denominators >= least))
     if bad.any():
         i = int(bad.argmax())
         raise ValueError(
             f"q, k: the denominator of row {i} is {denominators[i]:.6g}, at least {least[i]:.6g} and above 0 was"
             " wanted; the features do not serve these logits, or rounding has taken the row"
         )
-    through = np.abs(u1) @ np.abs(u2).sum(axis=0)
-    unit = np.finfo(np.float64).eps * math.sqrt(len(u1))
-    rounding = np.divide(unit * through, denominators, out=np.zeros(len(u1)), where=counts > 0)
-    if rounding.max() > ROUNDING_TOLERANCE:
-        i = int(rounding.argmax())
+    queries, keys = np.abs(u1), np.abs(u2)
+    unit = (counts + u1.shape[1]) * 2.0**-53
+    vanished = counts * (queries.sum(axis=1) + keys.sum(axis=1).max()) * 2.0**-1074
+
+    def relative(size: FloatArray) -> FloatArray:
+        return np.divide(size, denominators, out=np.zeros(len(u1)), where=seen)
+
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is computed
+        natural = np.minimum(queries @ keys.sum(axis=0), counts * (queries @ keys.max(axis=0)))
+        rounding = relative(unit * natural + vanished)
+    if not rounding.max() <= ROUNDING_TOLERANCE:
+        natural = guard.product(module_of(method), mask, queries, keys, np.ones((len(u1), 1))).whole()[:, 0]
+        rounding = relative(unit * natural + vanished)
+    if method == "paper" and isinstance(mask, RowChangeMask):
+        ones = np.ones((len(u1), 1))
+        running = guard.rounding_bound(mask, u1, u2, ones, transposed=False)[:, 0]
+        rounding = np.maximum(rounding, np.minimum(relative(running), guard.ROW_TOLERANCE))
+    if not rounding.max() <= ROUNDING_TOLERANCE:
+        i = int(np.nan_to_num(rounding, nan=np.inf).argmax())
         raise ValueError(
-            f"q, k: row {i} is so small beside the sums it is taken from that rounding is estimated at"
-            f" {rounding[i]:.3g} of its denominator, at most {ROUNDING_TOLERANCE:g} was wanted; use method 'oracle'"
+            f"q, k: row {i} is so small beside the terms it is summed from that rounding is estimated at"
+            f" {rounding[i]:.3g} of its denominator, at most {ROUNDING_TOLERANCE:g} was wanted; other features were"
         )
     return np.asarray(rounding)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refattn._validation import as_array, as_count
-from refattn.lowrank.masks import Boolean, Index, StructuredMask, as_dense_mask, as_indices
+from refattn.lowrank.masks import Boolean, Index, StructuredMask, as_dense_mask, as_indices, keep
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +27,7 @@ class _GroupedMask(StructuredMask):
 
     def __post_init__(self) -> None:
         patterns, groups = _as_groups(self.patterns, self.groups, self.grouped)
-        object.__setattr__(self, "patterns", patterns)
-        object.__setattr__(self, "groups", groups)
+        keep(self, patterns=patterns, groups=groups)
 
     @property
     def n(self) -> int:  # type: ignore[override]
@@ -164,7 +163,7 @@ def _as_groups(patterns: Any, groups: Any, what: str) -> tuple[Boolean, Index]:
     if wrong.any():
         i = int(wrong.argmax())
         raise ValueError(f"mask: {what} {i} has group {groups[i]}, one of 0 … {len(patterns) - 1} was wanted")
-    return patterns, groups
+    return patterns.copy(), groups
 
 
 def _grouped(rows: Boolean, most: int | None, what: str) -> tuple[Boolean, Index]:

@@ -1,10 +1,13 @@
-"""Masked low-rank products in O(nrd), compiled: running sums of r×d numbers, whatever the mask (ours).
+"""Masked low-rank products in O(nrd), compiled: running sums of r×d numbers that only grow (ours).
 
-The sums of `refattn.lowrank.paper` with three differences: continuous rows sweep the columns once and read the running
-prefix where a row starts and stops, so no prefix is stored; rows that see fewer columns than that costs are summed
-entry by entry, which is also where a difference of prefixes would lose most; distinct rows and columns are BLAS
-products. Values are cut into pieces of at most `_PIECE` columns, which run on the threads there are; the result does
-not depend on how many. Everything is float64.
+Continuous rows are intervals of columns. Row changes are intervals of rows, from where a column enters to where it
+leaves. Every interval is cut in two at a point that many share, and its sum is what has been summed from the point to
+either side: nothing is ever subtracted, so what an interval does not hold leaves no trace in it. Points are chosen by
+how far their intervals reach: windows, documents and groups are passed over twice, any n intervals at most ``log₂ n``
+times. Intervals that hold less than that costs are summed entry by entry. Distinct rows and columns are BLAS products.
+
+Values are cut into pieces of at most `_PIECE` columns, which run on the threads there are; the result does not depend
+on how many. Everything is float64.
 """
 
 from __future__ import annotations
@@ -53,11 +56,9 @@ def _product(mask: StructuredMask, u1: FloatArray, u2: FloatArray, v: FloatArray
         case CausalMask():
             return _in_pieces(v, B.shape[1], lambda X, *rest: _kernels.causal(A, B, X, transposed, *rest))
         case RowChangeMask():
-            changes = _kernels.row_changes_transposed if transposed else _kernels.row_changes
-            first, columns, signs = (_as_input(x) for x in (mask.first, mask.columns, mask.signs))
-            return _in_pieces(v, B.shape[1], lambda *rest: changes(first, columns, signs, A, B, *rest))
+            return _over_intervals(*_entries(mask), mask.n, A, B, v, not transposed)
         case ContinuousRowsMask():
-            return _continuous(mask, A, B, v, transposed)
+            return _over_intervals(mask.start, mask.stop, np.arange(mask.n), mask.n, A, B, v, transposed)
         case DistinctColumnsMask():
             return _seen_by(mask, A, B, v) if not transposed else _seeing(mask.transpose(), A, B, v)
         case DistinctRowsMask():
@@ -77,33 +78,75 @@ def _in_pieces(v: FloatArray, rank: int, sweep: Sweep) -> FloatArray:
     return out
 
 
-def _continuous(mask: ContinuousRowsMask, A: FloatArray, B: FloatArray, v: FloatArray, transposed: bool) -> FloatArray:
-    length, rank = mask.stop - mask.start, B.shape[1]
+def _entries(mask: RowChangeMask) -> tuple[Index, Index, Index]:
+    """Return the rows from where each column enters to where it leaves, or to the end: starts, stops, columns."""
+    row = np.repeat(np.arange(mask.n), mask.changes)
+    order = np.empty(mask.columns.size, np.int64)
+    _kernels.sort_by(mask.columns, np.arange(order.size), np.zeros(mask.n + 1, np.int64), order)
+    enters = np.flatnonzero(mask.signs[order] > 0)  # of a column, changes are enter, leave, enter, …
+    column, after = mask.columns[order[enters]], np.append(order, -1)[enters + 1]
+    leaves = (after >= 0) & (mask.columns[after] == column)
+    return row[order[enters]], np.where(leaves, row[after], mask.n), column
+
+
+def _over_intervals(
+    start: Index, stop: Index, item: Index, n: int, A: FloatArray, B: FloatArray, v: FloatArray, transposed: bool
+) -> FloatArray:
+    """``Σ_{start ≤ p < stop} (A_item·B_p) v_p`` at every interval's item, or transposed, ``(A_p·B_item) v_item``."""
+    length, rank = stop - start, B.shape[1]
     width = min(v.shape[1], _PIECE)
-    # entry by entry: r + d a column; by the sweep: r d at the start, unless that is column 0, and r d at the stop
-    reads = (1 + (mask.start > 0)) * rank * width
-    short = length * (rank + width) <= reads
-    rows = np.flatnonzero(short & (length > 0))
-    first, members, signs = _events(mask, np.flatnonzero(~short))
-    sweep = _kernels.prefix_differences_transposed if transposed else _kernels.prefix_differences
+    # entry by entry: r + d a place; by sums: r d on either side of the point, unless that is 0
+    short = length * (rank + width) <= (1 + (start > 0)) * rank * width
+    few: tuple[Any, ...] = tuple(_as_input(x) for x in (np.flatnonzero(short & (length > 0)), start, stop, item))
+    plan: tuple[Any, ...] = tuple(_as_input(x) for x in _plan(start[~short], stop[~short], item[~short], n))
+    sums = _kernels.interval_sums_transposed if transposed else _kernels.interval_sums
 
     def both(X: FloatArray, low: int, high: int, state: FloatArray, out: FloatArray) -> None:
-        if members.size:
-            sweep(first, members, signs, A, B, X, low, high, state, out)
-        _kernels.short_rows(rows, mask.start, mask.stop, A, B, X, transposed, low, high, out)
+        sums(*plan, A, B, X, low, high, state, out)  # type: ignore[call-arg]
+        _kernels.short_intervals(*few, A, B, X, transposed, low, high, out)  # type: ignore[call-arg]
 
     return _in_pieces(v, rank, both)
 
 
-def _events(mask: ContinuousRowsMask, rows: Index) -> tuple[Index, Index, NDArray[np.int8]]:
-    """Rows that start (sign −1; not those at column 0) or stop (sign 1), in the order of the columns."""
-    starting = rows[mask.start[rows] > 0]
-    column = np.concatenate([mask.start[starting], mask.stop[rows]])
-    members = np.concatenate([starting, rows])
-    signs = np.repeat(np.array([-1, 1], np.int8), [starting.size, rows.size])
-    order = np.argsort(column, kind="stable")
-    first = np.concatenate([[0], np.cumsum(np.bincount(column, minlength=mask.n + 1))])
-    return _as_input(first), _as_input(members[order]), _as_input(signs[order])
+def _plan(start: Index, stop: Index, item: Index, n: int) -> tuple[Index, ...]:
+    """Return what `_kernels.interval_sums` takes: the intervals, sorted by the points at which they are cut."""
+    best: tuple[int, Index, Index, Index] | None = None
+    for points in (_from_right, _from_left, _by_powers):
+        if best is None or best[0] > 4 * n:  # a window's cost: two sums that grow, two that are read
+            found = _reach(start, stop, points(start, stop, n), n)
+            best = found if best is None or found[0] < best[0] else best
+    assert best is not None
+    _, point, left, right = best
+    keys, plan = np.arange(start.size), [start, stop, item]
+    for ends in (start, stop):
+        first, by_end, by_point = np.zeros(n + 2, np.int64), np.empty_like(keys), np.empty_like(keys)
+        _kernels.sort_by(ends, keys, np.zeros(n + 2, np.int64), by_end)
+        _kernels.sort_by(point, by_end, first, by_point)
+        plan.append(by_point)
+    return (*plan[:3], first, *plan[3:], left, right)
+
+
+def _from_right(start: Index, stop: Index, n: int) -> Index:
+    point = np.empty_like(start)
+    _kernels.stab_from_right(start, stop, np.full(n + 1, n + 1), point)
+    return point
+
+
+def _from_left(start: Index, stop: Index, n: int) -> Index:
+    return np.asarray(n - _from_right(n - stop, n - start, n))
+
+
+def _by_powers(start: Index, stop: Index, n: int) -> Index:
+    point = np.empty_like(start)
+    _kernels.stab_by_powers(start, stop, point)
+    return point
+
+
+def _reach(start: Index, stop: Index, point: Index, n: int) -> tuple[int, Index, Index, Index]:
+    """Return how many rows are added and sums read with these points, the points, and how far each reaches."""
+    left, right = np.arange(n + 1), np.arange(n + 1)
+    reads = _kernels.reaches(start, stop, point, left, right)
+    return int((right - left).sum()) + reads, point, left, right
 
 
 def _seen_by(mask: DistinctColumnsMask, A: FloatArray, B: FloatArray, v: FloatArray) -> FloatArray:

@@ -139,7 +139,14 @@ class FeatureMap(ABC):
         Time and memory as the forward.
         """
         queries, keys = self._checked(q, k)
-        with np.errstate(over="ignore", invalid="ignore"):  # judged below
+        u1, u2, du1, du2 = (
+            array.astype(np.float64, order="C", copy=False) for array in as_float_arrays(u1=u1, u2=u2, du1=du1, du2=du2)
+        )
+        for name, array, rows in (("u1", u1, queries), ("u2", u2, keys), ("du1", du1, queries), ("du2", du2, keys)):
+            wanted = (*rows.shape[:-1], self.rank)
+            if array.shape != wanted:
+                raise ValueError(f"{name}: shape {array.shape} came, {wanted} was wanted")
+        with np.errstate(all="ignore"):  # judged below
             dq, dk = self._pull_queries(queries, u1, du1), self._pull_keys(keys, u2, du2)
         for name, gradient in (("q", dq), ("k", dk)):
             require_finite(f"dout, du1, du2: gradient of {name}", gradient)
@@ -151,7 +158,7 @@ class FeatureMap(ABC):
             require_rank(name, array, 2, f"(…, n, {self.width})")
             if array.shape[-1] != self.width:
                 raise ValueError(f"{name}: shape {array.shape} came, (…, n, {self.width}) was wanted")
-        queries, keys = (array.astype(np.float64, copy=False) for array in arrays)
+        queries, keys = (array.astype(np.float64, order="C", copy=False) for array in arrays)
         rows = queries.size // self.width + keys.size // self.width
         require_memory(f"features: {rows} rows of rank {self.rank}", 8 * rows * self.rank)
         self._require_inside(queries, keys)
@@ -221,7 +228,7 @@ def logit_bound(q: ArrayLike, k: ArrayLike, *, scale: float | None = None) -> fl
 
 def _largest_norms(x: FloatArray) -> tuple[float, float, float]:
     """Largest 2-norm, 1-norm and ∞-norm of a row, over the largest entry."""
-    unit = x.astype(np.float64) / (float(np.abs(x).max()) or 1.0)
+    unit = x.astype(np.float64, order="C") / (float(np.abs(x).max()) or 1.0)
     two, one, most = (float(np.linalg.norm(unit, ord=order, axis=-1).max()) for order in (2, 1, np.inf))
     return two, one, most
 

@@ -74,6 +74,13 @@ def as_indices(name: str, value: Any, size: int, what: str) -> Index:
     return array.astype(np.int64)
 
 
+def keep(mask: StructuredMask, **arrays: NDArray[Any]) -> None:
+    """Set the arrays of a mask, its own, so that nobody writes to what has been checked."""
+    for name, array in arrays.items():
+        array.flags.writeable = False
+        object.__setattr__(mask, name, array)
+
+
 @dataclass(frozen=True, eq=False)
 class CausalMask(StructuredMask):
     """Row i sees the columns ``j ≤ i``.
@@ -181,8 +188,7 @@ class RowChangeMask(StructuredMask):
             as_real("most", self.most, least=0.0)
         if first[0] != 0 or (np.diff(first) < 0).any():
             raise ValueError("first: positions that start at 0 and never fall were wanted")
-        for name, value in {"first": first, "columns": columns, "signs": signs.astype(np.int8)}.items():
-            object.__setattr__(self, name, value)
+        keep(self, first=first, columns=columns, signs=signs.astype(np.int8))
         self._require_rows(signs)
 
     def _require_rows(self, signs: Index) -> None:
@@ -284,8 +290,7 @@ class ContinuousRowsMask(StructuredMask):
         if wrong.any():
             i = int(wrong.argmax())
             raise ValueError(f"mask: row {i} has the interval {start[i]} … {stop[i]}, one within 0 … {size} was wanted")
-        object.__setattr__(self, "start", start)
-        object.__setattr__(self, "stop", stop)
+        keep(self, start=start, stop=stop)
 
     @classmethod
     def from_dense(cls, dense: ArrayLike) -> ContinuousRowsMask:

@@ -18,6 +18,11 @@ def product(mask: StructuredMask, u1: FloatArray, u2: FloatArray, v: FloatArray)
     return np.asarray(np.where(mask.to_dense(), u1 @ u2.T, 0) @ v)
 
 
+def product_transposed(mask: StructuredMask, u1: FloatArray, u2: FloatArray, v: FloatArray) -> FloatArray:
+    """Return ``(Wᵀ ∘ U1 U2ᵀ) V``: the rows of u1 are columns of W."""
+    return np.asarray(np.where(mask.to_dense().T, u1 @ u2.T, 0) @ v)
+
+
 def pullback(
     mask: StructuredMask, u1: FloatArray, u2: FloatArray, v: FloatArray, dout: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray]:

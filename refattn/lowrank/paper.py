@@ -2,9 +2,11 @@
 
 Every algorithm multiplies ``W ∘ U1 U2ᵀ`` with a vector v: it keeps a sum c of ``U2_j v_j`` over the columns that a row
 sees, and row i of the product is ``U1_i · c_i``. Here v is a matrix V of d columns; where c would not fit for all of
-them at once (Algorithm 6), one column at a time. `prefix_sums` is ours: the same sums as differences of two prefixes.
+them at once (Algorithm 6), one column at a time. `prefix_sums` is ours, and used by nothing but comparisons: the same
+sums as differences of two prefixes.
 
-Transposed products, which gradients need, run the same loops backwards (ours).
+Transposed products, which gradients need, run the same loops backwards (ours). Algorithm 5 subtracts; its rows are
+judged in `refattn.lowrank.guard`.
 """
 
 from __future__ import annotations
@@ -107,14 +109,38 @@ def prefix_sums(mask: ContinuousRowsMask, U1: FloatArray, U2: FloatArray, V: Flo
     return Y
 
 
-def prefix_sums_transposed(mask: ContinuousRowsMask, U1: FloatArray, U2: FloatArray, V: FloatArray) -> FloatArray:
-    """``(Wᵀ ∘ U1 U2ᵀ) V``: each row enters the columns' running sum at its start and leaves at its stop (ours)."""
+def segment_spread(leaves: FloatArray, start: NDArray[np.int64], stop: NDArray[np.int64], n: int) -> FloatArray:
+    """Give every leaf to all places of its interval: `segment_sums` and `segment_tree` in reverse.
+
+    Returns
+    -------
+    ndarray, shape (n, r)
+        Sums of the leaves whose intervals hold a place; O(n r log n) for n of them.
+    """
+    m = 1 << (n - 1).bit_length()
+    tree = np.zeros((2 * m, leaves.shape[1]))
+    low, high = start + m, stop + m
+    while (low < high).any():
+        left = np.flatnonzero((low < high) & (low % 2 == 1))
+        np.add.at(tree, low[left], leaves[left])
+        right = np.flatnonzero((low < high) & (high % 2 == 1))
+        np.add.at(tree, high[right] - 1, leaves[right])
+        low, high = (low + 1) // 2, high // 2
+    width = 1
+    while width < m:
+        parents = tree[width : 2 * width]
+        tree[2 * width : 4 * width : 2] += parents
+        tree[2 * width + 1 : 4 * width : 2] += parents
+        width *= 2
+    return tree[m : m + n]
+
+
+def algorithm_6_transposed(mask: ContinuousRowsMask, U1: FloatArray, U2: FloatArray, V: FloatArray) -> FloatArray:
+    """``(Wᵀ ∘ U1 U2ᵀ) V``: Algorithm 6 in reverse, each row given to the nodes that its query sums (ours)."""
     Y = np.empty((len(U1), V.shape[1]))
     for column, v in enumerate(V.T):
-        steps = np.zeros((mask.n + 1, U2.shape[1]))
-        np.add.at(steps, mask.start, U2 * v[:, None])
-        np.subtract.at(steps, mask.stop, U2 * v[:, None])
-        Y[:, column] = np.einsum("ir,ir->i", U1, np.cumsum(steps[:-1], axis=0))
+        spread = segment_spread(U2 * v[:, None], mask.start, mask.stop, mask.n)
+        Y[:, column] = np.einsum("ir,ir->i", U1, spread)
     return Y
 
 
@@ -162,7 +188,7 @@ def product_transposed(mask: StructuredMask, U1: FloatArray, U2: FloatArray, V: 
         case RowChangeMask():
             return algorithm_5_transposed(mask, U1, U2, V)
         case ContinuousRowsMask():
-            return prefix_sums_transposed(mask, U1, U2, V)
+            return algorithm_6_transposed(mask, U1, U2, V)
         case DistinctColumnsMask():
             return distinct_rows(mask.transpose(), U1, U2, V)
         case DistinctRowsMask():

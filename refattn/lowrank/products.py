@@ -5,6 +5,9 @@ Gradients are products of the same kind. With dY upstream,
     dV = (Wᵀ ∘ U2 U1ᵀ) dY        dU1 = (W ∘ dY Vᵀ) U2        dU2 = (Wᵀ ∘ V dYᵀ) U1,
 
 so the whole backward is three masked low-rank products: O(nrd) where the forward is (ours).
+
+Each of the four is guarded by itself: every entry is within a tolerance of its natural size, recomputed, or refused
+(see `refattn.lowrank.guard`).
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from numpy.typing import ArrayLike
 from refattn._memory import require_memory
 from refattn._threads import one_blas_thread
 from refattn._validation import FloatArray, as_float_arrays, as_option, require_finite, require_kind, require_rank
-from refattn.lowrank import oracle, paper
+from refattn.lowrank import guard, oracle, paper
 from refattn.lowrank.masks import StructuredMask
 
 METHODS = ("fast", "paper", "oracle")
@@ -33,15 +36,17 @@ class MaskedProductCache:
     Attributes
     ----------
     u1, u2, v : ndarray, shapes (…, n, r), (…, n, r), (…, n, d)
-        The inputs, in the dtype of the computation.
+        Copies of the inputs, in the dtype of the computation; they cannot be written to.
     mask : StructuredMask
         The mask.
     method : str
         How the product was computed.
+    recomputed : int
+        Rows, of all heads, that the method left in doubt and that were summed again from their own columns.
 
     Notes
     -----
-    Memory O(1) beyond the inputs. Source: ours.
+    Memory O(n (r + d)). Source: ours.
 
     Examples
     --------
@@ -49,8 +54,8 @@ class MaskedProductCache:
     >>> from refattn.lowrank import CausalMask, masked_product_forward
     >>> ones = np.ones((3, 1))
     >>> out, cache = masked_product_forward(ones, ones, ones, mask=CausalMask(3))
-    >>> cache.method, cache.mask.n
-    ('fast', 3)
+    >>> cache.method, cache.mask.n, cache.recomputed
+    ('fast', 3, 0)
     """
 
     u1: FloatArray
@@ -58,6 +63,7 @@ class MaskedProductCache:
     v: FloatArray
     mask: StructuredMask
     method: str
+    recomputed: int
 
 
 class MaskedProductGradients(NamedTuple):
@@ -119,8 +125,7 @@ def masked_product(
     TypeError
         `mask` is not a structure, or an input is not numeric.
     ValueError
-        Shapes do not fit, an entry is not finite, the product or what it is summed from overflows, or `method` is
-        unknown.
+        Shapes do not fit, an entry is not finite, the product overflows, or `method` is unknown.
     MemoryError
         The dense method does not fit; the message has the estimate.
 
@@ -131,11 +136,14 @@ def masked_product(
 
     Notes
     -----
+    Every entry is within a tolerance of its natural size ``S_ic = Σ_j W_ij (|u1_i|·|u2_j|) |v_jc|``, what it would be
+    with all signs equal, however large what its row does not see: within ``(n + r) 2⁻⁵³ S_ic`` by "fast" and "oracle",
+    10⁻¹⁰ ``S_ic`` by "paper", where rows that may have lost more are recomputed; and one rounding to the dtype.
+
     For one head, "fast" takes time O(nrd), O((n + Σ B_i) rd) for row changes and O(pnrd) for p distinct rows or
-    columns; memory O(n (r + d)). "paper" has a factor log n more for continuous rows. "oracle": O(n² (r + d)), memory
-    O(n²). Row changes and continuous rows subtract running sums: a row that is small beside what it subtracts loses
-    digits, see docs/explanation/low-rank.md. The result does not depend on the number of threads. Source: arXiv
-    2405.05219, section 6, Algorithms 4 to 6 and the lemmas on distinct rows and columns.
+    columns; memory O(n (r + d)). Intervals that share no points, as random ones, take a factor log n more; so do
+    continuous rows by "paper". "oracle": O(n² (r + d)), memory O(n²). The result does not depend on the number of
+    threads. Source: arXiv 2405.05219, section 6, Algorithms 4 to 6 and the lemmas on distinct rows and columns.
 
     Examples
     --------
@@ -146,10 +154,9 @@ def masked_product(
     >>> bool(np.allclose(out, np.tril(u1 @ u2.T) @ v))
     True
     """
-    return masked_product_forward(u1, u2, v, mask=mask, method=method)[0]
+    return _forward(*_checked(u1, u2, v, mask, method), mask, method)[0]
 
 
-@one_blas_thread()
 def masked_product_forward(
     u1: ArrayLike, u2: ArrayLike, v: ArrayLike, *, mask: StructuredMask, method: str = "fast"
 ) -> tuple[FloatArray, MaskedProductCache]:
@@ -189,6 +196,14 @@ def masked_product_forward(
     >>> masked_product_forward(ones, ones, ones, mask=sliding_window(4, 2))[0].ravel()
     array([1., 2., 2., 2.])
     """
+    u1, u2, v = _checked(u1, u2, v, mask, method)
+    out, recomputed = _forward(u1, u2, v, mask, method)
+    return out, MaskedProductCache(kept(u1), kept(u2), kept(v), mask, method, recomputed)
+
+
+def _checked(
+    u1: ArrayLike, u2: ArrayLike, v: ArrayLike, mask: StructuredMask, method: str
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     u1, u2, v = as_float_arrays(u1=u1, u2=u2, v=v)
     as_option("method", method, METHODS)
     require_structure(mask)
@@ -200,13 +215,19 @@ def masked_product_forward(
         raise ValueError(f"u2: shape {u2.shape} came, that of u1 {u1.shape} was wanted")
     if v.shape[:-2] != u1.shape[:-2]:
         raise ValueError(f"v: leading axes {v.shape[:-2]} came, those of u1 {u1.shape[:-2]} were wanted")
-    if method == "oracle":
-        require_memory(f"method: 'oracle' with n = {mask.n}", 17 * mask.n**2)
-    cache = MaskedProductCache(u1, u2, v, mask, method)
-    with np.errstate(over="ignore", invalid="ignore"):  # judged below
-        out = _stacked([_method(method).product(mask, *head) for head in _heads(u1, u2, v)], v)
+    require_method(method, mask)
+    return u1, u2, v
+
+
+@one_blas_thread()
+def _forward(
+    u1: FloatArray, u2: FloatArray, v: FloatArray, mask: StructuredMask, method: str
+) -> tuple[FloatArray, int]:
+    """Return the product and how many rows were recomputed."""
+    found = [guard.product(module_of(method), mask, *head) for head in _heads(u1, u2, v)]
+    out = _stacked([rows.whole() for rows in found], v)
     require_finite("u1, u2, v: product", out)
-    return out, cache
+    return out, sum(rows.recomputed for rows in found)
 
 
 @one_blas_thread()
@@ -232,7 +253,8 @@ def masked_product_backward(dout: ArrayLike, cache: MaskedProductCache) -> Maske
 
     Notes
     -----
-    Three products of the forward's kind: O(nrd) by "fast" for a causal mask. Source: ours; the formulas stand at the
+    Three products of the forward's kind: O(nrd) by "fast" for a causal mask. Every entry of every gradient keeps the
+    tolerance of `masked_product`, with the natural size of its own product. Source: ours; the formulas stand at the
     head of the module.
 
     Examples
@@ -249,35 +271,44 @@ def masked_product_backward(dout: ArrayLike, cache: MaskedProductCache) -> Maske
     u1, u2, v, mask = cache.u1, cache.u2, cache.v, cache.mask
     if dout.shape != v.shape:
         raise ValueError(f"dout: shape {dout.shape} came, the product's {v.shape} was wanted")
-    method = _method(cache.method)
-    found = []
-    with np.errstate(over="ignore", invalid="ignore"):  # judged below
-        for A, B, X, G in _heads(u1, u2, v, dout):
-            if cache.method == "oracle":
-                found.append(oracle.pullback(mask, A, B, X, G))
-                continue
-            # forward: (W ∘ U1 U2ᵀ) V
-            dA = method.product(mask, G, X, B)
-            dB = method.product_transposed(mask, X, G, A)
-            dX = method.product_transposed(mask, B, A, G)
-            found.append((dA, dB, dX))
-        parts = zip(zip(*found, strict=True), (u1, u2, v), strict=True)
-        gradients = MaskedProductGradients(*(_stacked(part, like) for part, like in parts))
+    found = [pullback(mask, A, B, X, G, cache.method) for A, B, X, G in _heads(u1, u2, v, dout)]
+    parts = zip(zip(*found, strict=True), (u1, u2, v), strict=True)
+    gradients = MaskedProductGradients(*(_stacked(part, like) for part, like in parts))
     for name, gradient in gradients._asdict().items():
         require_finite(f"dout: gradient of {name}", gradient)
     return gradients
 
 
+def pullback(
+    mask: StructuredMask, A: FloatArray, B: FloatArray, X: FloatArray, G: FloatArray, method: str
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Gradients of one head's product with respect to its factors and values; what overflows is infinite."""
+    module = module_of(method)
+    # forward: (W ∘ U1 U2ᵀ) V
+    dA = guard.product(module, mask, G, X, B)
+    dB = guard.product(module, mask, X, G, A, transposed=True)
+    dX = guard.product(module, mask, B, A, G, transposed=True)
+    return dA.whole(), dB.whole(), dX.whole()
+
+
 def _heads(*arrays: FloatArray) -> Iterator[tuple[FloatArray, ...]]:
-    """Yield the matrices of every head in float64, without a copy where they are."""
+    """Yield the matrices of every head in float64 and in C order, without a copy where they are."""
     for head in np.ndindex(*arrays[0].shape[:-2]):
-        yield tuple(array[head].astype(np.float64, copy=False) for array in arrays)
+        yield tuple(array[head].astype(np.float64, order="C", copy=False) for array in arrays)
 
 
 def _stacked(heads: Sequence[FloatArray], like: FloatArray) -> FloatArray:
     """Put the results of all heads together, without a copy if there is one, in the shape and dtype of an input."""
     whole = heads[0] if len(heads) == 1 else np.stack(heads)
-    return whole.reshape(like.shape).astype(like.dtype, copy=False)
+    with np.errstate(over="ignore", under="ignore"):  # judged by whoever calls
+        return whole.reshape(like.shape).astype(like.dtype, copy=False)
+
+
+def kept(array: FloatArray) -> FloatArray:
+    """Return a copy for a cache: in C order, and nobody writes to it."""
+    copy = np.array(array, order="C")
+    copy.flags.writeable = False
+    return copy
 
 
 def require_structure(mask: object) -> None:
@@ -289,7 +320,13 @@ def require_structure(mask: object) -> None:
         )
 
 
-def _method(method: str) -> ModuleType:
+def require_method(method: str, mask: StructuredMask) -> None:
+    """Raise unless the dense method fits, if it is that."""
+    if method == "oracle":
+        require_memory(f"method: 'oracle' with n = {mask.n}", 17 * mask.n**2)
+
+
+def module_of(method: str) -> ModuleType:
     """Return the module that computes; Numba is imported when it is first needed."""
     if method != "fast":
         return paper if method == "paper" else oracle

@@ -71,6 +71,7 @@ class RandomFeatures(FeatureMap):
             whole = _orthonormal(rng.standard_normal((groups, self.width, self.width)))
             last = _orthonormal(rng.standard_normal((self.width, rest)))  # the columns of as many as are wanted
             self.projections = np.concatenate([whole.reshape(-1, self.width), last.T]) * lengths
+        self.projections.flags.writeable = False
 
     def relative_variance(self, q: ArrayLike, k: ArrayLike) -> FloatArray:
         """Variance of each entry over its squared mean, for independent projections; shape (…, n_q, n_k).

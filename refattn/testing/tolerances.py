@@ -52,6 +52,11 @@ _TABLE: dict[str, tuple[str, dict[str, float]]] = {
         "another implementation, which keeps every intermediate in this dtype: four to eight units of rounding",
         {"float32": 1e-6, "float16": 4e-3, "bfloat16": 3e-2},
     ),
+    "row": (
+        "one row against its own natural size, what it would be with all signs equal: a few thousand roundings in"
+        " float64, and a few of results kept in the dtype",
+        {"float64": 1e-12, "float32": 5e-7},
+    ),
     "differences": (
         "fourth-order central differences with a step of 1e-3, whose own error stays below 1e-8",
         {"float64": 1e-7},
@@ -64,7 +69,7 @@ def tolerance(name: str, dtype: Any = np.float64) -> Tolerance:
 
     Parameters
     ----------
-    name : {"reordered", "rounding", "stored", "differences"}
+    name : {"reordered", "rounding", "stored", "row", "differences"}
         What is compared.
     dtype : dtype_like, optional
         The precision computed in, float32 or float64; for ``"stored"`` the precision kept in, which may be half.

@@ -1,6 +1,9 @@
-"""Random masks of every kind."""
+"""Random masks of every kind, and rows of every kind."""
 
 from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,3 +46,12 @@ def kind(request):
 @pytest.fixture
 def draw():
     return random_dense
+
+
+@pytest.fixture(scope="session")
+def drawn_rows():
+    """The module `drawn_rows`, beside this file."""
+    spec = importlib.util.spec_from_file_location("drawn_rows", Path(__file__).parent / "drawn_rows.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

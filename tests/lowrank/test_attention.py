@@ -184,11 +184,26 @@ class Peaked(FeatureMap):
         return k
 
 
-def test_a_row_lost_in_rounding_is_refused():
+class Cancelling(Peaked):
+    """Two features whose products are 10¹² each, and 1 together."""
+
+    def _keys(self, k, *, shifted):
+        return np.stack([np.full(len(k), 1e12), np.full(len(k), 1 - 1e12)], axis=1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_row_beside_far_larger_ones_is_not_lost(method):
+    x = np.arange(400.0)[:, None]
+    out, cache = lowrank_attention_forward(x, x, x, features=Peaked(), mask=sliding_window(400, 1), method=method)
+    np.testing.assert_array_equal(out, x)
+    assert (cache.rounding < 1e-9).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_row_lost_in_rounding_is_refused(method):
     x = np.zeros((400, 1))
-    lowrank_attention(x[:3], x[:3], x[:3], features=Peaked())
-    with pytest.raises(ValueError, match=r"row 0 is so small beside the sums .* rounding is estimated at"):
-        lowrank_attention(x, x, x, features=Peaked(), mask=sliding_window(400, 1))
+    with pytest.raises(ValueError, match=r"row \d+ is so small beside the terms .* rounding is estimated at"):
+        lowrank_attention(x, x, x, features=Cancelling(), mask=sliding_window(400, 1), method=method)
 
 
 def test_the_rounding_estimate_covers_the_error_of_the_denominators():
