@@ -176,7 +176,7 @@ def rounding_of_logits(head: Head) -> tuple[Floats, Floats]:
 
 
 def exact_terms(h: Floats, rows: Floats, columns: Floats) -> int:
-    """Terms of `h` by the walk of `refattn.convbasis.decompose`, two entries being equal within both their roundings."""
+    """Terms of `h` by the walk of `refattn.convbasis.decompose`; entries are equal within both their roundings."""
     n, terms = h.shape[0], 0
     kernel, rounding = np.zeros(n), np.zeros(n)
     for c in range(n):
