@@ -29,16 +29,15 @@ if sys.argv[1] == "other":
     import other_order
     other_order.install()
 from operations import digests
-print(json.dumps(digests(["dense", "lowrank", "masked", "scores", "conv transform"])))
+print(json.dumps(digests(["dense causal", "lowrank", "scores", "conv transform causal"])))
 """
 
 
 def test_the_other_order_changes_the_last_bits_of_every_kind_of_operation(run_python):
     usual = json.loads(run_python(DIGESTS, "usual"))
     other = json.loads(run_python(DIGESTS, "other", REFATTN_FFT="scipy"))
-    changed = {name for name in usual if usual[name] != other[name]}
-    assert {name.split()[0] for name in changed} == {"dense", "lowrank", "masked", "sparsek", "conv"}
-    assert len(changed) > len(usual) / 2
+    changed = {name.split()[0] for name in usual if usual[name] != other[name]}
+    assert changed == {"dense", "lowrank", "sparsek", "conv"}
 
 
 def test_what_is_judged_by_last_bits_holds_in_another_order(long):
