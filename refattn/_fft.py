@@ -4,8 +4,8 @@
 
 A *transform* is a plan with its own input and output buffers. `borrowed` lends one to a thread: nobody else has it
 until it is given back, so no FFTW object ever runs in two threads at once. What is given back is kept for the next one
-who asks for the same kind and shape, up to a bounded number of bytes, the least recently used going first. FFTW's
-planner, and its destructor, run under one lock, which a fork waits for.
+who asks for the same kind and shape, up to a number of transforms and a number of bytes, the least recently used going
+first. FFTW's planner, and its destructor, run under one lock, which a fork waits for.
 
 FFTW follows what measuring has taught it, its *wisdom*, even where it is asked for an estimated plan, whose last bits
 would then depend on what was planned before. It therefore has that wisdom only while it measures; `_measuring` keeps it
@@ -37,8 +37,8 @@ KINDS = ("rfft", "irfft", "fft", "ifft")
 EFFORTS = ("estimate", "measure", "patient")
 KEPT_BYTES = 64 << 20
 """Most bytes of idle transforms that are kept; larger ones are dropped when they are given back."""
-PLAN_BYTES = 16 << 10
-"""What a plan of FFTW takes beside its buffers: 5 to 17 kB were measured for lengths of 2 to 4,000."""
+KEPT_TRANSFORMS = 128
+"""Most idle transforms that are kept: a call borrows about ten, and FFTW's plan takes 5 to 17 kB beside its buffers."""
 
 _planner = threading.Lock()
 _effort = "estimate"
@@ -105,7 +105,7 @@ class Transform:
     input, output : ndarray, shape (rows, …)
         Buffers, aligned for FFTW. ``"irfft"`` may overwrite its input, the other kinds leave it.
     nbytes : int
-        Size of both buffers and of the plan, about.
+        Size of both buffers.
 
     Notes
     -----
@@ -138,7 +138,7 @@ class Transform:
         else:
             self.input, self.output = np.zeros(in_shape, in_dtype), np.zeros(out_shape, out_dtype)
             self.execute = self._by_scipy(kind, length)
-        self.nbytes = int(self.input.nbytes + self.output.nbytes) + PLAN_BYTES
+        self.nbytes = int(self.input.nbytes + self.output.nbytes)
 
     def release(self) -> None:
         """Free the plan, under the planner's lock: FFTW's destructor is not safe in two threads."""
@@ -163,7 +163,7 @@ class _Shelf:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.idle: OrderedDict[tuple[Any, ...], list[Transform]] = OrderedDict()
-        self.nbytes = 0
+        self.count = self.nbytes = 0
 
     def take(self, key: tuple[Any, ...]) -> Transform | None:
         with self.lock:
@@ -171,6 +171,7 @@ class _Shelf:
             if not waiting:
                 return None
             transform = waiting.pop()
+            self.count -= 1
             self.nbytes -= transform.nbytes
             if not waiting:
                 del self.idle[key]
@@ -181,10 +182,12 @@ class _Shelf:
         with self.lock:
             self.idle.setdefault(key, []).append(transform)
             self.idle.move_to_end(key)
+            self.count += 1
             self.nbytes += transform.nbytes
-            while self.nbytes > KEPT_BYTES:
+            while self.count > KEPT_TRANSFORMS or self.nbytes > KEPT_BYTES:
                 oldest = next(iter(self.idle))
                 dropped.append(self.idle[oldest].pop())
+                self.count -= 1
                 self.nbytes -= dropped[-1].nbytes
                 if not self.idle[oldest]:
                     del self.idle[oldest]

@@ -53,18 +53,22 @@ def test_a_lent_transform_is_nobody_elses(engine):
         assert again in (one, two)
 
 
-def test_idle_transforms_are_bounded(engine, monkeypatch):
-    most = 10 * _fft.PLAN_BYTES
-    monkeypatch.setattr(_fft, "KEPT_BYTES", most)
+@pytest.mark.parametrize(
+    ("most", "most_bytes", "left"), [(10, 1 << 20, 10), (100, 10_000, 3)], ids=["by number", "by size"]
+)
+def test_idle_transforms_are_bounded(most, most_bytes, left, engine, monkeypatch):
+    monkeypatch.setattr(_fft, "KEPT_TRANSFORMS", most)
+    monkeypatch.setattr(_fft, "KEPT_BYTES", most_bytes)
     for length in range(1, 200):
         _fft.rfft(np.ones((1, length)), length)
-        assert _fft._shelf.nbytes <= most
-    idle = [transform for waiting in _fft._shelf.idle.values() for transform in waiting]
-    assert sum(transform.nbytes for transform in idle) == _fft._shelf.nbytes
+        idle = [transform for waiting in _fft._shelf.idle.values() for transform in waiting]
+        assert len(idle) == _fft._shelf.count <= most
+        assert sum(transform.nbytes for transform in idle) == _fft._shelf.nbytes <= most_bytes
     assert ("rfft", 1, 199, np.dtype(np.float64), engine, "estimate") in _fft._shelf.idle
-    assert 5 <= len(idle) <= 10  # small as their buffers are, plans count
-    _fft.rfft(np.ones((1, most)), most)  # more than may be kept: used, and dropped
-    assert _fft._shelf.nbytes <= most
+    assert len(idle) == left
+    _fft.rfft(np.ones((1, most_bytes)), most_bytes)  # more than may be kept: used, and dropped
+    assert _fft._shelf.nbytes <= most_bytes
+    assert _fft._shelf.count == 0  # all that were there made room for it
 
 
 def test_threads_with_mixed_shapes(engine):

@@ -32,10 +32,11 @@ class BrokenReaderError(AssertionError):
 
 @dataclass(frozen=True)
 class Reader:
-    """A reader: how it is called with a file's content, and whole files to begin with."""
+    """A reader: how it is called with a file's content, whole files to begin with, and a package without which not."""
 
     read: Callable[[Path, bytes], Any]
     seeds: Callable[[Path], list[bytes]]
+    needs: str | None = None
 
 
 def feed(reader: Reader, folder: Path, content: bytes) -> bool:
@@ -275,9 +276,9 @@ def _decomposed_seeds(folder: Path) -> list[bytes]:
 READERS = {
     "npz": Reader(_npz, _npz_seeds),
     "cache": Reader(_cache, _cache_seeds),
-    "wisdom": Reader(_wisdom, _wisdom_seeds),
-    "gguf": Reader(_gguf, _gguf_seeds),
-    "safetensors": Reader(_safetensors, _safetensors_seeds),
+    "wisdom": Reader(_wisdom, _wisdom_seeds, needs="pyfftw"),
+    "gguf": Reader(_gguf, _gguf_seeds, needs="gguf"),
+    "safetensors": Reader(_safetensors, _safetensors_seeds, needs="safetensors"),
     "manifest": Reader(_manifest, lambda _: [_described(_few_vectors())]),
     "vectors": Reader(_vectors, lambda _: [_few_vectors()]),
     "heads": Reader(_heads, _heads_seeds),

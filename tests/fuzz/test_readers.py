@@ -51,8 +51,9 @@ def mutate(rng, content):
 
 
 def with_what_they_need(names):
-    """Readers by name, those of FFTW's wisdom only where there is FFTW."""
-    return [pytest.param(name, marks=pytest.mark.needs("pyfftw") if name == "wisdom" else ()) for name in sorted(names)]
+    """Readers by name, marked with the package they need."""
+    needs = {name: READERS[name].needs for name in sorted(names)}
+    return [pytest.param(name, marks=pytest.mark.needs(module) if module else ()) for name, module in needs.items()]
 
 
 @pytest.mark.parametrize("name", with_what_they_need(READERS))

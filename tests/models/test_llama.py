@@ -40,9 +40,8 @@ def torch_logits(config: LlamaConfig, weights: Any, tokens: list[int], dtype: An
     The rows of Q and K are first brought into the layout ``(x_i, x_i+d/2)`` and turned by halves, as the model's
     authors do; causal attention is PyTorch's own.
     """
-    import torch
-    import torch.nn.functional as F
-
+    torch = pytest.importorskip("torch", reason="PyTorch is the second implementation")
+    F = torch.nn.functional
     d, n = config.head_width, len(tokens)
 
     def tensor(name: str) -> Any:

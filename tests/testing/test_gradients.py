@@ -143,6 +143,119 @@ def test_a_gradient_that_is_rightly_zero_passes_and_a_wrong_one_does_not(check):
         check(lambda x: np.ones(3), lambda g: {"x": np.full(2, 1e-9)}, {"x": np.ones(2)}, rtol=RTOL)
 
 
+SIZES = [1e-12, 1e-6, 1.0, 1e6, 1e12]
+
+
+@both
+@pytest.mark.parametrize("of_output", SIZES, ids="F={:g}".format)
+@pytest.mark.parametrize("of_input", SIZES, ids="x={:g}".format)
+def test_a_tenth_of_a_percent_is_seen_at_every_size_of_input_and_output(of_input, of_output, check):
+    x = of_input * POINT["x"]
+
+    def function(x):
+        return of_output * np.sin(x / of_input)
+
+    def gradients(factor):
+        return lambda g: {"x": factor * of_output / of_input * np.cos(x / of_input) * g}
+
+    check(function, gradients(1.0), {"x": x}, rtol=RTOL)
+    for factor in (1.001, 0.0):
+        with pytest.raises(GradientMismatchError, match=r"^x"):
+            check(function, gradients(factor), {"x": x}, rtol=RTOL)
+
+
+@both
+@pytest.mark.parametrize("of_output", SIZES, ids="F={:g}".format)
+@pytest.mark.parametrize("method", ["central", "complex-step"])
+def test_rounding_is_not_an_error_where_the_true_gradient_is_zero_and_what_is_larger_is(method, of_output, check):
+    """Softmax times equal values is one value, whatever the logits; on some machines it is so to the last bit."""
+    x, values = POINT["x"], of_output * np.full((4, 2), 1 / 3)
+
+    def function(x):
+        weights = np.exp(x)
+        return weights @ values / weights.sum(axis=1, keepdims=True)
+
+    def gradient(size):
+        return lambda g: {"x": size * of_output * np.ones(x.shape) * np.linalg.norm(g)}
+
+    for rounding in (0.0, 1e-17, -1e-16):
+        assert check(function, gradient(rounding), {"x": x}, rtol=RTOL, method=method)["x"] == 0
+    with pytest.raises(GradientMismatchError, match=r"^x"):
+        check(function, gradient(1e-9), {"x": x}, rtol=RTOL, method=method)
+
+
+@pytest.mark.parametrize(
+    ("check", "near"), [(check_gradients, 100), (check_jacobian, 1.01)], ids=["directions", "jacobian"]
+)
+def test_the_power_is_what_the_module_says(check, near):
+    """With an input of size 2 and an output of size 3 an error of 5e-12 · 3/2 begins to be seen."""
+
+    def gradient(error):
+        return lambda g: {"x": np.full(1, error * g.sum())}
+
+    def checked(error):
+        return check(lambda x: np.full(1, 3.0), gradient(error), {"x": np.full(1, 2.0)}, rtol=RTOL)
+
+    least = 1.5 * 32 * 2.0**-53 * 3 / (1e-3 * 2)
+    assert least == pytest.approx(5e-12 * 3 / 2, rel=0.07)
+    assert checked(least / near)["x"] == 0
+    with pytest.raises(GradientMismatchError):
+        checked(least * near)
+
+
+@both
+def test_a_small_gradient_beside_a_large_output_is_checked_as_far_as_differences_see(check):
+    def gradients(factor):
+        return lambda g: {"x": factor * 1e-6 * np.cos(POINT["x"]) * g}
+
+    def function(x):
+        return 1 + 1e-6 * np.sin(x)
+
+    check(function, gradients(1.0), {"x": POINT["x"]}, rtol=RTOL)
+    with pytest.raises(GradientMismatchError):
+        check(function, gradients(1.001), {"x": POINT["x"]}, rtol=RTOL)
+
+
+@both
+def test_functions_may_return_their_own_arrays_again_and_write_to_the_upstream_gradient(check):
+    x = POINT["x"]
+    output, gradient = np.empty(x.shape), np.empty(x.shape)
+
+    def function(x):
+        return np.multiply(x, x, out=output)
+
+    def gradients(factor):
+        def pulled(upstream):
+            upstream *= factor * 2 * x
+            gradient[...] = upstream
+            return {"x": gradient}
+
+        return pulled
+
+    check(function, gradients(1.0), {"x": x}, rtol=RTOL)
+    for factor in (1.001, 0.0):
+        with pytest.raises(GradientMismatchError, match=r"^x"):
+            check(function, gradients(factor), {"x": x}, rtol=RTOL)
+
+
+@both
+def test_the_function_is_given_float64_and_has_to_return_it(check):
+    seen = set()
+
+    def function(x):
+        seen.add(x.dtype)
+        return np.sin(x)
+
+    for dtype in (np.float16, np.float32, np.float64):
+        x = POINT["x"].astype(dtype)
+        at = np.cos(x.astype(np.float64))
+        check(function, lambda g, at=at: {"x": at * g}, {"x": x}, rtol=RTOL)
+    assert seen == {np.dtype(np.float64)}
+    for dtype in (np.float32, np.longdouble, np.complex128, bool):
+        with pytest.raises(TypeError, match=rf"^function: an output of {np.dtype(dtype)} came, float64 was wanted"):
+            check(lambda x, dtype=dtype: x.astype(dtype), lambda g: {"x": g}, {"x": POINT["x"]}, rtol=RTOL)
+
+
 @both
 def test_a_function_that_returns_nan_never_passes(check):
     with pytest.raises(GradientMismatchError, match=r"^x.*central differences nan"):
@@ -198,7 +311,7 @@ def test_a_complex_step_is_exact_to_rounding_and_sees_what_differences_cannot():
 
 def test_a_complex_step_through_a_real_function_is_refused():
     x = np.array([0.3])
-    with pytest.raises(TypeError, match="function: a real output came of a complex x"):
+    with pytest.raises(TypeError, match="function: an output of float64 came, complex128 was wanted"):
         check_gradients(lambda x: np.abs(x), lambda g: {"x": g}, {"x": x}, rtol=1e-9, method="complex-step")
     with pytest.raises(ValueError, match="method: 'forward' came, one of 'central', 'complex-step'"):
         check_gradients(lambda x: x, lambda g: {"x": g}, {"x": x}, rtol=1e-9, method="forward")

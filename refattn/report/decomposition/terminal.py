@@ -17,7 +17,8 @@ def print_head(document: dict[str, Any], console: Console) -> None:
         f"\n[bold]head {place or '-'}[/bold]: n = {document['n']}, logit deviation {document['deviation']:.3g}"
     )
     console.print(
-        f"exact basis: {document['exact_terms']} terms (columns equal within {document['exact_atol']:.2g});"
+        f"exact basis: {document['exact_terms']} terms (logits equal within rounding, at most"
+        f" {document['exact_atol']:.2g});"
         f" any matrix has one with at most {document['n']}"
     )
     console.print(_answer(document))

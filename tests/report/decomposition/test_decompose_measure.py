@@ -10,6 +10,7 @@ from refattn import conv_attention, dense_attention
 from refattn.cli import app
 from refattn.convbasis import best_starts, logit_residual
 from refattn.report.decomposition import measure_head, read_heads
+from refattn.report.decomposition.measure import exact_terms, rounding_of_logits
 from refattn.report.decomposition.picture import picture
 from refattn.testing import attention_inputs, rope_structured
 
@@ -34,6 +35,45 @@ def test_exact_structure_is_seen(tmp_path, dtype):
     np.testing.assert_array_equal([one["first_column"] for one in found["segments"]], starts)
     assert all(one["holds"] and one["unexplained"] < 1e-10 for one in found["segments"])
     assert report.recovery.found
+
+
+SMALLEST_SEEN = {np.float32: 1e-3, np.float64: 1e-11}
+"""Smallest difference, relative to a logit's natural size, that is told from rounding at n = 4,096."""
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "size"), [(600, 32, 1.0), (600, 32, 1e-6), (600, 32, 1e6), (1000, 64, 1.0), (4096, 64, 1.0)], ids=str
+)
+@pytest.mark.parametrize("dtype", SMALLEST_SEEN, ids=["f32", "f64"])
+def test_terms_are_counted_beyond_rounding_and_no_further(tmp_path, dtype, n, d, size):
+    """Three terms are three at every length; a fourth that differs little from the third is counted."""
+    q, k, *_ = rope_structured(n, d, starts=[0, n // 4, n // 2], seed=0, deviation=2.0, dtype=dtype)
+    planted = k.copy()
+    planted[n - n // 4 :] *= 1 + SMALLEST_SEEN[dtype]
+    for keys, terms in ((k, 3), (planted, 4)):
+        np.savez(tmp_path / "heads.npz", q=dtype(size) * q, k=keys)
+        (head,) = read_heads(tmp_path / "heads.npz")[1]
+        assert exact_terms(head.logits, *rounding_of_logits(head)) == terms
+        np.save(tmp_path / "h.npy", head.logits.astype(dtype))
+        (matrix,) = read_heads(tmp_path / "h.npy")[1]
+        assert exact_terms(matrix.logits, *rounding_of_logits(matrix)) == terms
+
+
+def test_a_small_head_is_measured_by_its_own_size(tmp_path):
+    """Keys over 20 decades, as norms of segments are in no array's norm: each column has its own rounding."""
+    q, k, _, starts = rope_structured(200, 8, starts=4, seed=1)
+    sizes = np.repeat([1.0, 1e-10, 1e10, 1e-5], np.diff([*starts, 200]))[:, None]
+    for keys, terms in ((k * sizes, 4), (k * sizes * np.where(np.arange(200) < 190, 1, 1 + 1e-9)[:, None], 5)):
+        np.savez(tmp_path / "heads.npz", q=q, k=keys)
+        (head,) = read_heads(tmp_path / "heads.npz")[1]
+        assert exact_terms(head.logits, *rounding_of_logits(head)) == terms
+
+
+def test_the_report_counts_the_terms_of_a_long_head(tmp_path):
+    q, k, v, _ = rope_structured(600, 32, starts=3, seed=0, deviation=2.0)
+    np.savez(tmp_path / "heads.npz", q=q, k=k, v=v)
+    (head,) = read_heads(tmp_path / "heads.npz")[1]
+    assert measure_head(head, terms=3).document["exact_terms"] == 3
 
 
 def test_figures_are_those_of_the_definitions(tmp_path):
