@@ -1,4 +1,4 @@
-"""What outlives a call: read-only copies, so that whatever is later written to an argument or a result changes nothing."""
+"""What outlives a call: read-only copies, so that what is later written to an argument or a result changes nothing."""
 
 from __future__ import annotations
 

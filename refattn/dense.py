@@ -290,8 +290,8 @@ def dense_attention_forward(
         for_each(attend, _row_blocks(n_q, step))
     out = layout.merge(out)
     require_finite("v: output", out)
-    sums = (kept(rows.reshape(*layout.lead, n_q)) for rows in (row_max, row_sum))
-    return out, DenseCache(q, k, v, *sums, layout, rule, factor, cap, step)
+    row_max, row_sum = (kept(rows.reshape(*layout.lead, n_q)) for rows in (row_max, row_sum))
+    return out, DenseCache(q, k, v, row_max, row_sum, layout, rule, factor, cap, step)
 
 
 def dense_attention_backward(dout: ArrayLike, cache: DenseCache) -> AttentionGradients:

@@ -182,7 +182,7 @@ class Block:
             self._attend_again(np.flatnonzero(bad), logits, weights, apply_to_values)
 
     def _attend_again(self, columns: Positions, logits: FloatArray, weights: FloatArray, apply_to_values: bool) -> None:
-        """Attend with logits in a wider format for some columns; refuse those that overflow after gate and scale too."""
+        """Attend with the logits of some columns in a wider format; refuse what overflows after gate and scale too."""
         problem, (pairs, exits, scores, tau, first, window) = self.problem, self.ranges
         head, queries, pairs = self.chunk.head, first + columns, pairs[:, None]
         selected = (pairs + window <= queries) & (queries < exits[pairs])

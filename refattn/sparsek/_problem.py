@@ -126,11 +126,11 @@ def as_problem(
     )  # fmt: skip
     require_scale_held(problem.scale, q.dtype)
     if not problem.hard:
-        require_gates(problem)
+        require_gates("scores", problem)
     return problem
 
 
-def require_gates(problem: SparseKProblem) -> None:
+def require_gates(name: str, problem: SparseKProblem) -> None:
     """Raise where a gate, the difference of a score and a threshold in float64, would be left without digits."""
     scores = problem.scores
     if problem.n_select == 0 or problem.gate == "none":
@@ -138,7 +138,7 @@ def require_gates(problem: SparseKProblem) -> None:
     index = np.unravel_index(int(np.abs(scores).argmax()), scores.shape)
     if abs(float(scores[index])) > LARGEST_SCORE:
         raise ValueError(
-            f"scores: {scores[index]:.6g} at index {tuple(int(i) for i in index)} came, at most {LARGEST_SCORE:g} in"
+            f"{name}: {scores[index]:.6g} at index {tuple(int(i) for i in index)} came, at most {LARGEST_SCORE:g} in"
             " size was wanted for soft gates and for the gradient of hard ones, which are differences of scores; hard"
             " gates without gradient, or gate 'none', take any"
         )

@@ -297,7 +297,7 @@ def sparsek_attention_backward(dout: ArrayLike, cache: SparseKAttentionCache) ->
     if upstream.shape != cache.shape:
         raise ValueError(f"dout: shape {upstream.shape} came, the output's {cache.shape} was wanted")
     layout = problem.layout
-    require_gates(problem)
+    require_gates("cache: scores", problem)
     with overflow_judged():
         upstream = np.ascontiguousarray(upstream, problem.q.dtype)
     require_finite(f"dout: as {problem.q.dtype}", upstream)

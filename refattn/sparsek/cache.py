@@ -28,8 +28,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from refattn._heads import HeadLayout
 from refattn._memory import require_memory
-from refattn._overflow import all_finite, average, overflow_judged, replace_what_is_not_finite, wider
 from refattn._npz import read_arrays, write_arrays
+from refattn._overflow import all_finite, average, overflow_judged, replace_what_is_not_finite, wider
 from refattn._threads import one_blas_thread
 from refattn._validation import (
     FloatArray,

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from refattn._threads import for_each, map_each, one_blas_thread
 from refattn._overflow import overflow_judged
+from refattn._threads import for_each, map_each, one_blas_thread
 from refattn._validation import FloatArray
 from refattn.sparsek._problem import SparseKProblem
 from refattn.sparsek.prefix import prefix_thresholds, pull_back_prefixes, selection_intervals, support_intervals

@@ -30,8 +30,8 @@ from refattn.sparsek._problem import SparseKProblem, require_no_overflow
 from refattn.sparsek.prefix import (
     SelectionIntervals,
     SupportIntervals,
-    pull_back_prefixes,
     prefix_thresholds,
+    pull_back_prefixes,
     selection_intervals,
     support_intervals,
 )
