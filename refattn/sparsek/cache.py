@@ -368,6 +368,7 @@ class SparseKCache:
             gates[:, :n_select] = np.clip(state.slot_scores - state.sums[:, :1], 0, 1)
         by_row = np.stack([gates, attended], axis=-1)
         keys, values, by_row = (x.reshape(*self._lead, *x.shape[1:]) for x in (state.keys, state.values, by_row))
+        q = np.ascontiguousarray(q)
         layout = HeadLayout.of(q, keys, values)
         _, _, by_row = layout.expand(q, keys, by_row)
         queries, keys, values = layout.expand(q, keys, values)
