@@ -14,8 +14,9 @@ its sum of exponentials, from which the backward recomputes P. Rows with no allo
 Blocks depend on the shapes alone, run on the threads there are, each with a BLAS of one thread, and are added up in
 their order: the number of threads changes no bit.
 
-A result is finite or refused: overflow of a logit, of an output or of a gradient is an error, never an inf, a NaN or a
-silent zero.
+A result is finite or refused: overflow of a logit or of a gradient is an error, never an inf, a NaN or a silent zero.
+What overflows only on the way (a product of which a small multiple is wanted, an average near the largest number) is
+computed again as `refattn._overflow` says.
 """
 
 from __future__ import annotations
@@ -28,6 +29,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refattn._heads import HeadLayout
+from refattn._kept import kept
+from refattn._overflow import (
+    all_finite,
+    average,
+    overflow_judged,
+    replace_what_is_not_finite,
+    require_scale_held,
+    wider,
+)
 from refattn._threads import for_each, map_each, one_blas_thread
 from refattn._validation import FloatArray, as_count, as_float_arrays, as_real, as_scale, require_finite, require_kind
 from refattn.masks import RowMask
@@ -47,7 +57,7 @@ class DenseCache:
     Attributes
     ----------
     q, k, v : ndarray, shapes (…, n_q, d), (…, n_k, d), (…, n_k, d_v)
-        The inputs, in the dtype of the computation; not copies where they came in it, so leave them as they are.
+        The inputs, in the dtype of the computation: copies.
     row_max, row_sum : ndarray, shape (…, n_q)
         Largest allowed logit of each row (0 where there is none) and ``Σ_j exp(S_ij − row_max_i)``.
     layout : HeadLayout
@@ -63,7 +73,8 @@ class DenseCache:
 
     Notes
     -----
-    Memory O(n_q) a head beyond the inputs: the weights are computed again. Source: ours.
+    Memory O(n_q) a head beyond the inputs: the weights are computed again. What is later written to the inputs, the
+    mask or the output changes nothing; the cache's own arrays are read-only. Source: ours.
 
     Examples
     --------
@@ -244,11 +255,12 @@ def dense_attention_forward(
     >>> bool(np.allclose(np.exp(cache.log_sum_exp), [1, 2, 3]))
     True
     """
-    q, k, v = as_float_arrays(check_finite=check_finite, q=q, k=k, v=v)
+    q, k, v = (kept(array) for array in as_float_arrays(check_finite=check_finite, q=q, k=k, v=v))
     layout = HeadLayout.of(q, k, v)
     n_q, n_k = q.shape[-2], k.shape[-2]
     rule = RowMask(mask, n_q, n_k, layout)
     factor = as_scale(scale, q.shape[-1], q.dtype)
+    require_scale_held(factor, q.dtype)
     limits = np.finfo(q.dtype)
     cap = softcap
     if cap is not None:
@@ -264,23 +276,22 @@ def dense_attention_forward(
     row_sum = np.empty_like(row_max)
 
     def attend(rows: slice) -> None:
-        with _overflow_judged():
+        with overflow_judged():
             logits, _ = _masked_logits(queries, keys, rows, rule, factor, cap)
             largest = logits.max(axis=-1, keepdims=True)
             np.copyto(largest, 0, where=largest == -np.inf)  # no key allowed: exp(−inf − 0) = 0
             weights = np.exp(np.subtract(logits, largest, out=logits), out=logits)
             total = weights.sum(axis=-1, keepdims=True)
-            np.divide(weights, total, out=weights, where=total > 0)  # before the product, which then cannot overflow
-            np.matmul(weights, values, out=out[..., rows, :])
+            np.divide(weights, total, out=weights, where=total > 0)  # before the product, which is an average then
+            average(weights, values, out[..., rows, :])
             row_max[..., rows], row_sum[..., rows] = largest[..., 0], total[..., 0]
 
     with one_blas_thread():
         for_each(attend, _row_blocks(n_q, step))
     out = layout.merge(out)
     require_finite("v: output", out)
-    lead_rows = (*layout.lead, n_q)
-    cache = DenseCache(q, k, v, row_max.reshape(lead_rows), row_sum.reshape(lead_rows), layout, rule, factor, cap, step)
-    return out, cache
+    row_max, row_sum = (kept(rows.reshape(*layout.lead, n_q)) for rows in (row_max, row_sum))
+    return out, DenseCache(q, k, v, row_max, row_sum, layout, rule, factor, cap, step)
 
 
 def dense_attention_backward(dout: ArrayLike, cache: DenseCache) -> AttentionGradients:
@@ -332,38 +343,54 @@ def dense_attention_backward(dout: ArrayLike, cache: DenseCache) -> AttentionGra
     dq = np.empty(q.shape, q.dtype)
     dk = np.zeros(k.shape, k.dtype)
     dv = np.zeros(v.shape, v.dtype)
-    with _overflow_judged():
-        upstream = layout.expand_queries(dout.astype(q.dtype, copy=False))
+    with overflow_judged():
+        dout = np.ascontiguousarray(dout, q.dtype)
+    require_finite(f"dout: as {q.dtype}", dout)
+    upstream = layout.expand_queries(dout)
 
     def pull_back(rows: slice) -> tuple[FloatArray, FloatArray]:
-        g = upstream[..., rows, :]
-        with _overflow_judged():
+        with overflow_judged():
             # forward: weights = exp(logits − largest) / total
             logits, slope = _masked_logits(q, k, rows, cache.mask, scale, cap)
             weights = np.exp(np.subtract(logits, row_max[..., rows, None], out=logits), out=logits)
             total = row_sum[..., rows, None]
             np.divide(weights, total, out=weights, where=total > 0)
-            # forward: out = weights @ values
-            dv_part = weights.swapaxes(-1, -2) @ g
-            # forward: softmax of the logits
-            dlogits = g @ v.swapaxes(-1, -2)
-            dlogits -= (weights * dlogits).sum(axis=-1, keepdims=True)
-            dlogits *= weights
-            # forward: softcap · tanh(s / softcap)
-            if slope is not None:
-                dlogits *= slope
-            # forward: scale · q kᵀ
-            dlogits *= np.asarray(scale, dlogits.dtype)
-            np.matmul(dlogits, k, out=dq[..., rows, :])
-            return dlogits.swapaxes(-1, -2) @ q[..., rows, :], dv_part
+            dq_part = dq[..., rows, :]
+            parts = through_softmax(rows, weights, slope, upstream, q, k, v, dq_part)
+            if not all_finite(dq_part, *parts):
+                arrays = wider(weights, np.ones_like(weights) if slope is None else slope, upstream, q, k, v, dq_part)
+                again = through_softmax(rows, *arrays)
+                for part, better in zip((dq_part, *parts), (arrays[-1], *again), strict=True):
+                    replace_what_is_not_finite(part, better)
+            return parts
+
+    def through_softmax(
+        rows: slice, weights: FloatArray, slope: FloatArray | None, *arrays: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return what a block adds to dk and dv, and write its rows of dq, the last of the arrays."""
+        upstream, q, k, v, dq_part = arrays
+        g = upstream[..., rows, :]
+        # forward: out = weights @ values
+        dv_part = weights.swapaxes(-1, -2) @ g
+        # forward: softmax of the logits
+        dlogits = g @ v.swapaxes(-1, -2)
+        dlogits -= (weights * dlogits).sum(axis=-1, keepdims=True)
+        dlogits *= weights
+        # forward: softcap · tanh(s / softcap)
+        if slope is not None:
+            dlogits *= slope
+        # forward: scale · q kᵀ
+        dlogits *= np.asarray(scale, dlogits.dtype)
+        np.matmul(dlogits, k, out=dq_part)
+        return dlogits.swapaxes(-1, -2) @ q[..., rows, :], dv_part
 
     blocks = list(_row_blocks(q.shape[-2], cache.block))
-    with _overflow_judged(), one_blas_thread():
+    with overflow_judged(), one_blas_thread():
         for first in range(0, len(blocks), _AT_ONCE):
             for dk_part, dv_part in map_each(pull_back, blocks[first : first + _AT_ONCE]):
                 dk += dk_part
                 dv += dv_part
-    with _overflow_judged():
+    with overflow_judged():
         gradients = AttentionGradients(
             layout.reduce_queries(dq, cache.q.shape),
             layout.reduce_keys(dk, cache.k.shape),
@@ -372,11 +399,6 @@ def dense_attention_backward(dout: ArrayLike, cache: DenseCache) -> AttentionGra
     for name, gradient in gradients._asdict().items():
         require_finite(f"dout: gradient of {name}", gradient)
     return gradients
-
-
-def _overflow_judged() -> np.errstate:
-    """Silence NumPy where overflow is looked for, and refused, by this module; underflow to zero is meant."""
-    return np.errstate(over="ignore", under="ignore", invalid="ignore")
 
 
 def _row_blocks(n: int, step: int) -> Iterator[slice]:
@@ -390,7 +412,12 @@ def _masked_logits(
     logits = q[..., rows, :] @ k.swapaxes(-1, -2)
     logits *= np.asarray(scale, logits.dtype)
     allowed = mask.allowed(rows)
-    _require_no_overflow("q, k", logits, allowed, rows)
+    if not all_finite(logits):
+        if (~np.isfinite(logits) & allowed).any():  # perhaps before the scale only
+            wide_q, wide_k = wider(q[..., rows, :], k)
+            replace_what_is_not_finite(logits, wide_q @ wide_k.swapaxes(-1, -2) * scale)
+            _require_no_overflow("q, k", logits, allowed, rows)
+        np.copyto(logits, 0, where=~np.isfinite(logits))  # hidden: nothing of them may reach the slope
     slope = None
     if softcap is not None:
         np.divide(logits, softcap, out=logits)
@@ -405,7 +432,7 @@ def _masked_logits(
 
 
 def _require_no_overflow(name: str, logits: FloatArray, allowed: np.ndarray, rows: slice) -> None:
-    if np.isfinite(logits.sum()):
+    if all_finite(logits):
         return
     bad = ~np.isfinite(logits) & allowed
     if bad.any():

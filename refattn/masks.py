@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refattn._heads import HeadLayout
+from refattn._kept import kept
 from refattn._validation import FloatArray, as_array, as_count, as_option
 
 __all__ = ["Causal", "SlidingWindow"]
@@ -134,7 +135,7 @@ Mask: TypeAlias = "str | Causal | SlidingWindow | NDArray[Any] | tuple[Any, ...]
 
 
 class RowMask:
-    """A checked mask, read a block of query rows at a time.
+    """A checked mask, read a block of query rows at a time; it holds copies of the arrays.
 
     Parameters
     ----------
@@ -169,6 +170,7 @@ class RowMask:
                 f"mask: {type(part).__name__} of dtype {array.dtype} came; 'causal', 'full', Causal, SlidingWindow,"
                 " a boolean or a floating (additive) array, or a tuple of these was wanted"
             )
+        array = kept(array)
         shape = (*layout.lead, self.n_q, self.n_k)
         try:
             np.broadcast_to(array, shape)

@@ -3,12 +3,18 @@
 ``@pytest.mark.needs("gguf", …)`` skips a test where one of the modules is missing.
 
 JAX is not counted: it is one peer among several, and large.
+
+What several folders draw from (`decades`) can be imported.
 """
 
 import os
+import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 def pytest_runtest_setup(item):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from refattn._overflow import average, overflow_judged, wider
 from refattn._validation import FloatArray
 from refattn.sparsek import _fast_kernels as kernels
 from refattn.sparsek._problem import SparseKProblem, overflow
@@ -87,11 +88,11 @@ def chunks_at_once(problem: SparseKProblem) -> int:
 def forward_chunk(problem: SparseKProblem, chunk: Chunk, out: FloatArray) -> None:
     """Write the output of the chunk's queries to their rows of `out`, shape (n, d_v)."""
     block = Block(problem, chunk, tiles=1)
-    with _overflow_judged():
+    with overflow_judged():
         for rows in block:
             (weights,) = block.tiles
             block.attend(weights, weights, apply_to_values=True)
-            np.matmul(weights.T, block.values, out=out[rows])
+            average(weights.T, block.values, out[rows])
 
 
 def backward_chunk(
@@ -108,7 +109,7 @@ def backward_chunk(
         np.zeros(touched.size),
     )
     options = problem.gates_keys, problem.gates_values, problem.hard
-    with _overflow_judged():
+    with overflow_judged():
         for rows in block:
             logits, weights, dvalues = block.tiles
             g = np.ascontiguousarray(dout[rows])
@@ -178,10 +179,25 @@ class Block:
         kernels.normalise(weights, *self.ranges, apply_to_values and problem.gates_values and soft, total, inverse)
         bad = (smallest == -np.inf) | ~np.isfinite(total)
         if bad.any():
-            first = self.ranges[4]
-            raise overflow(logits.dtype, self.chunk.head.number, first + int(bad.argmax()))
+            self._attend_again(np.flatnonzero(bad), logits, weights, apply_to_values)
 
-
-def _overflow_judged() -> np.errstate:
-    """Silence NumPy where overflow is looked for, and refused, by this module; underflow to zero is meant."""
-    return np.errstate(over="ignore", under="ignore", invalid="ignore")
+    def _attend_again(self, columns: Positions, logits: FloatArray, weights: FloatArray, apply_to_values: bool) -> None:
+        """Attend with the logits of some columns in a wider format; refuse what overflows after gate and scale too."""
+        problem, (pairs, exits, scores, tau, first, window) = self.problem, self.ranges
+        head, queries, pairs = self.chunk.head, first + columns, pairs[:, None]
+        selected = (pairs + window <= queries) & (queries < exits[pairs])
+        attended = selected | ((pairs <= queries) & (queries < pairs + window))
+        gates = np.ones(attended.shape)
+        if problem.gate != "none" and not problem.hard:
+            candidates = np.clip(scores[pairs] - tau[np.maximum(queries - window, 0)], 0, 1)
+            np.copyto(gates, candidates, where=selected)
+        keys, by_query = wider(self.keys, head.q[queries])
+        ungated = keys @ by_query.T * problem.scale
+        gated = np.where(attended, ungated * gates if problem.gates_keys else ungated, -np.inf).astype(head.q.dtype)
+        bad = (attended & ~np.isfinite(gated)).any(axis=0)
+        if bad.any():
+            raise overflow(gated.dtype, head.number, int(queries[bad.argmax()]))
+        exponentials = np.exp(gated - gated.max(axis=0))
+        exponentials /= exponentials.sum(axis=0)
+        logits[:, columns] = ungated
+        weights[:, columns] = exponentials * gates if apply_to_values and problem.gates_values else exponentials

@@ -9,13 +9,15 @@ Query i attends to two kinds of pairs, in one joint softmax:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refattn._heads import HeadLayout
+from refattn._kept import kept
+from refattn._overflow import require_scale_held, wider
 from refattn._validation import FloatArray, as_count, as_flag, as_float_arrays, as_option, as_scale, require_finite
 
 GATES = ("kv", "k", "v", "none")
@@ -66,6 +68,15 @@ class SparseKProblem:
         """Whether the gate multiplies the values."""
         return "v" in self.gate
 
+    def kept(self) -> SparseKProblem:
+        """Return the same problem with read-only copies of the inputs."""
+        return replace(self, q=kept(self.q), k=kept(self.k), v=kept(self.v), scores=kept(self.scores))
+
+    def in_wider_format(self) -> SparseKProblem:
+        """Return the same problem in the next wider format, where products of its entries do not overflow."""
+        q, k, v = wider(self.q, self.k, self.v)
+        return replace(self, q=q, k=k, v=v)
+
     def heads(self) -> tuple[FloatArray, FloatArray, FloatArray, NDArray[np.float64]]:
         """Return q, k, v ``(heads, n, ·)`` and the scores ``(heads, n)`` in float64, one entry per query head."""
         queries, keys, values = self.layout.expand(self.q, self.k, self.v)
@@ -113,18 +124,23 @@ def as_problem(
         hard=as_flag("hard", hard),
         scale=as_scale(scale, q.shape[-1], q.dtype),
     )  # fmt: skip
-    if problem.n_select and problem.gate != "none" and not problem.hard:
-        _require_gates(scores)
+    require_scale_held(problem.scale, q.dtype)
+    if not problem.hard:
+        require_gates("scores", problem)
     return problem
 
 
-def _require_gates(scores: FloatArray) -> None:
+def require_gates(name: str, problem: SparseKProblem) -> None:
     """Raise where a gate, the difference of a score and a threshold in float64, would be left without digits."""
+    scores = problem.scores
+    if problem.n_select == 0 or problem.gate == "none":
+        return
     index = np.unravel_index(int(np.abs(scores).argmax()), scores.shape)
     if abs(float(scores[index])) > LARGEST_SCORE:
         raise ValueError(
-            f"scores: {scores[index]:.6g} at index {tuple(int(i) for i in index)} came, at most {LARGEST_SCORE:g} in"
-            " size was wanted for soft gates, which are differences of scores; hard gates, or gate 'none', take any"
+            f"{name}: {scores[index]:.6g} at index {tuple(int(i) for i in index)} came, at most {LARGEST_SCORE:g} in"
+            " size was wanted for soft gates and for the gradient of hard ones, which are differences of scores; hard"
+            " gates without gradient, or gate 'none', take any"
         )
 
 

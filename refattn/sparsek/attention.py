@@ -13,12 +13,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from refattn._overflow import all_finite, overflow_judged, replace_what_is_not_finite, wider
 from refattn._threads import one_blas_thread
 from refattn._validation import FloatArray, as_float_arrays, as_option, require_finite, require_kind
 from refattn.sparsek import fast, oracle, paper
-from refattn.sparsek._problem import SparseKProblem, as_problem
+from refattn.sparsek._problem import SparseKProblem, as_problem, require_gates
 
 _METHODS: dict[str, ModuleType] = {"fast": fast, "paper": paper, "oracle": oracle}
+_IN_WIDER_FORMAT = {"fast": "paper", "paper": "paper", "oracle": "oracle"}
+"""The method that computes again what is not finite of a gradient: compiled loops know no wider format."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class SparseKAttentionCache:
     Attributes
     ----------
     problem : SparseKProblem
-        The checked inputs and options.
+        The checked inputs and options; its arrays are read-only copies.
     method : str
         The method that computed the output.
     shape : tuple of int
@@ -119,7 +122,8 @@ def sparsek_attention(
         Values.
     scores : array_like, shape (…, n)
         One score per key-value pair; leading axes are those of k and v (the last of them H_kv) or broadcast to them.
-        With soft gates at most 1e9 in size: a gate, a difference of scores, is off by up to 1e-16 times that.
+        With soft gates, and for the gradient of hard ones, at most 1e9 in size: a gate, a difference of scores, is off
+        by up to 1e-16 times that.
     n_select : int
         Pairs selected outside the window, the budget of SparseK; at least 0. With fewer candidates all are selected.
     window : int, optional
@@ -241,11 +245,12 @@ def sparsek_attention_forward(
     known = as_option("method", method, _METHODS)
     problem = as_problem(
         q, k, v, scores, n_select=n_select, window=window, gate=gate, hard=hard, scale=scale, check_finite=check_finite
-    )
+    ).kept()
     layout = problem.layout
-    with np.errstate(over="ignore", invalid="ignore"):  # judged by every method
+    with overflow_judged():
         heads = _METHODS[known].forward(problem)
     out = layout.merge(heads.reshape(*layout.inner, *heads.shape[-2:]))
+    require_finite("v: output", out)
     return out, SparseKAttentionCache(problem, known, out.shape)
 
 
@@ -269,7 +274,8 @@ def sparsek_attention_backward(dout: ArrayLike, cache: SparseKAttentionCache) ->
     Raises
     ------
     TypeError, ValueError
-        `dout` is not numeric, not finite, or not of the output's shape, or a gradient overflows.
+        `dout` is not numeric, not finite, or not of the output's shape, a gradient overflows, or the scores are larger
+        than a gate's gradient allows.
 
     Notes
     -----
@@ -291,13 +297,17 @@ def sparsek_attention_backward(dout: ArrayLike, cache: SparseKAttentionCache) ->
     if upstream.shape != cache.shape:
         raise ValueError(f"dout: shape {upstream.shape} came, the output's {cache.shape} was wanted")
     layout = problem.layout
-    with np.errstate(over="ignore"):
-        upstream = upstream.astype(problem.q.dtype, copy=False)
+    require_gates("cache: scores", problem)
+    with overflow_judged():
+        upstream = np.ascontiguousarray(upstream, problem.q.dtype)
     require_finite(f"dout: as {problem.q.dtype}", upstream)
     heads = layout.expand_queries(upstream).reshape(-1, *upstream.shape[-2:])
-    with np.errstate(over="ignore", invalid="ignore"):  # judged by every method
+    with overflow_judged():
         gradients = _METHODS[cache.method].backward(heads, problem)
-    with np.errstate(over="ignore", invalid="ignore"):  # judged below
+        if not all_finite(*gradients):
+            again = _METHODS[_IN_WIDER_FORMAT[cache.method]].backward(*wider(heads), problem.in_wider_format())
+            for gradient, better in zip(gradients, again, strict=True):
+                replace_what_is_not_finite(gradient, better)
         dq, dk, dv, dscores = (
             gradient.reshape(*layout.inner, *gradient.shape[1:]).astype(problem.q.dtype, copy=False)
             for gradient in gradients

@@ -16,8 +16,11 @@ eight bytes each; with ``hard=True`` or ``gate="none"`` there are none. See ``do
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -26,11 +29,21 @@ from numpy.typing import ArrayLike, NDArray
 from refattn._heads import HeadLayout
 from refattn._memory import require_memory
 from refattn._npz import read_arrays, write_arrays
+from refattn._overflow import all_finite, average, overflow_judged, replace_what_is_not_finite, wider
 from refattn._threads import one_blas_thread
-from refattn._validation import FloatArray, as_count, as_flag, as_option, as_real, as_real_array, require_rank
+from refattn._validation import (
+    FloatArray,
+    as_count,
+    as_flag,
+    as_option,
+    as_real,
+    as_real_array,
+    require_finite,
+    require_rank,
+)
 from refattn.sparsek import fast
 from refattn.sparsek._cache_state import SPARE, CacheState
-from refattn.sparsek._problem import GATES, MOST_PAIRS, SparseKProblem, as_problem
+from refattn.sparsek._problem import GATES, MOST_PAIRS, SparseKProblem, as_problem, overflow
 
 _FORMAT = "refattn-sparsek-cache/1"
 
@@ -136,8 +149,7 @@ class SparseKCache:
         Raises
         ------
         TypeError, ValueError
-            As `sparsek_attention`; or the token's shapes or dtype are not those of the first, or its entries are so
-            large that a logit could overflow. Nothing is taken in then.
+            As `sparsek_attention`; or the token's shapes or dtype are not those of the first. Nothing is taken in then.
 
         Notes
         -----
@@ -149,10 +161,10 @@ class SparseKCache:
         query, key, value = (row[..., None, :] for row in token)
         problem = self._problem(query, key, value, as_real_array("score", score)[..., None])
         keys, values, scores = self._by_head(problem)
-        self._require_room(problem, keys)
-        state = self._ready(problem)
-        self._move_window(state, keys[:, 0], values[:, 0], scores[:, 0])
-        out: FloatArray = self._attend(state, problem.q, problem.scale)[..., 0, :]
+        with self._unchanged_if_refused(problem, keys):
+            state = self._ready(problem)
+            self._move_window(state, keys[:, 0], values[:, 0], scores[:, 0])
+            out: FloatArray = self._attend(state, problem.q, problem.scale)[..., 0, :]
         return out
 
     def prefill(self, q: ArrayLike, k: ArrayLike, v: ArrayLike, scores: ArrayLike) -> FloatArray:
@@ -189,13 +201,15 @@ class SparseKCache:
         problem = self._problem(q, k, v, scores)
         keys, values, z = self._by_head(problem)
         if self.position > 0:
-            self._require_room(problem, keys)
             rows = []
-            for t in range(z.shape[1]):
-                self._move_window(self._ready(problem), keys[:, t], values[:, t], z[:, t])
-                rows.append(self._attend(self._ready(problem), problem.q[..., t : t + 1, :], problem.scale))
+            with self._unchanged_if_refused(problem, keys):
+                for t in range(z.shape[1]):
+                    self._move_window(self._ready(problem), keys[:, t], values[:, t], z[:, t])
+                    rows.append(self._attend(self._ready(problem), problem.q[..., t : t + 1, :], problem.scale))
             return np.concatenate(rows, axis=-2)
-        heads = fast.forward(problem)
+        with overflow_judged():
+            heads = fast.forward(problem)
+        require_finite("v: output", heads)
         state = self._new_state(problem)
         _fill(state, keys, values, z)
         self._state, self._lead, self.position = state, self._lead_of(problem), z.shape[1]
@@ -317,16 +331,21 @@ class SparseKCache:
             self._state.make_room(int(self._state.sizes.sum(axis=1).max()) + 1)
         return self._state
 
-    def _require_room(self, problem: SparseKProblem, keys: FloatArray) -> None:
-        """Raise if a logit of these queries could overflow; else take note of the size of the keys."""
+    @contextmanager
+    def _unchanged_if_refused(self, problem: SparseKProblem, keys: FloatArray) -> Iterator[None]:
+        """Take in tokens, and note the size of their keys, or undo it all where a logit overflows.
+
+        What is kept is copied first only if the sizes of queries and keys allow a logit to overflow.
+        """
         largest = max(self._largest, _extent(keys))
-        with np.errstate(over="ignore"):
-            bound = problem.q.shape[-1] * _extent(problem.q) * largest * max(abs(problem.scale), 1.0)
-        if not bound < float(np.finfo(problem.q.dtype).max):
-            raise ValueError(
-                f"q, k: entries came with which a logit could overflow {problem.q.dtype};"
-                " smaller entries, a smaller scale or float64 was wanted"
-            )
+        bound = problem.q.shape[-1] * _extent(problem.q) * largest * max(abs(problem.scale), 1.0)
+        may_overflow = not bound < float(np.finfo(problem.q.dtype).max)
+        before = (copy.deepcopy(self._state) if may_overflow else self._state), self._lead, self.position
+        try:
+            yield
+        except ValueError:
+            self._state, self._lead, self.position = before
+            raise
         self._largest = largest
 
     def _move_window(self, state: CacheState, k: FloatArray, v: FloatArray, score: NDArray[np.float64]) -> None:
@@ -349,15 +368,24 @@ class SparseKCache:
             gates[:, :n_select] = np.clip(state.slot_scores - state.sums[:, :1], 0, 1)
         by_row = np.stack([gates, attended], axis=-1)
         keys, values, by_row = (x.reshape(*self._lead, *x.shape[1:]) for x in (state.keys, state.values, by_row))
+        q = np.ascontiguousarray(q)
         layout = HeadLayout.of(q, keys, values)
         _, _, by_row = layout.expand(q, keys, by_row)
         queries, keys, values = layout.expand(q, keys, values)
         gates, hidden = by_row[..., None, :, 0], by_row[..., None, :, 1] == 0
-        with one_blas_thread(), np.errstate(under="ignore"):
+        with one_blas_thread(), overflow_judged():
             logits = queries @ keys.swapaxes(-1, -2)
             logits *= np.asarray(scale, logits.dtype)
             if "k" in gate:
                 logits *= gates
+            if not all_finite(logits):  # perhaps before the gate and the scale only
+                wide_q, wide_k = wider(queries, keys)
+                again = wide_q @ wide_k.swapaxes(-1, -2) * scale
+                replace_what_is_not_finite(logits, again * gates if "k" in gate else again)
+                bad = ~(np.isfinite(logits) | hidden)
+                if bad.any():
+                    head = int(bad.reshape(-1, bad.shape[-1]).any(axis=-1).argmax())
+                    raise overflow(logits.dtype, head, self.position - 1)
             logits[hidden] = -np.inf
             largest = logits.max(axis=-1, keepdims=True, initial=-np.inf)
             weights = np.exp(logits - np.where(largest == -np.inf, 0, largest))
@@ -365,7 +393,9 @@ class SparseKCache:
             weights /= np.where(total > 0, total, 1)
             if "v" in gate:
                 weights *= gates
-            return layout.merge(weights @ values)
+            out = layout.merge(average(weights, values))
+        require_finite("v: output", out)
+        return out
 
 
 def _extent(array: FloatArray) -> float:

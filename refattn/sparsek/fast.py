@@ -22,29 +22,32 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from refattn._overflow import overflow_judged
 from refattn._threads import for_each, map_each, one_blas_thread
-from refattn._validation import FloatArray, require_finite
+from refattn._validation import FloatArray
 from refattn.sparsek._problem import SparseKProblem
-from refattn.sparsek.prefix import prefix_pullback, prefix_thresholds, selection_intervals, support_intervals
+from refattn.sparsek.prefix import prefix_thresholds, pull_back_prefixes, selection_intervals, support_intervals
 
 if TYPE_CHECKING:
     from refattn.sparsek._fast_blocks import Choice, Chunk, Head, Part
 
 
 def forward(problem: SparseKProblem) -> FloatArray:
-    """Return the output, one entry per query head: shape (heads, n, d_v)."""
+    """Return the output, one entry per query head: shape (heads, n, d_v).
+
+    Not judged: an entry is finite if v is. A logit that overflows is refused.
+    """
     from refattn.sparsek._fast_blocks import forward_chunk
 
     heads = _heads(problem, with_gates=not problem.hard)
     out = np.empty((len(heads), *problem.v.shape[-2:]), problem.q.dtype)
     with one_blas_thread():
         for_each(lambda chunk: forward_chunk(problem, chunk, out[chunk.head.number]), _chunks(problem, heads))
-    require_finite("v: output", out)
     return out
 
 
 def backward(dout: FloatArray, problem: SparseKProblem) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Return the gradients of q, k, v (heads, n, ·) and of the scores (heads, n)."""
+    """Return the gradients of q, k, v (heads, n, ·) and of the scores (heads, n); not judged."""
     from refattn.sparsek._fast_blocks import backward_chunk, chunks_at_once
 
     heads = _heads(problem, with_gates=True)
@@ -66,14 +69,10 @@ def backward(dout: FloatArray, problem: SparseKProblem) -> tuple[FloatArray, Flo
                 dk[number, part.touched] += part.k
                 dv[number, part.touched] += part.v
                 by_entry[number, part.touched] += part.by_entry
-    for sums in (by_query, by_entry):
-        require_finite("dout: gradient of the gates", sums)
     # forward: gates = SparseK(scores[: i − w + 1], k) for every i
     dscores = np.zeros_like(by_entry)
     if problem.gate != "none":
         for_each(lambda head: _pull_back_scores(head, problem.window, by_query, by_entry, dscores), heads)
-    for name, gradient in (("q", dq), ("k", dk), ("v", dv), ("scores", dscores)):
-        require_finite(f"dout: gradient of {name}", gradient)
     return dq, dk, dv, dscores
 
 
@@ -84,7 +83,8 @@ def _pull_back_scores(
     by_position = np.zeros_like(scores)
     by_position[: max(scores.size - window, 0)] = by_query[head.number, window:]
     support = support_intervals(scores, tau)
-    out[head.number] = prefix_pullback(by_position, by_entry[head.number], support)
+    with overflow_judged():
+        out[head.number] = pull_back_prefixes(by_position, by_entry[head.number], support)
 
 
 def _chunks(problem: SparseKProblem, heads: list[Head]) -> list[Chunk]:

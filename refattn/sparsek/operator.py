@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refattn._overflow import overflow_judged
 from refattn._validation import (
     FloatArray,
     as_count,
@@ -247,9 +248,11 @@ def sparsek_jvp(p: ArrayLike, dz: ArrayLike, dk: ArrayLike = 0.0, *, axis: int =
             f"dk: shape {budget.shape} came, one that broadcasts to {value.shape[:-1]} was wanted"
         ) from None
     interior, count = _interior(value)
-    with np.errstate(over="ignore", invalid="ignore"):  # judged below
+    with overflow_judged():
         tangent = np.where(interior, tangent, 0)
         mean = (budget[..., None] - tangent.sum(axis=-1, keepdims=True)) / count
+        averaged = budget[..., None] / count - (tangent / count).sum(axis=-1, keepdims=True)
+        mean = np.where(np.isfinite(mean), mean, averaged)
         pushed = np.moveaxis(np.where(interior, tangent + mean, 0), -1, axis).astype(value.dtype)
     require_finite("dz, dk: tangent", pushed)
     return pushed
@@ -294,8 +297,10 @@ def sparsek_vjp(p: ArrayLike, dp: ArrayLike, *, axis: int = -1) -> SparseKGradie
     """
     value, upstream = _value_and(p, axis, dp=dp)
     interior, count = _interior(value)
-    with np.errstate(over="ignore", invalid="ignore"):  # judged below
-        mean = np.where(interior, upstream, 0).sum(axis=-1, keepdims=True) / count
+    with overflow_judged():
+        upstream = np.where(interior, upstream, 0)
+        mean = upstream.sum(axis=-1, keepdims=True) / count
+        mean = np.where(np.isfinite(mean), mean, (upstream / count).sum(axis=-1, keepdims=True))
         dz = np.where(interior, upstream - mean, 0)
     require_finite("dp: gradient of z", dz)
     return SparseKGradients(np.moveaxis(dz, -1, axis).astype(value.dtype), mean[..., 0].astype(value.dtype))

@@ -18,7 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from refattn._validation import FloatArray, require_finite
+from refattn._overflow import average, replace_what_is_not_finite, wider
+from refattn._validation import FloatArray
 from refattn.sparsek._problem import SparseKProblem, require_no_overflow
 from refattn.sparsek.bisection import sparsek_by_bisection
 
@@ -34,21 +35,23 @@ class Dense(NamedTuple):
 
 
 def forward(problem: SparseKProblem) -> FloatArray:
-    """Return the output, one entry per query head: shape (heads, n, d_v)."""
+    """Return the output, one entry per query head: shape (heads, n, d_v).
+
+    Not judged: an entry is finite if v is. A logit that overflows is refused.
+    """
     q, k, v, scores = problem.heads()
     out = np.empty((*q.shape[:-1], v.shape[-1]), q.dtype)
     for head in range(q.shape[0]):
         dense = _dense(q[head], k[head], scores[head], problem, head)
-        out[head] = (dense.weights * dense.gate_v) @ v[head]
-    require_finite("v: output", out)
+        out[head] = average(dense.weights * dense.gate_v, v[head])
     return out
 
 
 def backward(dout: FloatArray, problem: SparseKProblem) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Return the gradients of q, k, v (heads, n, ·) and of the scores (heads, n)."""
+    """Return the gradients of q, k, v (heads, n, ·) and of the scores (heads, n); not judged."""
     q, k, v, scores = problem.heads()
     dq, dk, dv = np.empty(q.shape, q.dtype), np.empty(k.shape, q.dtype), np.empty(v.shape, q.dtype)
-    dscores = np.empty(scores.shape)
+    dscores = np.empty(scores.shape, np.result_type(scores, q))
     for head in range(q.shape[0]):
         dense = _dense(q[head], k[head], scores[head], problem, head)
         # forward: out = (A ∘ g^V) v
@@ -61,7 +64,7 @@ def backward(dout: FloatArray, problem: SparseKProblem) -> tuple[FloatArray, Flo
         dq[head] = (dlogits * dense.gate_k) @ k[head]
         dk[head] = (dlogits * dense.gate_k).T @ q[head]
         # forward: g^K, g^V = M where chosen (hard: one, but differentiated as M)
-        dsoft = np.zeros(dense.soft.shape)
+        dsoft = np.zeros(dense.soft.shape, dscores.dtype)
         if problem.gates_keys:
             dsoft += dlogits * (q[head] @ k[head].T)
         if problem.gates_values:
@@ -73,8 +76,6 @@ def backward(dout: FloatArray, problem: SparseKProblem) -> tuple[FloatArray, Flo
             s = ((row > 0) & (row < 1)).astype(np.float64)
             jacobian = np.diag(s) - np.outer(s, s) / max(s.sum(), 1)
             dscores[head] += jacobian @ upstream
-    for name, gradient in (("q", dq), ("k", dk), ("v", dv), ("scores", dscores)):
-        require_finite(f"dout: gradient of {name}", gradient)
     return dq, dk, dv, dscores
 
 
@@ -94,7 +95,10 @@ def _dense(q: FloatArray, k: FloatArray, scores: NDArray[np.float64], problem: S
 
     with np.errstate(over="ignore", invalid="ignore"):
         logits = (q @ k.T) * gate_k * np.asarray(problem.scale, q.dtype)
-    attended = chosen | near
+        attended = chosen | near
+        if not np.isfinite(logits[attended]).all():  # perhaps before the gate and the scale only
+            wide_q, wide_k = wider(q, k)
+            replace_what_is_not_finite(logits, (wide_q @ wide_k.T) * gate_k * problem.scale)
     for i in range(n):
         require_no_overflow(logits[i, attended[i]], head, i)
     logits = np.where(attended, logits, -np.inf)

@@ -24,13 +24,14 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from refattn._validation import FloatArray, require_finite
+from refattn._overflow import all_finite, average, replace_what_is_not_finite, wider
+from refattn._validation import FloatArray
 from refattn.sparsek._problem import SparseKProblem, require_no_overflow
 from refattn.sparsek.prefix import (
     SelectionIntervals,
     SupportIntervals,
-    prefix_pullback,
     prefix_thresholds,
+    pull_back_prefixes,
     selection_intervals,
     support_intervals,
 )
@@ -59,27 +60,29 @@ class Query(NamedTuple):
 
 
 def forward(problem: SparseKProblem) -> FloatArray:
-    """Return the output, one entry per query head: shape (heads, n, d_v)."""
+    """Return the output, one entry per query head: shape (heads, n, d_v).
+
+    Not judged: an entry is finite if v is. A logit that overflows is refused.
+    """
     q, k, v, scores = problem.heads()
     out = np.zeros((*q.shape[:-1], v.shape[-1]), q.dtype)
     for head in range(q.shape[0]):
         state = _head_state(scores[head], problem)
         for i in range(q.shape[1]):
             query = _attend(i, q[head], k[head], v[head], state, problem, head)
-            out[head, i] = query.weights @ query.values
-    require_finite("v: output", out)
+            out[head, i] = average(query.weights, query.values)
     return out
 
 
 def backward(dout: FloatArray, problem: SparseKProblem) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Return the gradients of q, k, v (heads, n, ·) and of the scores (heads, n)."""
+    """Return the gradients of q, k, v (heads, n, ·) and of the scores (heads, n); not judged."""
     q, k, v, scores = problem.heads()
     dq, dk, dv = np.zeros(q.shape, q.dtype), np.zeros(k.shape, q.dtype), np.zeros(v.shape, q.dtype)
-    dscores = np.zeros(scores.shape)
+    dscores = np.zeros(scores.shape, np.result_type(scores, q))
     for head in range(q.shape[0]):
         state = _head_state(scores[head], problem)
         n = scores.shape[1]
-        by_position, by_entry = np.zeros(n), np.zeros(n)  # sums of dm over the pairs whose gate is inside (0, 1)
+        by_position, by_entry = np.zeros((2, n), dscores.dtype)  # sums of dm over the pairs whose gate is inside (0, 1)
         for i in range(n):
             query = _attend(i, q[head], k[head], v[head], state, problem, head)
             chosen = query.chosen
@@ -96,7 +99,7 @@ def backward(dout: FloatArray, problem: SparseKProblem) -> tuple[FloatArray, Flo
             dk[head, query.window] += dkeys[chosen.size :]
             dv[head, query.window] += dvalues[chosen.size :]
             # forward: Δ holds the gates; with `hard` this is the gradient at gate one
-            dgates = np.zeros(chosen.size)
+            dgates = np.zeros(chosen.size, dscores.dtype)
             if problem.gates_keys:
                 dgates += (dkeys[: chosen.size] * k[head, chosen]).sum(axis=-1)
             if problem.gates_values:
@@ -105,12 +108,8 @@ def backward(dout: FloatArray, problem: SparseKProblem) -> tuple[FloatArray, Flo
             if inside.any():
                 by_position[i - problem.window] = dgates[inside].sum()
                 by_entry[chosen[inside]] += dgates[inside]
-        for sums in (by_position, by_entry):
-            require_finite("dout: gradient of the gates", sums)
         # forward: gates = SparseK(scores[: i − w + 1], k) for every i
-        dscores[head] = prefix_pullback(by_position, by_entry, state.support)
-    for name, gradient in (("q", dq), ("k", dk), ("v", dv), ("scores", dscores)):
-        require_finite(f"dout: gradient of {name}", gradient)
+        dscores[head] = pull_back_prefixes(by_position, by_entry, state.support)
     return dq, dk, dv, dscores
 
 
@@ -140,6 +139,9 @@ def _attend(
     values = np.concatenate([delta_v @ v, v[window]])
     with np.errstate(over="ignore", invalid="ignore"):
         logits = (keys @ q[i]) * np.asarray(problem.scale, q.dtype)
+        if not all_finite(logits):  # perhaps before the scale only
+            wide_keys, wide_q = wider(keys, q[i])
+            replace_what_is_not_finite(logits, wide_keys @ wide_q * problem.scale)
     require_no_overflow(logits, head, i)
     weights = np.exp(logits - logits.max(initial=-np.inf))
     return Query(window, chosen, gates, delta_k, delta_v, keys, values, weights / weights.sum())

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refattn._overflow import overflow_judged
 from refattn._validation import (
     FloatArray,
     as_count,
@@ -36,6 +37,9 @@ from refattn.sparsek.operator import sparsek_threshold
 
 Thresholds = NDArray[np.float64]
 Positions = NDArray[np.int64]
+
+_MOST_LOST = 4096.0
+"""Size of prefix sums over that of what is wanted of them, up to which their difference is taken: it costs 12 bits."""
 
 
 class SupportIntervals(NamedTuple):
@@ -381,23 +385,50 @@ def prefix_pullback(by_position: ArrayLike, by_entry: ArrayLike, intervals: Supp
     array([ 2., -1.,  0., -1.])
     """
     require_kind("intervals", intervals, SupportIntervals, "support_intervals")
-    rows, columns = as_float_arrays(by_position=by_position, by_entry=by_entry)
+    sums = as_float_arrays(by_position=by_position, by_entry=by_entry)
+    rows, columns = (array.astype(np.float64, copy=False) for array in sums)
     for name, array in (("by_position", rows), ("by_entry", columns)):
         if array.shape != intervals.exit.shape:
             raise ValueError(
                 f"{name}: shape {array.shape} came, that of the intervals {intervals.exit.shape} was wanted"
             )
-    n = rows.shape[-1]
     gradient = np.empty(rows.shape)
-    for row in np.ndindex(rows.shape[:-1]):
-        soften, exits = intervals.soften[row], intervals.exit[row]
-        changes = np.bincount(soften, minlength=n + 1) - np.bincount(exits, minlength=n + 1)
-        inside = np.cumsum(changes[:n])
-        with np.errstate(over="ignore", invalid="ignore"):  # judged below
-            mean = np.divide(rows[row], inside, out=np.zeros(n), where=inside > 0)
-            sums = np.concatenate([[0.0], np.cumsum(mean)])
-            gradient[row] = columns[row] - (sums[exits] - sums[soften])
-    with np.errstate(over="ignore"):
-        gradient = gradient.astype(rows.dtype)
+    with overflow_judged():
+        for row in np.ndindex(rows.shape[:-1]):
+            of_row = SupportIntervals(*(positions[row] for positions in intervals))
+            gradient[row] = pull_back_prefixes(rows[row], columns[row], of_row)
+        gradient = gradient.astype(sums[0].dtype, copy=False)
     require_finite("by_position, by_entry: gradient", gradient)
     return gradient
+
+
+def pull_back_prefixes(by_position: FloatArray, by_entry: FloatArray, intervals: SupportIntervals) -> FloatArray:
+    """Return `prefix_pullback` of one sequence; nothing is checked.
+
+    A difference of prefix sums is rounded like the sums, which may be large from terms before the range: an entry that
+    would lose more than 12 bits to them is summed over its own range.
+    """
+    _, soften, exits = intervals
+    n = by_position.size
+    changes = np.bincount(soften, minlength=n + 1) - np.bincount(exits, minlength=n + 1)
+    inside = np.cumsum(changes[:n])
+    mean = np.divide(by_position, inside, out=np.zeros_like(by_position), where=inside > 0)
+    sums, sizes = (np.concatenate([[0.0], np.cumsum(terms)]) for terms in (mean, np.abs(mean)))
+    taken = sums[exits] - sums[soften]
+    own = sizes[exits] - sizes[soften] + np.abs(by_entry)
+    lost = (soften < exits) & ~(sizes[exits] <= _MOST_LOST * own)
+    if lost.any():
+        taken[lost] = _sums_of_ranges(mean, soften[lost], exits[lost])
+    return np.asarray(by_entry - taken)
+
+
+def _sums_of_ranges(terms: FloatArray, start: Positions, stop: Positions) -> FloatArray:
+    """Return ``Σ terms[start : stop]`` for every pair, in O(log n) each: of pairs, of pairs of pairs, and so on."""
+    total = np.zeros(start.size, terms.dtype)
+    start, stop = start.copy(), stop.copy()
+    while (open_ := start < stop).any():
+        for place, odd in ((start, open_ & (start % 2 == 1)), (stop - 1, open_ & (stop % 2 == 1))):
+            total[odd] += terms[place[odd]]
+        start, stop = (start + 1) // 2, stop // 2
+        terms = np.append(terms, np.zeros(terms.size % 2, terms.dtype)).reshape(-1, 2).sum(axis=1)
+    return total

@@ -21,6 +21,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refattn._kept import kept
+from refattn._overflow import overflow_judged
 from refattn._threads import one_blas_thread
 from refattn._validation import (
     FloatArray,
@@ -48,7 +50,7 @@ class ScoringCache:
     Attributes
     ----------
     x, weight, slope : ndarray, shapes (…, n, d_model), (H_kv, d_model), (H_kv,)
-        The inputs, in the dtype of the computation.
+        The inputs, in the dtype of the computation: read-only copies.
     moments : CausalMoments or None
         Running mean and variance.
     eps : float
@@ -184,7 +186,7 @@ def sparsek_scores_forward(
     >>> scores.round(4), cache.moments.mean
     (array([[0., 1.]]), array([[1., 2.]]))
     """
-    x, weight, slope = as_float_arrays(x=x, weight=weight, slope=slope)
+    x, weight, slope = (kept(array) for array in as_float_arrays(x=x, weight=weight, slope=slope))
     require_rank("x", x, 2, "(…, n, d_model)")
     require_rank("weight", weight, 2, "(H_kv, d_model)")
     if weight.ndim != 2 or weight.shape[-1] != x.shape[-1]:
@@ -193,7 +195,7 @@ def sparsek_scores_forward(
         raise ValueError(f"slope: shape {slope.shape} came, one number per head {weight.shape[:1]} was wanted")
     floor = as_real("eps", eps, positive=True)
     normalised = as_flag("normalise", normalise)
-    with np.errstate(over="ignore", invalid="ignore"):  # judged below
+    with overflow_judged():
         linear = weight @ x.swapaxes(-1, -2)
         moments = _causal_moments(linear.astype(np.float64), floor) if normalised else None
         content = linear if moments is None else moments.normalised.astype(x.dtype)
@@ -202,7 +204,8 @@ def sparsek_scores_forward(
     if moments is not None:  # an infinite variance would make zeros of the scores
         require_finite("x, weight: running variance", moments.squares)
     require_finite("x, weight, slope: scores", scores)
-    return scores, ScoringCache(x, weight, slope, moments, floor)
+    held = None if moments is None else CausalMoments(*(kept(array) for array in moments))
+    return scores, ScoringCache(x, weight, slope, held, floor)
 
 
 @one_blas_thread()
@@ -244,8 +247,8 @@ def sparsek_scores_backward(dscores: ArrayLike, cache: ScoringCache) -> ScoringG
     shape = (*x.shape[:-2], weight.shape[0], n)
     if upstream.shape != shape:
         raise ValueError(f"dscores: shape {upstream.shape} came, that of the scores {shape} was wanted")
-    with np.errstate(over="ignore", invalid="ignore"):  # judged below
-        upstream = upstream.astype(x.dtype)
+    with overflow_judged():
+        upstream = np.ascontiguousarray(upstream, x.dtype)
         # forward: scores = content + slope · position
         by_head = np.moveaxis(upstream, -2, 0).reshape(weight.shape[0], -1, n)
         dslope = (by_head * np.arange(n, dtype=x.dtype)).sum(axis=(-1, -2))

@@ -175,7 +175,7 @@ BAD_TOKENS = [
     pytest.param({3: np.inf}, "scores: inf", id="infinite score"),
     pytest.param({3: np.ones(2)}, "scores: shape", id="two scores"),
     pytest.param({0: 1.0}, "q: shape", id="no axis"),
-    pytest.param({0: np.full(4, 1e200), 1: np.full(4, 1e200)}, "q, k: .* overflow float64", id="overflow"),
+    pytest.param({0: np.full(4, 1e200), 1: np.full(4, 1e200)}, "q, k: a logit of query 20 .* overflows", id="overflow"),
     pytest.param(
         {0: np.ones(4, "f4"), 1: np.ones(4, "f4"), 2: np.ones(3, "f4"), 3: np.float32(1)}, "k, v: ", id="dtype"
     ),

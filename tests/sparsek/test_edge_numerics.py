@@ -8,6 +8,7 @@ from refattn.sparsek import (
     prefix_pullback,
     prefix_thresholds,
     sparsek,
+    sparsek_attention,
     sparsek_attention_backward,
     sparsek_attention_forward,
     sparsek_by_bisection,
@@ -149,3 +150,107 @@ def test_a_cache_that_would_not_fit_is_refused_at_the_first_token():
         SparseKCache(2**31, 2**40).step([1.0], [1.0], [1.0], 1.0)
     with pytest.raises(ValueError, match=r"^n_select: "):
         SparseKCache(10**30)
+
+
+@pytest.mark.parametrize("method", ["fast", "paper", "oracle"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+def test_an_average_of_the_largest_numbers_is_finite_in_the_attention_and_in_every_step(dtype, method):
+    largest = np.finfo(dtype).max
+    q, k, z = (np.random.default_rng(5).standard_normal(shape).astype(dtype) for shape in ((N, 3), (N, 3), N))
+    v = np.full((N, 2), largest) * [1, -1]
+    v = v.astype(dtype)
+    options = {"n_select": 2, "window": 5}
+    cache, prefilled = SparseKCache(**options), SparseKCache(**options)
+    with np.errstate(all="raise"):
+        rows = [
+            sparsek_attention(q, k, v, z, **options, method=method),
+            np.array([cache.step(q[t], k[t], v[t], z[t]) for t in range(N)]),
+            prefilled.prefill(q, k, v, z),
+        ]
+    for out in rows:
+        np.testing.assert_allclose(out[:6] / largest, v[:6] / largest, rtol=20 * np.finfo(dtype).eps)
+        assert np.isfinite(out).all()
+
+
+def test_a_logit_that_only_its_scale_makes_small_is_judged_alike_everywhere():
+    q, k = np.full((2, N, 2), 1.05e154)  # q · k is beyond the largest number, 1/√d times it is not
+    k = k * np.random.default_rng(6).uniform(0.9, 1, (N, 1))
+    v, z = np.random.default_rng(7).standard_normal((N, 2)), scores("normal")
+    options = {"n_select": 3, "window": 2}
+    outs = [sparsek_attention(q, k, v, z, **options, method=method) for method in ("fast", "paper", "oracle")]
+    cache = SparseKCache(**options)
+    outs.append(np.array([cache.step(q[t], k[t], v[t], z[t]) for t in range(N)]))
+    assert all(np.isfinite(out).all() for out in outs)
+    for out in outs:
+        np.testing.assert_array_equal(out[:2], outs[0][:2])
+        with pytest.raises(ValueError, match=r"^q, k: a logit of query 0 \(head 0\) overflows"):
+            sparsek_attention(1.5 * q, k, v, z, **options)
+    with pytest.raises(ValueError, match=r"^q, k: a logit of query 0 \(head 0\) overflows"):
+        SparseKCache(**options).step(1.5 * q[0], 1.2 * k[0], v[0], z[0])
+
+
+@pytest.mark.parametrize("taken", [0, 9])
+def test_a_refused_step_or_prompt_leaves_the_cache_as_it_was(taken):
+    q, k, v = np.random.default_rng(8).standard_normal((3, N, 2))
+    z = scores("normal")
+    untouched, cache = SparseKCache(4, 3), SparseKCache(4, 3)
+    for one in (untouched, cache):
+        for t in range(taken):
+            one.step(q[t], k[t], v[t], z[t])
+    huge = k.copy()
+    huge[taken + 5] = 1e300
+    for _ in range(2):
+        with pytest.raises(ValueError, match="overflows float64"):
+            cache.step(1e300 * q[taken], huge[taken + 5], v[taken], z[taken])
+        with pytest.raises(ValueError, match="overflows float64"):
+            cache.prefill(1e300 * q[taken:], huge[taken:], v[taken:], z[taken:])
+    assert cache.position == taken
+    for t in range(taken, N):
+        token = q[t], k[t], v[t], z[t]
+        np.testing.assert_array_equal(cache.step(*token), untouched.step(*token))
+
+
+@pytest.mark.parametrize("method", ["fast", "paper", "oracle"])
+def test_a_product_of_upstream_and_value_that_overflows_where_nobody_attends_changes_no_gradient(method):
+    rng = np.random.default_rng(9)
+    q, k, v, dout = rng.standard_normal((4, N, 2))
+    v[20:], dout[:20], dout[20:] = 1e300, 1e200, 0.0
+    options = {"n_select": 3, "window": 2, "method": method}
+    _, cache = sparsek_attention_forward(q, k, v, scores("normal"), **options)
+    _, ordinary = sparsek_attention_forward(q, k, np.where(v == 1e300, 1.0, v), scores("normal"), **options)
+    for one, other in zip(
+        sparsek_attention_backward(dout, cache), sparsek_attention_backward(dout, ordinary), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e186)
+
+
+def test_a_scale_that_float32_cannot_hold_is_refused():
+    x = np.ones((N, 1), np.float32)
+    with pytest.raises(ValueError, match=r"^scale: 1e-46 came, 0 or at least 1.18e-38 in size was wanted in float32"):
+        sparsek_attention(x, x, x, x[:, 0], n_select=2, scale=1e-46)
+    with pytest.raises(ValueError, match=r"^scale: 1e-46 came"):
+        SparseKCache(2, scale=1e-46).step([np.float32(1)], [np.float32(1)], [np.float32(1)], np.float32(1))
+
+
+def test_the_gradient_of_hard_gates_of_huge_scores_is_refused_and_their_output_is_not():
+    x = np.random.default_rng(10).standard_normal((N, 2))
+    out, cache = sparsek_attention_forward(x, x, x, scores("huge"), n_select=2, hard=True)
+    assert np.isfinite(out).all()
+    with pytest.raises(ValueError, match=r"^cache: scores: .* was wanted for soft gates and for the gradient of hard"):
+        sparsek_attention_backward(out, cache)
+
+
+def test_means_of_finite_tangents_are_finite():
+    p, largest = sparsek([0.1, 0.2, 0.3, 0.4], 1.5), np.finfo(float).max
+    assert not sparsek_jvp(p, np.full(4, largest)).any()
+    assert not sparsek_vjp(p, np.full(4, largest)).z.any()
+
+
+def test_small_ranges_keep_their_digits_after_large_ones():
+    z = np.array([0.0, 0.1, 5.0, 6.0, 5.1, 5.2])
+    intervals = support_intervals(z, prefix_thresholds(z, 2))
+    small, large = np.array([0, 0, 0, 0, 1.0, 3.0]), np.array([0, 0, 1e20, 0, 1.0, 3.0])
+    late = intervals.soften > 2
+    found = [prefix_pullback(rows, np.zeros(6), intervals) for rows in (small, large)]
+    np.testing.assert_allclose(found[1][late], found[0][late], rtol=1e-15)
+    assert found[0][late].any()

@@ -262,7 +262,7 @@ def test_an_error_planted_in_the_selection_is_caught(plant, monkeypatch, right, 
 
 
 PULLBACK_MUTANTS = [
-    pytest.param("np.bincount(soften,", "np.bincount(intervals.enter[row],", id="the mean over the wrong support"),
+    pytest.param("np.bincount(soften,", "np.bincount(intervals.enter,", id="the mean over the wrong support"),
     pytest.param("sums[exits] - sums[soften]", "sums[exits] - sums[soften + 1]", id="the interval's start off by one"),
     pytest.param(
         "sums[exits] - sums[soften]",

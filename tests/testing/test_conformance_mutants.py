@@ -265,7 +265,7 @@ SPARSEK = {
     "row sums left out": ("softmax correction dropped", [("(dweights - query.weights @ dweights)", "dweights")]),
     "mean left out": (
         "mean dropped from the gradient of the scores",
-        [("prefix_pullback(by_position, by_entry, state.support)", "by_entry")],
+        [("pull_back_prefixes(by_position, by_entry, state.support)", "by_entry")],
     ),
     "dk without gate": (
         "gate missing in the gradient of the keys",
@@ -273,7 +273,7 @@ SPARSEK = {
     ),
     "scores without gradient": (
         "gradient of the scores dropped",
-        [("prefix_pullback(by_position, by_entry, state.support)", "0 * by_entry")],
+        [("pull_back_prefixes(by_position, by_entry, state.support)", "0 * by_entry")],
     ),
 }  # fmt: skip
 SPARSEK_FAST = {
