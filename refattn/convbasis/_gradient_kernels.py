@@ -16,7 +16,14 @@ from refattn._validation import FloatArray
 
 @compiled
 def logit_terms(
-    G: FloatArray, Y: FloatArray, V: FloatArray, low: int, high: int, r: FloatArray, rows: FloatArray, columns: FloatArray
+    G: FloatArray,
+    Y: FloatArray,
+    V: FloatArray,
+    low: int,
+    high: int,
+    r: FloatArray,
+    rows: FloatArray,
+    columns: FloatArray,
 ) -> None:
     """Sums over the columns, for the rows ``low … high − 1``.
 

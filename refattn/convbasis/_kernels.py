@@ -83,8 +83,10 @@ def write_chunks(
 
 
 @compiled
-def sizes(x: FloatArray, low: int, high: int, squares: NDArray[np.float64], columns: FloatArray, rows: FloatArray) -> None:
-    """Sizes of the rows ``low … high − 1``: ``squares[c] = Σ_r x[r, c]²``, ``columns[c]`` and ``rows[r]`` the largest."""
+def sizes(
+    x: FloatArray, low: int, high: int, squares: NDArray[np.float64], columns: FloatArray, rows: FloatArray
+) -> None:
+    """Of the rows ``low … high − 1``: ``squares[c] = Σ_r x[r, c]²``, the largest of each column and of each row."""
     lanes = np.zeros(16, x.dtype)
     width = x.shape[1]
     squares[:] = 0

@@ -91,9 +91,8 @@ def conv_attention_backward(dout: ArrayLike, cache: ConvCache, *, gradient: str 
         counts = np.zeros((3, *layout.inner), dtype=np.int64)
         for head in np.ndindex(*layout.inner):
             arrays = (upstream[head], out[head], q[head], k[head], v[head])
-            one = _head_gradient(gradient, cache, head, arrays)
-            dq[head], dk[head], dv[head] = one
-            counts[(slice(None), *head)] = one.recomputed
+            (dq[head], dk[head], dv[head]), rows = _head_gradient(gradient, cache, head, arrays)
+            counts[(slice(None), *head)] = rows
         found = ConvGradients(
             layout.reduce_queries(dq, cache.q.shape),
             layout.reduce_keys(dk, cache.k.shape),
@@ -107,15 +106,15 @@ def conv_attention_backward(dout: ArrayLike, cache: ConvCache, *, gradient: str 
 
 def _head_gradient(
     gradient: str, cache: ConvCache, head: tuple[int, ...], arrays: tuple[FloatArray, ...]
-) -> ConvGradients:
-    """The gradient of one head, by the cache's method: the fast operator of the forward, the paper's, or dense."""
+) -> tuple[tuple[FloatArray, ...], Recomputed]:
+    """The gradients of one head, by the cache's method: the fast operator of the forward, the paper's, or dense."""
     G, Y, Q, K, V = arrays
     place = tuple(np.unravel_index(np.ravel_multi_index(head, cache.layout.inner), cache.layout.lead)) if head else ()
     lower, upper = cache.basis[place], None if cache.upper is None else cache.upper[place]
     if cache.method == "oracle":
         dense = oracle.approximation_gradient if gradient == "approximation" else oracle.attention_gradient
-        found, _ = dense(G, Q, K, V, lower, upper, cache.scale)
-        return ConvGradients(*(one.astype(Q.dtype) for one in found[:3]), Recomputed(0, 0, 0))
+        exact, _ = dense(G, Q, K, V, lower, upper, cache.scale)
+        return tuple(one.astype(Q.dtype) for one in exact[:3]), Recomputed(0, 0, 0)
     wide = Q.dtype == np.float32 and _decades(G) + _decades(V) + max(_decades(Q), _decades(K)) > _FLOAT32_DECADES
     if wide:
         G, Y, Q, K, V = (one.astype(np.float64) for one in arrays)
@@ -131,7 +130,7 @@ def _head_gradient(
             f = fast.FastSoftmax(lower, upper, f.plan, V.shape[1], cache.tol)
         one = fast_gradients.approximation_gradient if gradient == "approximation" else gradients.attention_gradient
         found = one(G, Y, Q, K, V, f, cache.scale)
-    return ConvGradients(*(one.astype(cache.q.dtype, copy=False) for one in found), found.recomputed)
+    return tuple(one.astype(cache.q.dtype, copy=False) for one in found), found.recomputed
 
 
 def _in_float64(basis: ConvBasis) -> ConvBasis:

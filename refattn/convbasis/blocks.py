@@ -217,7 +217,7 @@ class BlockProduct:
         """``exp(u_i − shift)``, in float64, for the lags that are left of the first column of segment i."""
         used = self.n - int(self.starts[i])
         with np.errstate(under="ignore"):
-            return self._halves[i, :used] * np.repeat(self._scale[i], self.block)[:used]
+            return np.asarray(self._halves[i, :used] * np.repeat(self._scale[i], self.block)[:used])
 
     def row_sums(self) -> NDArray[np.float64]:
         """Sum of every row of the matrix, times ``exp(−shift)``: the product with ones, without an FFT's error."""

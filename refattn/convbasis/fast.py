@@ -265,7 +265,7 @@ class FastSoftmax:
 
 
 def _noise_of_signs(product: BlockProduct, *, transposed: bool) -> NDArray[np.float64]:
-    """Estimated error of every row of a product, times ``exp(−shift)``, with a matrix whose entries are ±1 at random."""
+    """Estimated error of every row of a product with entries that are ±1 at random, times ``exp(−shift)``."""
     source, target = (product.rows, product.pairs) if transposed else (product.pairs, product.rows)
     reach = product.reach(transposed=transposed)
     norms = np.sqrt(2.0 * (source.high - source.low))

@@ -8,8 +8,8 @@ With ``z_i = G_i / D_i`` for the upstream G, and ``r_i = G_i · Ỹ_i``:
               dq_{c_i+t} += scale · du_i[t] k_{c_i},   dk_{c_i} += scale · Σ_t du_i[t] q_{c_i+t}
 
 Each product is guarded by the vectors that are multiplied in it. Rows of f that an FFT loses whatever it multiplies are
-left out of the transforms and enter by their own weights; a lag whose estimated error exceeds the tolerance, relative to
-its natural size, is summed up pair by pair.
+left out of the transforms and enter by their own weights; a lag whose estimated error exceeds the tolerance, relative
+to its natural size, is summed up pair by pair.
 """
 
 from __future__ import annotations
@@ -192,9 +192,7 @@ def _pairs(basis: Segments | None, lost: NDArray[np.bool_]) -> int:
     return int(lengths[lost].sum())
 
 
-def _add_rows(
-    rows: NDArray[np.int64], terms: _Terms, f: FastSoftmax, dlower: FloatArray, dupper: FloatArray
-) -> None:
+def _add_rows(rows: NDArray[np.int64], terms: _Terms, f: FastSoftmax, dlower: FloatArray, dupper: FloatArray) -> None:
     """Add what the given rows contribute, from their own weights: ``w_ij = f_ij (G_i · v_j − r_i)`` along diagonals."""
     for tile, seen, weights in direct.row_tiles(rows, f.lower, f.upper):
         w = terms.V[:seen] @ terms.G[tile].T

@@ -51,50 +51,6 @@ class Operator(Protocol):
         """``fᵀ w``, shape (n, d)."""
 
 
-class _Gradients(NamedTuple):
-    q: FloatArray
-    k: FloatArray
-    v: FloatArray
-
-
-class ConvGradients(_Gradients):
-    """Gradients of conv attention, each of the shape of its input.
-
-    Attributes
-    ----------
-    q : ndarray, shape (…, n, d)
-        With respect to the queries, in the dtype of the forward.
-    k : ndarray, shape (…, n, d)
-        With respect to the keys.
-    v : ndarray, shape (…, n, d_v)
-        With respect to the values.
-    recomputed : Recomputed or None
-        How much was computed directly, because an FFT would have lost it.
-
-    Notes
-    -----
-    A tuple of three: ``dq, dk, dv = gradients``. Memory O(nd) a head. Source: ours.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from refattn import conv_attention_backward, conv_attention_forward
-    >>> q = k = v = np.ones((3, 2))
-    >>> out, cache = conv_attention_forward(q, k, v, n_basis=1, probe=1, delta=0)
-    >>> dq, dk, dv = conv_attention_backward(out, cache)
-    >>> bool(np.allclose(dv.sum(axis=1), [11 / 3, 5 / 3, 2 / 3]))
-    True
-    """
-
-    recomputed: Recomputed | None = None
-
-    def __new__(cls, q: FloatArray, k: FloatArray, v: FloatArray, recomputed: Recomputed | None = None) -> ConvGradients:
-        """Add to the three gradients what became of their rows."""
-        gradients = super().__new__(cls, q, k, v)
-        gradients.recomputed = recomputed
-        return gradients
-
-
 class Recomputed(NamedTuple):
     """How much of a backward was computed directly, because an FFT would have lost it.
 
@@ -124,6 +80,53 @@ class Recomputed(NamedTuple):
     queries: Any
     keys: Any
     lags: Any
+
+
+_NOTHING = Recomputed(0, 0, 0)
+
+
+class _Gradients(NamedTuple):
+    q: FloatArray
+    k: FloatArray
+    v: FloatArray
+
+
+class ConvGradients(_Gradients):
+    """Gradients of conv attention, each of the shape of its input.
+
+    Attributes
+    ----------
+    q : ndarray, shape (…, n, d)
+        With respect to the queries, in the dtype of the forward.
+    k : ndarray, shape (…, n, d)
+        With respect to the keys.
+    v : ndarray, shape (…, n, d_v)
+        With respect to the values.
+    recomputed : Recomputed
+        How much was computed directly, because an FFT would have lost it.
+
+    Notes
+    -----
+    A tuple of three: ``dq, dk, dv = gradients``. Memory O(nd) a head. Source: ours.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from refattn import conv_attention_backward, conv_attention_forward
+    >>> q = k = v = np.ones((3, 2))
+    >>> out, cache = conv_attention_forward(q, k, v, n_basis=1, probe=1, delta=0)
+    >>> dq, dk, dv = conv_attention_backward(out, cache)
+    >>> bool(np.allclose(dv.sum(axis=1), [11 / 3, 5 / 3, 2 / 3]))
+    True
+    """
+
+    recomputed: Recomputed = _NOTHING
+
+    def __new__(cls, q: FloatArray, k: FloatArray, v: FloatArray, recomputed: Recomputed = _NOTHING) -> ConvGradients:
+        """Add to the three gradients what became of their rows."""
+        gradients = super().__new__(cls, q, k, v)
+        gradients.recomputed = recomputed
+        return gradients
 
 
 def attention_gradient(
@@ -294,7 +297,9 @@ def _write_lags(
             far = np.where(inside, near + t, near)
             row, column = (np.broadcast_to(near, far.shape), far) if transposed else (far, near)
             f = np.exp(np.where(inside, u[t] - log_sum_exp[row], -np.inf))
-            w = f * (np.einsum("tja,tja->tj", G[row].astype(np.float64), V[np.broadcast_to(column, far.shape)]) - r[row, 0])
+            w = f * (
+                np.einsum("tja,tja->tj", G[row].astype(np.float64), V[np.broadcast_to(column, far.shape)]) - r[row, 0]
+            )
             du[i, t[:, 0]] = w.sum(axis=1)
     return int(lost.sum())
 

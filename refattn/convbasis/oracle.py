@@ -109,9 +109,9 @@ def approximation_gradient(
     """
     G, Q, K, V = (np.asarray(x, np.float64) for x in (G, Q, K, V))
     P = dense_weights(lower, upper)
-    return _through_kernels(P, _logit_gradient(P, G, V), G, Q, K, lower, upper, scale), _through_kernels(
-        P, _logit_size(P, G, V), *(np.abs(x) for x in (G, Q, K)), lower, upper, abs(scale)
-    )
+    found = _through_kernels(P, _logit_gradient(P, G, V), G, Q, K, lower, upper, scale)
+    G, Q, K = np.abs(G), np.abs(Q), np.abs(K)
+    return found, _through_kernels(P, _logit_size(P, G, V), G, Q, K, lower, upper, abs(scale))
 
 
 def attention_gradient(
@@ -124,9 +124,9 @@ def attention_gradient(
     """
     G, Q, K, V = (np.asarray(x, np.float64) for x in (G, Q, K, V))
     P = dense_weights(lower, upper)
-    return _through_logits(P, _logit_gradient(P, G, V), G, Q, K, scale), _through_logits(
-        P, _logit_size(P, G, V), *(np.abs(x) for x in (G, Q, K)), abs(scale)
-    )
+    found = _through_logits(P, _logit_gradient(P, G, V), G, Q, K, scale)
+    G, Q, K = np.abs(G), np.abs(Q), np.abs(K)
+    return found, _through_logits(P, _logit_size(P, G, V), G, Q, K, abs(scale))
 
 
 def _logit_gradient(P: FloatArray, G: FloatArray, V: FloatArray) -> FloatArray:
@@ -142,9 +142,15 @@ def _logit_size(P: FloatArray, G: FloatArray, V: FloatArray) -> FloatArray:
 
 
 def natural_size(P: FloatArray, w: FloatArray) -> FloatArray:
-    """Natural size of ``P w``, shape of w: ``Σ_j P_ij ‖w_j‖_∞``, every column in units of its largest entry."""
+    """Natural size of ``P w``, shape of w: ``Σ_j P_ij ‖w_j‖_∞``, what it would be if nothing cancelled.
+
+    A column whose largest entry is more than 64 times smaller than that of another is not hidden by it: all columns
+    are then in units of their largest entries.
+    """
     w = np.abs(w)
     units = w.max(axis=0)
+    if units.max() <= 64 * units.min(where=units > 0, initial=np.inf):
+        units[:] = units.max()
     rows = np.divide(w, units, out=np.zeros_like(w), where=units > 0).max(axis=1, keepdims=True)
     return np.asarray(units * (P @ rows))
 
@@ -168,7 +174,7 @@ def _through_kernels(
 ) -> DenseGradients:
     dQ, dK = np.zeros_like(Q), np.zeros_like(K)
     dlower = _one_triangle(np.tril(W), lower, Q, K, scale, dQ, dK)
-    dupper = np.zeros((0, len(P)))
+    dupper: FloatArray = np.zeros((0, len(P)))
     if upper is not None:
         dupper = _one_triangle(np.triu(W, 1).T, upper, K, Q, scale, dK, dQ)
     return DenseGradients(dQ, dK, P.T @ G, dlower, dupper)

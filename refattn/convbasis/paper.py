@@ -104,8 +104,8 @@ class Softmax:
     Notes
     -----
     The natural size of row i of ``f w`` is ``Σ_j f_ij ‖w_j‖_∞``, that of row j of ``fᵀ w`` is ``Σ_i f_ij ‖w_i‖_∞``;
-    of a column of w that is smaller than the others, as much less. A product with w of shape (n, d) takes O(k n d log n + r n d), r the number of
-    rows computed directly.
+    of a column of w that is smaller than the others, as much less. A product with w of shape (n, d) takes
+    O(k n d log n + r n d), r the number of rows computed directly.
     """
 
     def __init__(self, lower: ConvBasis, upper: ConvBasis | None, tol: float) -> None:
@@ -253,7 +253,7 @@ def row_sizes(w: FloatArray) -> FloatArray:
     return np.asarray(np.abs(w).max(axis=1, keepdims=True))
 
 
-def row_bound(error: FloatArray, size: FloatArray, size_error: FloatArray) -> NDArray[np.float64]:
+def row_bound(error: FloatArray, size: FloatArray, size_error: FloatArray | float) -> NDArray[np.float64]:
     """Error relative to a natural size that is itself known within an error; infinite where it may be zero.
 
     Where nothing was multiplied, nothing was lost: an error of zero is none, whatever the size.

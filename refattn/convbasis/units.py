@@ -12,7 +12,6 @@ import numpy as np
 
 from refattn._validation import FloatArray
 
-
 _NO_SIZE = 1 << 14
 """Two to minus this is zero in every dtype."""
 

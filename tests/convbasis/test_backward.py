@@ -156,14 +156,12 @@ def tenth_of_a_percent(monkeypatch):
 
 def row_shifted(monkeypatch):
     right = fast_gradients.kernel_gradient
-    monkeypatch.setattr(
-        fast_gradients, "kernel_gradient", lambda *a: (np.roll(right(*a)[0], 1, axis=1), right(*a)[1])
-    )
+    monkeypatch.setattr(fast_gradients, "kernel_gradient", lambda *a: (np.roll(right(*a)[0], 1, axis=1), right(*a)[1]))
 
 
 def correction_dropped(monkeypatch):
     right = fast_gradients._terms
-    monkeypatch.setattr(fast_gradients, "_terms", lambda G, Y, V: right(G, 0 * Y, V))
+    monkeypatch.setattr(fast_gradients, "_terms", lambda units: right(units._replace(Y=0 * units.Y)))
 
 
 def start_off_by_one(monkeypatch):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from refattn import conv_attention_backward, conv_attention_forward
-from refattn.convbasis import Plan, blocks, fast, fast_gradients, gradients, kernel_gradient, oracle, paper
+from refattn.convbasis import Plan, oracle
 from refattn.convbasis.bounds import ROW_TOLERANCE
 
 CASES = 20_000 if os.environ.get("REFATTN_FUZZ") == "long" else 500
@@ -103,7 +103,9 @@ def draw(seed, dtype, method=None):
         "method": method,
         "plan": plan if method == "fast" else None,
     }
-    return Case(arrays, upstream.astype(dtype), options, str(rng.choice(["approximation", "approximation", "attention"])))
+    return Case(
+        arrays, upstream.astype(dtype), options, str(rng.choice(["approximation", "approximation", "attention"]))
+    )
 
 
 def excesses(case):
