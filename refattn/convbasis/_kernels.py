@@ -83,31 +83,51 @@ def write_chunks(
 
 
 @compiled
-def sizes(
-    x: FloatArray, low: int, high: int, squares: NDArray[np.float64], columns: FloatArray, rows: FloatArray
-) -> None:
-    """Of the rows ``low … high − 1``: ``squares[c] = Σ_r x[r, c]²``, the largest of each column and of each row."""
-    lanes = np.zeros(16, x.dtype)
-    width = x.shape[1]
+def column_sizes(x: FloatArray, low: int, high: int, squares: NDArray[np.float64], largest: FloatArray) -> None:
+    """``squares[c] = Σ_r x[r, c]²`` and ``largest[c] = max_r |x[r, c]|`` over the rows ``low … high − 1``."""
     squares[:] = 0
+    largest[:] = 0
+    for r in range(low, high):
+        for c in range(squares.size):
+            squares[c] += np.float64(x[r, c]) * np.float64(x[r, c])
+        for c in range(squares.size):
+            size = abs(x[r, c])
+            largest[c] = size if size > largest[c] else largest[c]
+
+
+@compiled
+def raise_row_sizes(columns: FloatArray, at: int, rows: FloatArray, pairs: FloatArray) -> None:
+    """``rows[r]`` rises to the largest ``|·|`` of row r: the pairs of reals ``columns[c, 2 (at + r) + {0, 1}]``."""
+    pairs[:] = 0
+    for c in range(columns.shape[0]):
+        for t in range(2 * rows.size):
+            size = abs(columns[c, 2 * at + t])
+            pairs[t] = size if size > pairs[t] else pairs[t]
+    for r in range(rows.size):
+        rows[r] = max(rows[r], max(pairs[2 * r], pairs[2 * r + 1]))
+
+
+@compiled
+def row_and_column_sizes(x: FloatArray, low: int, high: int, columns: FloatArray, rows: FloatArray) -> None:
+    """Largest ``|x[r, c]|`` of every column over the rows ``low … high − 1``, and of each of these rows."""
+    d = x.shape[1]
+    lanes = np.zeros(64, x.dtype)
     columns[:] = 0
     for r in range(low, high):
-        for c in range(width):
-            squares[c] += np.float64(x[r, c]) * np.float64(x[r, c])
-        for c in range(width):
+        for c in range(d):
             size = abs(x[r, c])
             columns[c] = size if size > columns[c] else columns[c]
         lanes[:] = 0
-        for first in range(0, width - 15, 16):
-            for lane in range(16):
-                size = abs(x[r, first + lane])
-                lanes[lane] = size if size > lanes[lane] else lanes[lane]
-        largest = x.dtype.type(0)
-        for lane in range(16):
-            largest = max(largest, lanes[lane])
-        for c in range(width >> 4 << 4, width):
-            largest = max(largest, abs(x[r, c]))
-        rows[r] = largest
+        for first in range(0, d, 64):
+            for c in range(min(64, d - first)):
+                size = abs(x[r, first + c])
+                lanes[c] = size if size > lanes[c] else lanes[c]
+        half = 32
+        while half > 0:
+            for c in range(half):
+                lanes[c] = max(lanes[c], lanes[c + half])
+            half //= 2
+        rows[r] = lanes[0]
 
 
 @compiled

@@ -15,11 +15,9 @@ from refattn.convbasis.attention import ConvCache
 from refattn.convbasis.basis import ConvBasis
 from refattn.convbasis.gradients import ConvGradients, Recomputed
 from refattn.convbasis.paper import Softmax
+from refattn.convbasis.units import spans_too_much
 
 GRADIENTS = ("approximation", "attention")
-_FLOAT32_DECADES = 25
-"""Decades that products of rows of float32 may span; where they would span more, small ones would vanish beside large
-ones, and the gradient is computed in float64."""
 
 
 @one_blas_thread()
@@ -115,32 +113,23 @@ def _head_gradient(
         dense = oracle.approximation_gradient if gradient == "approximation" else oracle.attention_gradient
         exact, _ = dense(G, Q, K, V, lower, upper, cache.scale)
         return tuple(one.astype(Q.dtype) for one in exact[:3]), Recomputed(0, 0, 0)
-    wide = Q.dtype == np.float32 and _decades(G) + _decades(V) + max(_decades(Q), _decades(K)) > _FLOAT32_DECADES
-    if wide:
-        G, Y, Q, K, V = (one.astype(np.float64) for one in arrays)
-        lower, upper = _in_float64(lower), None if upper is None else _in_float64(upper)
-    if cache.method == "paper":
-        paper = gradients.approximation_gradient if gradient == "approximation" else gradients.attention_gradient
-        found = paper(G, Y, Q, K, V, Softmax(lower, upper, cache.tol), cache.scale)
-    else:
-        from refattn.convbasis import fast, fast_gradients
+    if gradient == "approximation" and cache.method == "fast":
+        from refattn.convbasis import fast_gradients
 
-        f = cache.operators[head]
+        found = fast_gradients.approximation_gradient(G, Y, Q, K, V, cache.operators[head], cache.scale)
+    else:
+        wide = Q.dtype == np.float32 and spans_too_much(*(np.abs(one).max(axis=1) for one in (G, V, Q, K)))
         if wide:
-            f = fast.FastSoftmax(lower, upper, f.plan, V.shape[1], cache.tol)
-        one = fast_gradients.approximation_gradient if gradient == "approximation" else gradients.attention_gradient
+            G, Y, Q, K, V = (one.astype(np.float64) for one in arrays)
+            lower, upper = _in_float64(lower), None if upper is None else _in_float64(upper)
+        if cache.method == "fast":
+            f = cache.operators[head].in_float64() if wide else cache.operators[head]
+        else:
+            f = Softmax(lower, upper, cache.tol)
+        one = gradients.approximation_gradient if gradient == "approximation" else gradients.attention_gradient
         found = one(G, Y, Q, K, V, f, cache.scale)
     return tuple(one.astype(cache.q.dtype, copy=False) for one in found), found.recomputed
 
 
 def _in_float64(basis: ConvBasis) -> ConvBasis:
     return ConvBasis.trusted(basis.starts, basis.kernels.astype(np.float64))
-
-
-def _decades(x: FloatArray) -> float:
-    """Decades between the largest row and the smallest that is not zero."""
-    from refattn.convbasis.fast import sizes_of
-
-    sizes = sizes_of(x)[1]
-    used = sizes[sizes > 0]
-    return float(np.log10(used.max(), dtype=np.float64) - np.log10(used.min(), dtype=np.float64)) if used.size else 0.0

@@ -281,13 +281,15 @@ class BlockProduct:
         def one(piece: int) -> None:
             low, high = int(pieces.low[piece]), int(pieces.high[piece])
             at = low - int(pieces.block[piece]) * self.block
+            pairs = np.empty(2 * (high - low), self.dtype)
             for first, count in self._batches(width // 2):
                 with _fft.borrowed("fft", count, 2 * self.block, self.dtype) as transform:
                     _kernels.to_padded_columns(x.view(transform.input.dtype), low, high, first, at, transform.input)
+                    _kernels.raise_row_sizes(transform.input.view(self.dtype), at, rows[low:high], pairs)
                     transform.execute()
                     _kernels.columns_to_groups(transform.output, piece, first, values.view(transform.output.dtype))
             squares, largest = np.empty(width), np.empty(width, self.dtype)
-            _kernels.sizes(x, low, high, squares, columns[piece], rows)
+            _kernels.column_sizes(x, low, high, squares, columns[piece])
             _kernels.group_maxima(values, piece, 2 * self.block, largest)
             with np.errstate(over="ignore"):  # an infinite bound keeps no row
                 norms[piece] = np.sqrt(squares[::2] + squares[1::2])
@@ -316,7 +318,12 @@ class BlockProduct:
         return Reach(place, low, high, shift, np.exp(_difference(size, shift[:, None])))
 
     def multiply(
-        self, spectra: Spectra, *, transposed: bool = False, exponents: NDArray[np.float64] | None = None
+        self,
+        spectra: Spectra,
+        *,
+        transposed: bool = False,
+        exponents: NDArray[np.float64] | None = None,
+        width: int | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Replace the spectra of x by those of the product, in place.
 
@@ -328,6 +335,8 @@ class BlockProduct:
             Multiply by the transposed matrix.
         exponents : ndarray, optional
             x is to be taken times ``exp(exponents[piece])``.
+        width : int, optional
+            How many of the first columns of x are of interest for the error; all by default.
 
         Returns
         -------
@@ -337,7 +346,8 @@ class BlockProduct:
             Estimated rounding error of an entry of what was computed.
         """
         place, low, high, shift, weight = reach = self.reach(transposed=transposed, exponents=exponents)
-        noise = self.noise(reach, spectra.norms.max(axis=1), spectra.peaks.max(axis=1))
+        used = slice(None if width is None else -(-width // 2))
+        noise = self.noise(reach, spectra.norms[:, used].max(axis=1), spectra.peaks[:, used].max(axis=1))
         scaled = (weight / (2 * self.block)).astype(self.dtype)
         width, products = spectra.values.shape[3], int((high - low).sum())
 

@@ -23,8 +23,15 @@ from refattn._threads import for_each
 from refattn._validation import FloatArray, require_finite
 from refattn.convbasis import _kernels, direct
 from refattn.convbasis.basis import ConvBasis
-from refattn.convbasis.blocks import BlockProduct
-from refattn.convbasis.cost import Plan, block_transform_bytes, choose_plan
+from refattn.convbasis.blocks import BlockProduct, Spectra
+from refattn.convbasis.cost import (
+    Plan,
+    block_transform_bytes,
+    block_transform_work,
+    choose_plan,
+    direct_work,
+    estimated_seconds,
+)
 from refattn.convbasis.direct import Segments
 from refattn.convbasis.paper import RowReport, row_bound
 from refattn.convbasis.units import common_units, scaled
@@ -119,6 +126,15 @@ class FastSoftmax:
         direct.write_log_sum_exp(self.lost, self.lower, self.upper, found)
         return found
 
+    def in_float64(self) -> FastSoftmax:
+        """The same operator in float64."""
+        one, two = (
+            None if part is None else ConvBasis.trusted(part[0], part[1].astype(np.float64))
+            for part in (self.lower, self.upper)
+        )
+        assert one is not None
+        return FastSoftmax(one, two, self.plan, 1, self.tol)
+
     def product(self, w: FloatArray) -> tuple[FloatArray, RowReport]:
         """``f w``, shape (n, d), and what became of its rows."""
         y = np.empty_like(w)
@@ -163,7 +179,7 @@ class FastSoftmax:
         bound = row_bound(error, least, 0.0)
         with np.errstate(over="ignore", invalid="ignore"):
             doubtful = ~(bound <= self.tol) & (error <= self.tol * sizes.max())
-        if doubtful.any():
+        if self._direct_seconds(doubtful, v.shape[1]) > self._seconds_of_sizes:
             natural, natural_error = self._row_averages(sizes)
             bound = np.minimum(bound, row_bound(error, natural, natural_error))
         kept = bound <= self.tol  # NaN is not kept
@@ -181,11 +197,29 @@ class FastSoftmax:
         columns, sizes = sizes_of(w)
         exponent = common_units(columns, UNEVEN)
         w, sizes = scaled(w, -exponent), scaled(sizes, -np.max(exponent))
-        y, natural = np.zeros_like(w), np.zeros((self.n, 1), self.dtype)
-        error = natural_error = np.zeros(self.n)
+        y, error = np.zeros_like(w), np.zeros(self.n)
         if self.below is not None and self.lost.size < self.n:
-            error = self._add_transposed(self.below, w, y)
-            natural_error = self._add_transposed(self.below, sizes[:, None], natural)
+            error = self._add_transposed(w, y)
+        report = self.finish_transposed(w, y, error, columns, sizes)
+        return scaled(y, exponent), report
+
+    def finish_transposed(
+        self, w: FloatArray, y: FloatArray, error: NDArray[np.float64], columns: FloatArray, sizes: FloatArray
+    ) -> RowReport:
+        """Make of the product of the transpose with the kept rows, in y, the whole, and guard it.
+
+        Parameters
+        ----------
+        w, y : ndarray, shape (n, d_v)
+            What is multiplied, and the product so far.
+        error : ndarray, shape (n,)
+            Estimated error of every row of y.
+        columns, sizes : ndarray, shapes (d_v,) and (n,)
+            Largest absolute entry of every column and of every row of w.
+        """
+        natural, natural_error = np.zeros((self.n, 1), self.dtype), np.zeros(self.n)
+        if error.any():
+            natural_error = self._add_transposed(sizes[:, None], natural)
         for tile, seen, weights in direct.row_tiles(self.lost, self.lower, self.upper):
             y[:seen] += weights @ w[tile]
             natural[:seen, 0] += weights @ sizes[tile]
@@ -195,14 +229,20 @@ class FastSoftmax:
         lost = np.flatnonzero(~kept)
         if lost.size:
             direct.write_columns(lost, w, self.log_sum_exp, self.lower, self.upper, y)
-        report = RowReport(lost if self.below is not None else np.arange(self.n), float(bound[kept].max(initial=0.0)))
-        return scaled(y, exponent), report
+        return RowReport(lost if self.below is not None else np.arange(self.n), float(bound[kept].max(initial=0.0)))
 
-    def scaled_rows(self, w: FloatArray) -> tuple[FloatArray, NDArray[np.float64]]:
-        """``w/D``, zero in the lost rows, each block of rows times ``exp(−exponents[block])``.
+    def scale_rows(self, w: FloatArray) -> NDArray[np.float64]:
+        """Make ``w/D`` of w, zero in the lost rows, each block of rows times ``exp(−exponents[block])``.
 
         1/D varies over many decades, so every block of rows has its own unit, the largest 1/D in it.
         """
+        factor, exponents = self._row_factors
+        with np.errstate(under="ignore"):
+            w *= factor
+        return exponents
+
+    @cached_property
+    def _row_factors(self) -> tuple[FloatArray, NDArray[np.float64]]:
         block = self.plan.block
         size = np.full(self.n, -np.inf)
         kept = np.ones(self.n, dtype=bool)
@@ -211,28 +251,46 @@ class FastSoftmax:
         exponents = np.maximum.reduceat(size, np.arange(0, self.n, block))
         exponents[exponents == -np.inf] = 0
         with np.errstate(under="ignore"):
-            factor = np.exp(size - np.repeat(exponents, block)[: self.n]).astype(w.dtype)[:, None]
-            return w * factor, exponents
+            return np.exp(size - np.repeat(exponents, block)[: self.n]).astype(self.dtype)[:, None], exponents
 
-    def _add_transposed(self, below: BlockProduct, w: FloatArray, y: FloatArray) -> NDArray[np.float64]:
+    def _add_transposed(self, w: FloatArray, y: FloatArray) -> NDArray[np.float64]:
         """Add the product of the transpose with the kept rows; return the estimated error of each row."""
-        z, exponents = self.scaled_rows(w)
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            spectra = below.load(z, below.rows)
-            reached, noise = below.multiply(spectra, transposed=True, exponents=exponents)
-            factor = below.pairs.spread(np.exp(reached - self.shift))
-            below.store(spectra, below.pairs, factor, y, add=True)
-            spectra.release()
-            error = below.pairs.spread(noise) * factor
-            if self.above is not None:
-                above = self.above
-                spectra = above.load(z, above.pairs)
-                reached, noise = above.multiply(spectra, exponents=exponents[above.pairs.block])
-                factor = above.rows.spread(np.exp(reached - self.shift))
-                above.store(spectra, above.rows, factor, y, add=True)
+        z = w.copy()
+        exponents = self.scale_rows(z)
+        error = np.zeros(self.n)
+        for product in (self.below, self.above):
+            if product is not None:
+                spectra = product.load(z, product.pairs if product is self.above else product.rows)
+                error = np.hypot(error, self.add_transposed(product, spectra, exponents, y))
                 spectra.release()
-                error = np.hypot(error, above.rows.spread(noise) * factor)
-            return np.asarray(error)
+        return error
+
+    def add_transposed(
+        self, product: BlockProduct, spectra: Spectra, exponents: NDArray[np.float64], y: FloatArray
+    ) -> NDArray[np.float64]:
+        """Add one part's product of the transpose with rows that are loaded, of which y has the first columns.
+
+        The rows of the upper part are the columns of the matrix of the transposed logits. Returns the estimated errors.
+        """
+        upper = product is self.above
+        target = product.rows if upper else product.pairs
+        own = exponents[product.pairs.block] if upper else exponents
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            reached, noise = product.multiply(spectra, transposed=not upper, exponents=own, width=y.shape[1])
+            factor = target.spread(np.exp(reached - self.shift))
+            product.store(spectra, target, factor, y, add=True)
+            return np.asarray(target.spread(noise) * factor)
+
+    @cached_property
+    def _seconds_of_sizes(self) -> float:
+        """What the product with one column of sizes takes, by the model."""
+        return estimated_seconds(block_transform_work(self.n, len(self.lower[0]), 1, self.dtype, self.plan.block))
+
+    def _direct_seconds(self, rows: NDArray[np.bool_], width: int) -> float:
+        """What the given rows take directly, by the model."""
+        seen = rows.sum() * self.n if self.upper is not None else rows @ np.arange(1, self.n + 1)
+        share = 2 * float(seen) / self.n**2
+        return share * estimated_seconds(direct_work(self.n, width, self.dtype))
 
     def _row_averages(self, sizes: FloatArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """``f`` times one column of sizes, and the estimated error of every row."""
@@ -289,7 +347,7 @@ def sizes_of(w: FloatArray) -> tuple[FloatArray, FloatArray]:
 
     def one(part: int) -> None:
         first = part * step
-        _kernels.sizes(w, first, min(first + step, len(w)), np.empty(w.shape[1]), columns[part], rows)
+        _kernels.row_and_column_sizes(w, first, min(first + step, len(w)), columns[part], rows)
 
     for_each(one, range(len(firsts)))
     return columns.max(axis=0), rows

@@ -27,8 +27,8 @@ from refattn.convbasis.blocks import BlockProduct
 from refattn.convbasis.direct import Segments
 from refattn.convbasis.fast import UNEVEN, FastSoftmax, sizes_of
 from refattn.convbasis.gradients import ConvGradients, Recomputed
-from refattn.convbasis.kernel_gradient import kernel_gradient, lost_lags
-from refattn.convbasis.units import Units, common_units, in_units, scaled
+from refattn.convbasis.kernel_gradient import kernel_gradient, lost_lags, noise_by_lag
+from refattn.convbasis.units import Units, common_units, in_units, scaled, spans_too_much
 
 _ROWS = 1 << 14
 """Rows of q and k multiplied at once."""
@@ -59,27 +59,36 @@ def approximation_gradient(
     ConvGradients
         Of q, k and v. Time O(knd + nd log n + r n d) with r rows, columns and lags computed directly.
     """
-    g_sizes, v_sizes = sizes_of(G)[0], sizes_of(V)[0]
-    units = in_units(G, Y, V, g_sizes, v_sizes, UNEVEN)
+    used = f.lower[0] if f.upper is None else slice(None)  # of the keys, causal attention needs those at the starts
+    (g_columns, g_rows), (v_columns, v_rows), (q_columns, q_rows), (k_columns, k_rows) = map(
+        sizes_of, (G, V, Q, K[used])
+    )
+    if G.dtype == np.float32 and spans_too_much(g_rows, v_rows, q_rows, k_rows):
+        G, Y, Q, K, V = (one.astype(np.float64) for one in (G, Y, Q, K, V))
+        return approximation_gradient(G, Y, Q, K, V, f.in_float64(), scale)
+    units = in_units(G, Y, V, g_columns, v_columns, UNEVEN)
     terms = _terms(units)
     sizes = [terms]
     if units.uneven:  # a row may be large in units in which it has nothing to meet
-        sizes.append(_terms(in_units(G, Y, V, g_sizes, v_sizes, np.inf)))
-    dlower, dupper, lags = _kernel_gradients(terms, sizes, f)
-    q, k = (common_units(sizes_of(one)[0], np.inf) for one in (Q, K))
+        sizes.append(_terms(in_units(G, Y, V, g_columns, v_columns, np.inf)))
+    # where G needs no units of its own, one transform of it serves both
+    shared = units.G is G and not np.any(common_units(g_columns, UNEVEN))
+    dV = np.zeros_like(V)
+    dlower, dupper, lags, error = _kernel_gradients(terms, sizes, f, dV if shared else None)
+    if error is None:
+        dV, report = f.transposed_product(G)
+    else:
+        report = f.finish_transposed(G, dV, error, g_columns, g_rows)
+    q, k = common_units(q_columns, np.inf), common_units(k_columns, np.inf)
     Q, K = scaled(Q, -q), scaled(K, -k)
     dQ, dK = np.zeros_like(Q), np.zeros_like(K)
     _through_kernels(f.lower[0], dlower, Q, K, dQ, dK)
     if f.upper is not None:
         _through_kernels(f.upper[0], dupper, K, Q, dK, dQ)
-    dV, report = f.transposed_product(G)
-    factor = np.asarray(scale, G.dtype)
-    return ConvGradients(
-        scaled(factor * dQ, units.exponent + k),
-        scaled(factor * dK, units.exponent + q),
-        dV,
-        Recomputed(f.lost.size, report.rows.size, lags),
-    )
+    for gradient in (dQ, dK):
+        gradient *= np.asarray(scale, G.dtype)
+    rows = Recomputed(f.lost.size, report.rows.size, lags)
+    return ConvGradients(scaled(dQ, units.exponent + k), scaled(dK, units.exponent + q), dV, rows)
 
 
 class _Terms(NamedTuple):
@@ -106,22 +115,24 @@ def _terms(units: Units) -> _Terms:
     return _Terms(G, V, r, rows, columns)
 
 
-def _kernel_gradients(terms: _Terms, sizes: list[_Terms], f: FastSoftmax) -> tuple[FloatArray, FloatArray, int]:
+def _kernel_gradients(
+    terms: _Terms, sizes: list[_Terms], f: FastSoftmax, dV: FloatArray | None
+) -> tuple[FloatArray, FloatArray, int, NDArray[np.float64] | None]:
     """Gradients of the kernels, lower and upper (empty for causal attention), and how many entries were summed up.
 
-    Every entry is held to each of the natural sizes that are given.
+    Every entry is held to each of the natural sizes that are given. If there is a dV, the product of the transpose with
+    the kept rows is added to it; the last result is its estimated error, row by row.
     """
-    none = np.zeros((0, f.n), f.dtype)
     if f.below is None or f.lost.size == f.n:
-        return _direct_kernel_gradients(terms, f)
-    dlower, lost_lower = _through(f.below, terms, sizes, f, upper=False)
-    dupper, lost_upper = none, np.zeros(none.shape, bool)
+        return *_direct_kernel_gradients(terms, f), None
+    dlower, lost_lower, error = _through(f.below, terms, sizes, f, dV)
+    dupper = np.zeros((0, f.n) if f.upper is None else f.upper[1].shape, f.dtype)
+    lost_upper = np.zeros(dupper.shape, dtype=bool)
     if f.above is not None:
-        dupper, lost_upper = _through(f.above, terms, sizes, f, upper=True)
-    elif f.upper is not None:
-        dupper, lost_upper = np.zeros_like(f.upper[1]), np.zeros(f.upper[1].shape, bool)
+        dupper, lost_upper, upper_error = _through(f.above, terms, sizes, f, dV)
+        error = None if error is None or upper_error is None else np.hypot(error, upper_error)
     if (_pairs(f.lower, lost_lower) + _pairs(f.upper, lost_upper)) * _DIRECT_SHARE > f.n * f.n:
-        return _direct_kernel_gradients(terms, f)
+        return *_direct_kernel_gradients(terms, f), error
     if f.lost.size:
         own_lower, own_upper = np.zeros(dlower.shape), np.zeros(dupper.shape)
         _add_rows(f.lost, terms, f, own_lower, own_upper)
@@ -131,7 +142,7 @@ def _kernel_gradients(terms: _Terms, sizes: list[_Terms], f: FastSoftmax) -> tup
         if basis is not None and lost.any():
             own = terms.G, terms.r, terms.V, f.log_sum_exp
             direct.write_lags(lost, *own, basis, du, transposed=basis is f.upper)
-    return dlower, dupper, int(lost_lower.sum() + lost_upper.sum())
+    return dlower, dupper, int(lost_lower.sum() + lost_upper.sum()), error
 
 
 def _direct_kernel_gradients(terms: _Terms, f: FastSoftmax) -> tuple[FloatArray, FloatArray, int]:
@@ -143,34 +154,85 @@ def _direct_kernel_gradients(terms: _Terms, f: FastSoftmax) -> tuple[FloatArray,
 
 
 def _through(
-    product: BlockProduct, terms: _Terms, sizes: list[_Terms], f: FastSoftmax, *, upper: bool
-) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """Gradient of the kernels of one part by correlations, without the lost rows of f, and which entries they lose."""
-    found, noise = _correlations(product, _beside(terms.G, -terms.r), _beside(terms.V, np.ones_like(terms.r)), f, upper)
+    product: BlockProduct, terms: _Terms, sizes: list[_Terms], f: FastSoftmax, dV: FloatArray | None
+) -> tuple[FloatArray, NDArray[np.bool_], NDArray[np.float64] | None]:
+    """Gradient of the kernels of one part by correlations, without the lost rows of f, and which entries they lose.
+
+    The part of the transposed product is added to dV, if there is one; the last result is its estimated error.
+    """
+    ones = np.ones_like(terms.r)
+    found, noise, error = _correlations(product, _beside(terms.G, -terms.r), _beside(terms.V, ones), f, dV)
     lost = np.zeros(found.shape, dtype=bool)
     for one in sizes:
-        natural, natural_noise = _correlations(product, one.row_sizes, one.column_sizes, f, upper)
-        lost |= lost_lags(product, noise, natural, natural_noise, f.tol)
-    return found, lost
+        doubtful = _doubtful_lags(product, noise, one, f)
+        if _pairs((product.starts, found), doubtful) > found.size:  # then the sizes themselves are cheaper
+            natural, natural_noise, _ = _correlations(product, one.row_sizes.copy(), one.column_sizes, f, None)
+            doubtful &= lost_lags(product, noise, natural, natural_noise, f.tol)
+        lost |= doubtful
+    return found, lost, error
+
+
+def _doubtful_lags(
+    product: BlockProduct, noise: NDArray[np.float64], terms: _Terms, f: FastSoftmax
+) -> NDArray[np.bool_]:
+    """Entries of the kernels' gradient whose error exceeds the tolerance times the least that their size can be.
+
+    The sum over m pairs, e of which have a lost row, is at least ``m − e`` times the smallest term of a kept row.
+    """
+    n, upper = f.n, product is f.above
+    kept = np.ones(n, dtype=bool)
+    kept[f.lost] = False
+    with np.errstate(divide="ignore", over="ignore"):
+        rows = np.where(kept[:, None], terms.row_sizes / f.total[:, None], np.inf) * np.exp(product.shift - f.shift)
+    columns = terms.column_sizes[:, 0]
+    before = np.concatenate([[0], np.cumsum(~kept)])  # lost rows before each row
+    later = np.minimum.accumulate(rows[::-1])[::-1] if not upper else np.minimum.accumulate(columns[::-1])[::-1]
+    lost = np.zeros((product.starts.size, n), dtype=bool)
+
+    def one(i: int) -> None:
+        c, end = int(product.starts[i]), int(product.starts[i + 1]) if i + 1 < product.starts.size else n
+        first = np.arange(c, n)  # of the pairs of a lag, the row, or above the diagonal the column
+        pairs = np.minimum(end - c, n - first)
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            if upper:
+                smallest = rows[c:end].min(axis=0)
+                least = smallest[0] * later[first] + smallest[1]
+                pairs = pairs - (before[c + pairs] - before[c])
+            else:
+                least = later[first, 0] * columns[c:end].min() + later[first, 1]
+                pairs = pairs - (before[first + pairs] - before[first])
+            natural = np.multiply(pairs, least, out=np.zeros(len(pairs)), where=pairs > 0)
+            lost[i, : n - c] = ~(noise_by_lag(product, noise, i) <= f.tol * natural)
+
+    for_each(one, range(product.starts.size))
+    if upper:
+        lost[:, 0] = False  # the diagonal is the lower part's
+    return lost
 
 
 def _correlations(
-    product: BlockProduct, of_rows: FloatArray, of_columns: FloatArray, f: FastSoftmax, upper: bool
-) -> tuple[FloatArray, NDArray[np.float64]]:
-    """`kernel_gradient` for ``f_ij (of_rows_i · of_columns_j)``; above the diagonal rows are columns of the matrix."""
-    z, exponents = f.scaled_rows(of_rows)
-    exponents = exponents + (product.shift - f.shift)
+    product: BlockProduct, of_rows: FloatArray, of_columns: FloatArray, f: FastSoftmax, y: FloatArray | None
+) -> tuple[FloatArray, NDArray[np.float64], NDArray[np.float64] | None]:
+    """`kernel_gradient` for ``f_ij (of_rows_i · of_columns_j)``, of which `of_rows` is written to.
+
+    ``fᵀ of_rows`` is added to y, if there is one, in the columns that y has; the last result is its estimated error.
+    Above the diagonal rows are columns of the matrix.
+    """
+    exponents = f.scale_rows(of_rows)
+    shifted = exponents + (product.shift - f.shift)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # what is not finite is not kept
-        if upper:
-            rows, columns = product.load(of_columns, product.rows), product.load(z, product.pairs)
-            row_exponents, column_exponents = np.zeros(len(product.rows)), exponents[product.pairs.block]
+        if product is f.above:
+            rows, columns = product.load(of_columns, product.rows), product.load(of_rows, product.pairs)
+            found = kernel_gradient(product, columns, rows, shifted[product.pairs.block], np.zeros(len(product.rows)))
+            others, own = rows, columns
         else:
-            rows, columns = product.load(z, product.rows), product.load(of_columns, product.pairs)
-            row_exponents, column_exponents = exponents, np.zeros(len(product.pairs))
-        found = kernel_gradient(product, columns, rows, column_exponents, row_exponents)
-    columns.release()
-    rows.release()
-    return found
+            rows, columns = product.load(of_rows, product.rows), product.load(of_columns, product.pairs)
+            found = kernel_gradient(product, columns, rows, np.zeros(len(product.pairs)), shifted)
+            others, own = columns, rows
+    others.release()
+    error = None if y is None else f.add_transposed(product, own, exponents, y)
+    own.release()
+    return *found, error
 
 
 def _beside(w: FloatArray, last: FloatArray) -> FloatArray:

@@ -142,16 +142,19 @@ def lost_lags(
     lost = np.zeros(natural.shape, dtype=bool)
 
     def one(i: int) -> None:
-        chunks, used = product.chunks_of(i), product.n - int(product.starts[i])
+        g, used = product.kernel(i), product.n - int(product.starts[i])
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            g = product.kernel(i)
-            error, size_error = (
-                g * np.repeat(each[chunks.start : chunks.stop], product.block)[:used] for each in (noise, natural_noise)
-            )
+            error, size_error = (g * noise_by_lag(product, each, i) for each in (noise, natural_noise))
             lost[i, :used] = ~(row_bound(error, natural[i, :used], size_error) <= tol)
 
     for_each(one, range(product.starts.size))
     return lost
+
+
+def noise_by_lag(product: BlockProduct, noise: NDArray[np.float64], i: int) -> NDArray[np.float64]:
+    """The error of ``du_i[t]/g_i[t]`` for every lag that is left of the first column of segment i."""
+    chunks = product.chunks_of(i)
+    return np.repeat(noise[chunks.start : chunks.stop], product.block)[: product.n - int(product.starts[i])]
 
 
 def _write_lags(

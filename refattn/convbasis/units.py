@@ -12,6 +12,10 @@ import numpy as np
 
 from refattn._validation import FloatArray
 
+_NEAR = 20
+"""Exponents of sizes that are near enough to one: products of a few of them neither overflow nor vanish."""
+_FLOAT32_DECADES = 25
+"""Decades that products of rows of float32 may span."""
 _NO_SIZE = 1 << 14
 """Two to minus this is zero in every dtype."""
 
@@ -36,6 +40,8 @@ def in_units(
         return Units(np.zeros_like(G), np.zeros_like(Y), scaled(V, -v), 0, False)
     products = np.frexp(g_sizes)[1] + v
     exponent = int(products[used].max())
+    if np.ndim(v) == 0 and abs(exponent) <= _NEAR:
+        exponent = v
     own = np.where(used, v - exponent, -_NO_SIZE) if np.ndim(v) else v - exponent
     return Units(scaled(G, own), scaled(Y, -v), scaled(V, -v), exponent, np.ndim(v) > 0)
 
@@ -43,14 +49,15 @@ def in_units(
 def common_units(sizes: FloatArray, ratio: float) -> Any:
     """Exponents of the units of columns of these sizes: one for all, if none is `ratio` times another, else one each.
 
-    A column of zeros has no size, and the smallest unit there is.
+    Sizes that are near one already stay as they are. A column of zeros has no size, and the smallest unit there is.
     """
     exponents = np.frexp(sizes)[1]
     used = sizes > 0
     if not used.any():
         return 0
     if sizes[used].max() <= ratio * sizes[used].min():
-        return int(exponents[used].max())
+        exponent = int(exponents[used].max())
+        return exponent if abs(exponent) > _NEAR else 0
     return np.where(used, exponents, exponents[used].min())
 
 
@@ -63,3 +70,14 @@ def scaled(x: FloatArray, exponents: Any) -> FloatArray:
         if np.abs(exponents).max() < limit:  # a product with a power of two is exact, and faster
             return np.asarray(x * np.exp2(exponents).astype(x.dtype))
         return np.asarray(np.ldexp(x, exponents))
+
+
+def spans_too_much(g: FloatArray, v: FloatArray, q: FloatArray, k: FloatArray) -> bool:
+    """Whether products of rows of these sizes span more decades than float32 has: small ones would vanish."""
+    return _decades(g) + _decades(v) + max(_decades(q), _decades(k)) > _FLOAT32_DECADES
+
+
+def _decades(sizes: FloatArray) -> float:
+    """Decades between the largest size and the smallest that is not zero."""
+    used = sizes[sizes > 0].astype(np.float64)
+    return float(np.log10(used.max()) - np.log10(used.min())) if used.size else 0.0
