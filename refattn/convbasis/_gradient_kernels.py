@@ -24,14 +24,17 @@ def logit_terms(
     r: FloatArray,
     rows: FloatArray,
     columns: FloatArray,
+    largest: FloatArray,
+    column_sizes: FloatArray,
 ) -> None:
-    """Sums over the columns, for the rows ``low … high − 1``.
+    """Sums over the columns, for the rows ``low … high − 1``, and largest entries.
 
-    ``r_i = G_i · Y_i``, ``rows_i = (‖G_i‖₁, Σ_a |G_ia Y_ia|)``, ``columns_i = (‖V_i‖₁ / d, 1)``.
+    ``r_i = G_i · Y_i``, ``rows_i = (‖G_i‖₁, Σ_a |G_ia Y_ia|)``, ``columns_i = (‖V_i‖₁ / d, 1)``,
+    ``largest_i = ‖G_i‖_∞``; `column_sizes` rises to the largest entries of the columns of G and of V.
     """
     d = G.shape[1]
     zero = G.dtype.type(0)
-    lanes = np.zeros((4, 16), G.dtype)
+    lanes = np.zeros((5, 16), G.dtype)
     for i in range(low, high):
         lanes[:] = zero
         for first in range(0, d - 15, 16):
@@ -42,23 +45,51 @@ def logit_terms(
                 lanes[1, lane] += abs(g)
                 lanes[2, lane] += abs(product)
                 lanes[3, lane] += abs(v)
-        total, row, both, column = zero, zero, zero, zero
+                lanes[4, lane] = max(lanes[4, lane], abs(g))
+        total, row, both, column, size = zero, zero, zero, zero, zero
         for lane in range(16):
             total += lanes[0, lane]
             row += lanes[1, lane]
             both += lanes[2, lane]
             column += lanes[3, lane]
+            size = max(size, lanes[4, lane])
         for c in range(d >> 4 << 4, d):
             product = G[i, c] * Y[i, c]
             total += product
             row += abs(G[i, c])
             both += abs(product)
             column += abs(V[i, c])
+            size = max(size, abs(G[i, c]))
         r[i] = total
         rows[i, 0] = row
         rows[i, 1] = both
         columns[i, 0] = column / d
         columns[i, 1] = 1
+        largest[i] = size
+        for c in range(d):
+            g, v = abs(G[i, c]), abs(V[i, c])
+            column_sizes[0, c] = g if g > column_sizes[0, c] else column_sizes[0, c]
+            column_sizes[1, c] = v if v > column_sizes[1, c] else column_sizes[1, c]
+
+
+@compiled
+def add_correlations_of_one(
+    x: NDArray[Any],
+    z: NDArray[Any],
+    place: NDArray[np.int64],
+    weight: FloatArray,
+    last: NDArray[np.int64],
+    out: NDArray[Any],
+) -> None:
+    """``out[f, place[R, p]] += weight[R, p] · z[R, f, 0] · conj(x[p, f, 0])`` for the pairs p below ``last[R]``."""
+    near = np.empty(x.shape[0], x.dtype)
+    for f in range(out.shape[0]):
+        for p in range(x.shape[0]):
+            near[p] = np.conj(x[p, f, 0])
+        for row in range(z.shape[0]):
+            far = z[row, f, 0]
+            for p in range(last[row]):
+                out[f, place[row, p]] += weight[row, p] * (far * near[p])
 
 
 @compiled

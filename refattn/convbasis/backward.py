@@ -15,7 +15,8 @@ from refattn.convbasis.attention import ConvCache
 from refattn.convbasis.basis import ConvBasis
 from refattn.convbasis.gradients import ConvGradients, Recomputed
 from refattn.convbasis.paper import Softmax
-from refattn.convbasis.units import spans_too_much
+from refattn.convbasis.toeplitz import near_one
+from refattn.convbasis.units import scaled, spans_too_much
 
 GRADIENTS = ("approximation", "attention")
 
@@ -116,18 +117,23 @@ def _head_gradient(
     if gradient == "approximation" and cache.method == "fast":
         from refattn.convbasis import fast_gradients
 
-        found = fast_gradients.approximation_gradient(G, Y, Q, K, V, cache.operators[head], cache.scale)
+        f = cache.operators[head]
+        found = fast_gradients.approximation_gradient(G, Y, Q, K, V, f, cache.scale)
+        if not all(np.isfinite(one.sum()) for one in found):  # linear in q and k: what overflows need not, near one
+            (Q, q), (K, k) = near_one(Q), near_one(K)
+            dQ, dK, dV = found = fast_gradients.approximation_gradient(G, Y, Q, K, V, f, cache.scale)
+            found = ConvGradients(scaled(dQ, k), scaled(dK, q), dV, found.recomputed)
     else:
-        wide = Q.dtype == np.float32 and spans_too_much(*(np.abs(one).max(axis=1) for one in (G, V, Q, K)))
+        wide = Q.dtype == np.float32 and spans_too_much(*(np.abs(one).max(axis=1) for one in (G, V)))
         if wide:
             G, Y, Q, K, V = (one.astype(np.float64) for one in arrays)
             lower, upper = _in_float64(lower), None if upper is None else _in_float64(upper)
         if cache.method == "fast":
-            f = cache.operators[head].in_float64() if wide else cache.operators[head]
+            operator = cache.operators[head].in_float64() if wide else cache.operators[head]
+            found = gradients.attention_gradient(G, Y, Q, K, V, operator, cache.scale)
         else:
-            f = Softmax(lower, upper, cache.tol)
-        one = gradients.approximation_gradient if gradient == "approximation" else gradients.attention_gradient
-        found = one(G, Y, Q, K, V, f, cache.scale)
+            paper = gradients.approximation_gradient if gradient == "approximation" else gradients.attention_gradient
+            found = paper(G, Y, Q, K, V, Softmax(lower, upper, cache.tol), cache.scale)
     return tuple(one.astype(cache.q.dtype, copy=False) for one in found), found.recomputed
 
 

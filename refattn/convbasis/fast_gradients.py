@@ -25,13 +25,15 @@ from refattn._validation import FloatArray
 from refattn.convbasis import _gradient_kernels, direct
 from refattn.convbasis.blocks import BlockProduct
 from refattn.convbasis.direct import Segments
-from refattn.convbasis.fast import UNEVEN, FastSoftmax, sizes_of
+from refattn.convbasis.fast import UNEVEN, FastSoftmax
 from refattn.convbasis.gradients import ConvGradients, Recomputed
-from refattn.convbasis.kernel_gradient import kernel_gradient, lost_lags, noise_by_lag
+from refattn.convbasis.kernel_gradient import kernel_gradient, lost_lags
 from refattn.convbasis.units import Units, common_units, in_units, scaled, spans_too_much
 
 _ROWS = 1 << 14
 """Rows of q and k multiplied at once."""
+_ROWS_OF_TERMS = 1 << 12
+"""Rows of G, Y and V summed up at once."""
 _DIRECT_SHARE = 4
 """Where more than one in so many pairs of rows and columns would be visited for lost lags, all are, by rows."""
 
@@ -59,28 +61,25 @@ def approximation_gradient(
     ConvGradients
         Of q, k and v. Time O(knd + nd log n + r n d) with r rows, columns and lags computed directly.
     """
-    used = f.lower[0] if f.upper is None else slice(None)  # of the keys, causal attention needs those at the starts
-    (g_columns, g_rows), (v_columns, v_rows), (q_columns, q_rows), (k_columns, k_rows) = map(
-        sizes_of, (G, V, Q, K[used])
-    )
-    if G.dtype == np.float32 and spans_too_much(g_rows, v_rows, q_rows, k_rows):
+    own = Units(G, Y, V, exponent=0, uneven=False)
+    terms = _terms(own)
+    if G.dtype == np.float32 and spans_too_much(terms.row_sizes[:, 0], terms.column_sizes[:, 0]):
         G, Y, Q, K, V = (one.astype(np.float64) for one in (G, Y, Q, K, V))
         return approximation_gradient(G, Y, Q, K, V, f.in_float64(), scale)
-    units = in_units(G, Y, V, g_columns, v_columns, UNEVEN)
-    terms = _terms(units)
+    units = in_units(G, Y, V, terms.g_columns, terms.v_columns, UNEVEN)
+    if units.G is not G or units.V is not V:
+        terms = _terms(units)
     sizes = [terms]
     if units.uneven:  # a row may be large in units in which it has nothing to meet
-        sizes.append(_terms(in_units(G, Y, V, g_columns, v_columns, np.inf)))
+        sizes.append(_terms(in_units(G, Y, V, terms.g_columns, terms.v_columns, np.inf)))
     # where G needs no units of its own, one transform of it serves both
-    shared = units.G is G and not np.any(common_units(g_columns, UNEVEN))
+    shared = units.G is G and not np.any(common_units(terms.g_columns, UNEVEN))
     dV = np.zeros_like(V)
     dlower, dupper, lags, error = _kernel_gradients(terms, sizes, f, dV if shared else None)
     if error is None:
         dV, report = f.transposed_product(G)
     else:
-        report = f.finish_transposed(G, dV, error, g_columns, g_rows)
-    q, k = common_units(q_columns, np.inf), common_units(k_columns, np.inf)
-    Q, K = scaled(Q, -q), scaled(K, -k)
+        report = f.finish_transposed(G, dV, error, terms.g_columns, terms.g_rows)
     dQ, dK = np.zeros_like(Q), np.zeros_like(K)
     _through_kernels(f.lower[0], dlower, Q, K, dQ, dK)
     if f.upper is not None:
@@ -88,7 +87,7 @@ def approximation_gradient(
     for gradient in (dQ, dK):
         gradient *= np.asarray(scale, G.dtype)
     rows = Recomputed(f.lost.size, report.rows.size, lags)
-    return ConvGradients(scaled(dQ, units.exponent + k), scaled(dK, units.exponent + q), dV, rows)
+    return ConvGradients(scaled(dQ, units.exponent), scaled(dK, units.exponent), dV, rows)
 
 
 class _Terms(NamedTuple):
@@ -102,17 +101,28 @@ class _Terms(NamedTuple):
     r: FloatArray
     row_sizes: FloatArray
     column_sizes: FloatArray
+    g_rows: FloatArray
+    g_columns: FloatArray
+    v_columns: FloatArray
 
 
 def _terms(units: Units) -> _Terms:
+    """Sums over the columns, and the largest entries of the rows of G and of the columns of G and V."""
     G, Y, V = as_input(units.G), as_input(units.Y), as_input(units.V)
-    r, rows, columns = np.empty(len(G), G.dtype), np.empty((len(G), 2), G.dtype), np.empty((len(G), 2), G.dtype)
-    step = 4096
-    for_each(
-        lambda low: _gradient_kernels.logit_terms(G, Y, V, low, min(low + step, len(G)), r, rows, columns),
-        range(0, len(G), step),
-    )
-    return _Terms(G, V, r, rows, columns)
+    n, d = G.shape
+    firsts = range(0, n, _ROWS_OF_TERMS)
+    r, largest = np.empty((2, n), G.dtype)
+    rows, columns = np.empty((2, n, 2), G.dtype)
+    parts = np.zeros((len(firsts), 2, d), G.dtype)
+
+    def one(part: int) -> None:
+        low = firsts[part]
+        high = min(low + _ROWS_OF_TERMS, n)
+        _gradient_kernels.logit_terms(G, Y, V, low, high, r, rows, columns, largest, parts[part])
+
+    for_each(one, range(len(firsts)))
+    g_columns, v_columns = parts.max(axis=0)
+    return _Terms(G, V, r, rows, columns, largest, g_columns, v_columns)
 
 
 def _kernel_gradients(
@@ -164,50 +174,9 @@ def _through(
     found, noise, error = _correlations(product, _beside(terms.G, -terms.r), _beside(terms.V, ones), f, dV)
     lost = np.zeros(found.shape, dtype=bool)
     for one in sizes:
-        doubtful = _doubtful_lags(product, noise, one, f)
-        if _pairs((product.starts, found), doubtful) > found.size:  # then the sizes themselves are cheaper
-            natural, natural_noise, _ = _correlations(product, one.row_sizes.copy(), one.column_sizes, f, None)
-            doubtful &= lost_lags(product, noise, natural, natural_noise, f.tol)
-        lost |= doubtful
+        natural, natural_noise, _ = _correlations(product, one.row_sizes.copy(), one.column_sizes, f, None)
+        lost |= lost_lags(product, noise, natural, natural_noise, f.tol)
     return found, lost, error
-
-
-def _doubtful_lags(
-    product: BlockProduct, noise: NDArray[np.float64], terms: _Terms, f: FastSoftmax
-) -> NDArray[np.bool_]:
-    """Entries of the kernels' gradient whose error exceeds the tolerance times the least that their size can be.
-
-    The sum over m pairs, e of which have a lost row, is at least ``m − e`` times the smallest term of a kept row.
-    """
-    n, upper = f.n, product is f.above
-    kept = np.ones(n, dtype=bool)
-    kept[f.lost] = False
-    with np.errstate(divide="ignore", over="ignore"):
-        rows = np.where(kept[:, None], terms.row_sizes / f.total[:, None], np.inf) * np.exp(product.shift - f.shift)
-    columns = terms.column_sizes[:, 0]
-    before = np.concatenate([[0], np.cumsum(~kept)])  # lost rows before each row
-    later = np.minimum.accumulate(rows[::-1])[::-1] if not upper else np.minimum.accumulate(columns[::-1])[::-1]
-    lost = np.zeros((product.starts.size, n), dtype=bool)
-
-    def one(i: int) -> None:
-        c, end = int(product.starts[i]), int(product.starts[i + 1]) if i + 1 < product.starts.size else n
-        first = np.arange(c, n)  # of the pairs of a lag, the row, or above the diagonal the column
-        pairs = np.minimum(end - c, n - first)
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            if upper:
-                smallest = rows[c:end].min(axis=0)
-                least = smallest[0] * later[first] + smallest[1]
-                pairs = pairs - (before[c + pairs] - before[c])
-            else:
-                least = later[first, 0] * columns[c:end].min() + later[first, 1]
-                pairs = pairs - (before[first + pairs] - before[first])
-            natural = np.multiply(pairs, least, out=np.zeros(len(pairs)), where=pairs > 0)
-            lost[i, : n - c] = ~(noise_by_lag(product, noise, i) <= f.tol * natural)
-
-    for_each(one, range(product.starts.size))
-    if upper:
-        lost[:, 0] = False  # the diagonal is the lower part's
-    return lost
 
 
 def _correlations(

@@ -75,6 +75,10 @@ def kernel_gradient(
 
     def group(g: int) -> None:
         used = min(_kernels.GROUP, length - g * _kernels.GROUP)
+        if x.shape[3] == 1:
+            pieces = x[g, : pair_block.size], z[g, :blocks]
+            _gradient_kernels.add_correlations_of_one(*pieces, place, weight, last, spectra[g, :used])
+            return
         conjugates = x[g, : pair_block.size, :used].conj().transpose(1, 2, 0)
         with np.errstate(all="ignore"):  # what overflows has no bound and is not kept
             for first in range(0, blocks, _TILE):

@@ -14,8 +14,8 @@ from refattn._validation import FloatArray
 
 _NEAR = 20
 """Exponents of sizes that are near enough to one: products of a few of them neither overflow nor vanish."""
-_FLOAT32_DECADES = 25
-"""Decades that products of rows of float32 may span."""
+_FLOAT32_DECADES = 18
+"""Decades that products of rows of float32 may span, so that q or k, as small again, still finds a number."""
 _NO_SIZE = 1 << 14
 """Two to minus this is zero in every dtype."""
 
@@ -72,9 +72,9 @@ def scaled(x: FloatArray, exponents: Any) -> FloatArray:
         return np.asarray(np.ldexp(x, exponents))
 
 
-def spans_too_much(g: FloatArray, v: FloatArray, q: FloatArray, k: FloatArray) -> bool:
-    """Whether products of rows of these sizes span more decades than float32 has: small ones would vanish."""
-    return _decades(g) + _decades(v) + max(_decades(q), _decades(k)) > _FLOAT32_DECADES
+def spans_too_much(g: FloatArray, v: FloatArray) -> bool:
+    """Whether products of rows of these sizes span so many decades that float32 has too few left for q and k."""
+    return _decades(g) + _decades(v) > _FLOAT32_DECADES
 
 
 def _decades(sizes: FloatArray) -> float:
