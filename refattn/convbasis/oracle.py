@@ -42,14 +42,13 @@ class DenseGradients(NamedTuple):
 
 
 def dense_logits(basis: ConvBasis) -> FloatArray:
-    """``Σ_i conv(b_i, m_i)`` of one matrix, shape (n, n), from the paper's vectors, one diagonal after the other."""
+    """``Σ_i conv(b_i, m_i)`` of one matrix, shape (n, n), from the paper's vectors, one column after the other."""
     n = basis.n
     h = np.zeros((n, n), np.longdouble)  # b_i = u_i − u_{i−1} is summed up again: the roundings of neither may show
     wide = ConvBasis.trusted(basis.starts, basis.kernels.astype(np.longdouble))
     for vector, size in zip(wide.vectors, wide.sizes, strict=True):
-        for t in range(size):
-            diagonal = np.arange(n - size, n - t)
-            h[diagonal + t, diagonal] += vector[t]
+        for j in range(n - size, n):
+            h[j:, j] += vector[: n - j]
     return h.astype(np.float64)
 
 
@@ -195,8 +194,8 @@ def _one_triangle(
     for i, c in enumerate(basis.starts):
         end = basis.starts[i + 1] if i + 1 < len(basis.starts) else n
         for t in range(n - c):
-            columns_of_lag = np.arange(c, min(end, n - t))
-            du[i, t] = W[columns_of_lag + t, columns_of_lag].sum()
-            drows[c + t] += scale * du[i, t] * columns[c]
-            dcolumns[c] += scale * du[i, t] * rows[c + t]
+            du[i, t] = W[c:, c:end].diagonal(-t).sum()
+        if c < n:
+            drows[c:] += scale * du[i, : n - c, None] * columns[c]
+            dcolumns[c] += scale * du[i, : n - c] @ rows[c:]
     return du
