@@ -21,6 +21,8 @@ from refattn._memory import require_memory
 from refattn._npz import NPY_ERRORS
 
 _MOST_HEADER = 1 << 16
+_PIECE = 1 << 16
+"""Bytes read at a time."""
 
 
 def read_npy(path: Path) -> NDArray[Any]:
@@ -75,7 +77,9 @@ def _array(name: str, stream: IO[bytes], nbytes: int) -> NDArray[Any]:
     if size != left:
         raise ValueError(f"{name}: {shape} of {dtype} are {size} bytes, the file has {left}: truncated or altered")
     require_memory(name, size)
-    content = stream.read(size)
-    if len(content) != size:
-        raise ValueError(f"{name}: {len(content)} bytes came, {size} were wanted: truncated or altered")
+    content, filled = memoryview(bytearray(size)), 0
+    while came := stream.readinto(content[filled : filled + _PIECE]):  # at once, an archive would hold it twice
+        filled += came
+    if filled != size:
+        raise ValueError(f"{name}: {filled} bytes came, {size} were wanted: truncated or altered")
     return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
