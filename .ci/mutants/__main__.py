@@ -40,16 +40,17 @@ EQUIVALENT = Path(__file__).with_name("equivalent.txt")
 
 def choose(root: Path, seed: int, only: list[str]) -> Iterator[tuple[str, Mutant]]:
     """Yield (part, mutant), the parts taking turns, each in the order of the seed."""
+    queues: dict[str, list[Mutant]] = {part: [] for part in PARTS}
+    for path in sorted((root / "refattn").rglob("*.py")):
+        file = path.relative_to(root / "refattn").as_posix()
+        part = max((part for part in PARTS if file.startswith(part)), key=len, default="")
+        if part and (not only or file.startswith(tuple(only))):
+            queues[part] += mutants_of(path, file)
 
     def of(part: str) -> Iterator[tuple[str, Mutant]]:
-        place = root / "refattn" / part
-        files = {
-            x.relative_to(root / "refattn").as_posix(): x for x in (place.rglob("*.py") if place.is_dir() else [place])
-        }
-        found = [x for file in files if not only or file.startswith(tuple(only)) for x in mutants_of(files[file], file)]
-        distinct = {mutant.key: mutant for mutant in found}
+        distinct = {mutant.key: mutant for mutant in queues[part]}
         for key in sorted(distinct, key=lambda key: hashlib.sha256(f"{seed} {key}".encode()).digest()):
-            if is_python(distinct[key].source(files[key[0]].read_bytes())):
+            if is_python(distinct[key].source((root / "refattn" / key[0]).read_bytes())):
                 yield part, distinct[key]
 
     yield from filter(None, chain.from_iterable(zip_longest(*map(of, PARTS))))
@@ -112,7 +113,7 @@ def main() -> int:
             if outcome not in ("caught", "timeout", "equivalent"):
                 survivors.append(mutant)
     for part, counts in tally.items():
-        print(f"{part:10} " + (", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())) or "none"))
+        print(f"{part:20} " + (", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())) or "none"))
     print(*survivors, sep="\n\n")
     return 1 if survivors else 0
 

@@ -15,17 +15,22 @@ from pathlib import Path
 from places import Mutant
 
 ROOT = Path(__file__).resolve().parents[2]
-EVERYWHERE = ["tests/test_validation.py", "tests/test_hostile_arguments.py"]
+MEMORY = "tests/test_memory_estimates.py"
 PARTS = {
     "dense.py": ["tests/test_dense*.py", "tests/test_edge_numerics.py"],
     "masks.py": ["tests/test_masks.py", "tests/test_dense.py"],
-    "convbasis": ["tests/convbasis/test_*.py"],
-    "sparsek": ["tests/sparsek/test_*.py"],
-    "lowrank": ["tests/lowrank/test_*.py"],
-    "testing": ["tests/testing/test_*.py"],
-    "report": ["tests/report/**/test_*.py", "tests/*/test_*claims.py"],
+    "convbasis": ["tests/convbasis/test_*.py", MEMORY],
+    "sparsek": ["tests/sparsek/test_*.py", MEMORY],
+    "lowrank": ["tests/lowrank/test_*.py", MEMORY],
+    "testing/conformance": ["tests/testing/test_conform*.py"],
+    "testing": ["tests/testing/test_[!ct]*.py", "tests/testing/test_tolerances.py", MEMORY],
+    "report/claims": ["tests/*/test_*claims.py", "tests/report/test_planted.py"],
+    "report/decomposition": ["tests/report/decomposition/test_*.py", "tests/report/test_cli.py", MEMORY],
+    "report": ["tests/report/test_[!cp]*.py", "tests/report/test_c[!l]*.py", "tests/report/test_cli.py"],
 }
-"""What is mutated, below ``refattn``, and the tests that judge it, with those of `EVERYWHERE`."""
+"""What is mutated, by the longest of these that its path below ``refattn`` begins with, and the tests that judge it."""
+EVERYWHERE = ["tests/test_validation.py", "tests/test_hostile_arguments.py"]
+"""Tests that judge every part."""
 
 
 class Bench:
