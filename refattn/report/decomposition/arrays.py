@@ -77,9 +77,10 @@ def _array(name: str, stream: IO[bytes], nbytes: int) -> NDArray[Any]:
     if size != left:
         raise ValueError(f"{name}: {shape} of {dtype} are {size} bytes, the file has {left}: truncated or altered")
     require_memory(name, size)
-    content, filled = memoryview(bytearray(size)), 0
-    while came := stream.readinto(content[filled : filled + _PIECE]):  # at once, an archive would hold it twice
-        filled += came
+    content, filled = bytearray(size), 0
+    while piece := stream.read(min(_PIECE, size - filled)):  # at once, an archive would hold it twice
+        content[filled : filled + len(piece)] = piece
+        filled += len(piece)
     if filled != size:
         raise ValueError(f"{name}: {filled} bytes came, {size} were wanted: truncated or altered")
     return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
