@@ -139,7 +139,7 @@ class Places:
             self.shift(call.args[min(1, len(call.args) - 1)], "- 1")
         given = sorted([*call.args, *call.keywords], key=lambda x: self.span(x)[0])
         for place, argument in enumerate(given):
-            if isinstance(argument, ast.keyword) and argument.arg not in (None, "seed"):
+            if isinstance(argument, ast.keyword) and argument.arg not in (None, "seed", "most_is"):
                 start, end = self.span(argument)
                 if place:
                     start = self.span(given[place - 1])[1]
