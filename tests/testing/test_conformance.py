@@ -268,6 +268,36 @@ def test_the_plain_implementation_in_float64_is_the_truth(name):
             )
 
 
+@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_no_plain_implementation_warns_whatever_its_precision_and_its_mistake(name, dtype):
+    operation, precision = OPERATIONS[name], PRECISIONS[dtype]
+    for case in operation.cases:
+        problem = case.build(min(case.n, 9), 1).rounded(precision)
+        upstream = problem.upstream(precision) if operation.differentiable else None
+        right = operation.plain(problem, upstream, precision)
+        for fault in operation.faults:
+            wrong = operation.plain(problem, upstream, precision, fault)
+            assert {x: (a.shape, a.dtype) for x, a in wrong.items()} == {
+                x: (a.shape, a.dtype) for x, a in right.items()
+            }
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_known_mistake_changes_a_result(name):
+    operation, precision = OPERATIONS[name], PRECISIONS["float64"]
+    different = set()
+    for case in operation.cases:
+        problem = case.build(min(case.n, 30), 1)
+        upstream = problem.upstream(precision) if operation.differentiable and problem.smooth else None
+        right = operation.plain(problem, upstream, precision)
+        for fault in set(operation.faults) - different:
+            wrong = operation.plain(problem, upstream, precision, fault)
+            if any(not np.allclose(wrong[x], right[x], rtol=1e-6, atol=0) for x in right):
+                different.add(fault)
+    assert different == set(operation.faults)
+
+
 def test_the_derivative_of_conv_attention_is_that_of_the_papers_path(kernels):
     _, backward = kernels.conv()
     problem = next(c for c in OPERATIONS["conv"].cases if c.name == "unstructured, n = 64").build(64, 3)
