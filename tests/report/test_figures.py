@@ -109,6 +109,16 @@ def test_a_guide_stands_at_its_height_and_is_named():
     assert 0 < float(line.get("y1")) - float(name.get("y")) < 12
 
 
+def test_the_axis_of_x_is_drawn_below_the_numbers():
+    (line,) = (x for x in Chart(draw(CURVES, "n", "y", title="time")).elements if x.get("class") == "axis")
+    assert [float(line.get(x)) for x in ("x1", "x2", "y1", "y2")] == [
+        LEFT,
+        WIDTH - RIGHT,
+        HEIGHT - BOTTOM,
+        HEIGHT - BOTTOM,
+    ]
+
+
 def test_axes_and_chart_say_what_they_are_and_markup_is_text():
     texts = [x.text for x in Chart(draw(CURVES, "n < 5", "σ & τ", title='"x"')).elements if x.get("class") == "label"]
     assert texts == ["n < 5", "σ & τ"]
