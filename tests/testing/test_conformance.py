@@ -1,5 +1,6 @@
 """`check_attention` on what is right, and what its report says about what is not."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import refattn
 from refattn.convbasis import Plan
 from refattn.testing import Adapter, assert_conforms, check_attention
+from refattn.testing.conformance.judge import allowances
 from refattn.testing.conformance.operation import Problem
 from refattn.testing.conformance.precision import PRECISIONS
 from refattn.testing.conformance.registry import OPERATIONS
@@ -315,6 +317,29 @@ def test_rounding_is_that_of_the_format(name):
     assert (np.abs(rounded - x) <= PRECISIONS[name].unit * np.abs(x) * (1 + 1e-12)).all()
     assert np.array_equal(PRECISIONS[name].round(rounded), rounded)
     assert np.isnan(PRECISIONS[name].round(np.array([np.nan]))).all()
+
+
+def test_a_row_may_be_off_by_the_worst_of_four_plain_runs_and_some_units_of_rounding():
+    problem = next(c for c in OPERATIONS["sparsek-operator"].cases if c.name == "n = 5, k = 4").build(4, 0)
+    errors = iter(np.array([[[1, 0, 0, 0]], [[0, 2, 0, 0]], [[0, 0, 1, 0]], [[0, 0, 0, 9]]], float))
+    given = []
+
+    def plain(problem, upstream, to):
+        given.append(problem.arrays["z"])
+        return {"out": next(errors)}
+
+    operation = dataclasses.replace(OPERATIONS["sparsek-operator"], plain=plain, sizes=lambda *_: {"out": 100.0})
+    single = PRECISIONS["float32"]
+    allowed = allowances(operation, problem, None, {"out": np.zeros((1, 4))}, single, 3.0)["out"]
+    largest, mean = np.array([[1, 2, 1, 9]]), 13 / 4
+    np.testing.assert_allclose(allowed.rows, 3 * np.maximum(largest, mean) + 8 * single.unit * 100, rtol=1e-15)
+    np.testing.assert_array_equal(allowed.plain, [[1, 0, 0, 0]])
+    assert next(errors, None) is None
+    assert given[0] is problem.arrays["z"]
+    for moved in given[1:]:
+        relative = np.abs(moved / given[0] - 1)
+        assert 0 < relative.max() <= single.unit * (1 + 1e-6)
+    assert not np.array_equal(given[1], given[2])
 
 
 def test_every_problem_is_the_same_for_the_same_seed():
