@@ -19,9 +19,12 @@ SECONDS: Counter[str] = Counter()
 
 
 def keep_compiled(njit):
-    """Return a decorator like Numba's which keeps what it compiles, where it has a file."""
+    """Return a decorator like Numba's which keeps what it compiles for the package, where that has a file."""
 
-    def keeping(**options):
+    def keeping(*functions, **options):
+        if functions or options != {"nogil": True}:  # Numba's own
+            return njit(*functions, **options)
+
         def decorate(function):
             try:
                 return njit(cache=True, **options)(function)
