@@ -322,6 +322,22 @@ def test_nan_is_looked_for_unless_told_otherwise(function, name):
         PUBLIC[function](**given)
 
 
+@pytest.mark.parametrize(
+    "function", [name for name in FINITE if "lowrank" not in name]
+)  # features refuse it in any case
+@pytest.mark.parametrize("name", ["q", "k"])
+def test_nan_is_not_looked_for_where_told_so(function, name):
+    given = FINITE[function] | {name: put(FINITE[function][name], -1, np.nan)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        try:
+            PUBLIC[function](**given, check_finite=False)
+            message = ""
+        except ValueError as error:  # it reached a result
+            message = str(error)
+    assert not message.startswith(f"{name}: nan at index")
+
+
 def test_no_public_function_that_looks_for_nan_is_left_out():
     functions = {name: x for name, x in PUBLIC.items() if inspect.isfunction(x)}
     assert {x for x, function in functions.items() if "check_finite" in inspect.signature(function).parameters} == set(
