@@ -166,3 +166,25 @@ def test_arrays_that_do_not_serve_are_named(tmp_path, arrays, error, message):
 def test_a_length_beyond_the_data_is_refused(tmp_path, length):
     with pytest.raises(ValueError, match=f"length: {length} came, at least 1 and at most 4"):
         read_heads(save(tmp_path, h=np.ones((4, 4))), length=length)
+
+
+def test_every_matrix_of_a_stack_is_a_head_and_is_its_own_product(tmp_path):
+    h = np.tril(np.random.default_rng(0).standard_normal((2, 3, 6, 6)))
+    np.save(tmp_path / "h.npy", h)
+    count, heads = read_heads(tmp_path / "h.npy")
+    heads = list(heads)
+    assert count == len(heads) == 6
+    for head in heads:
+        np.testing.assert_array_equal(head.logits, h[head.index])
+        np.testing.assert_array_equal(np.tril(head.q @ head.k.T * head.scale), head.logits)
+
+
+def test_the_residual_of_a_segment_is_the_root_mean_square_of_its_causal_entries(tmp_path):
+    q, k, _ = attention_inputs(20, 4, seed=1)
+    (head,) = read_heads(save(tmp_path, q=q, k=k))[1]
+    report = measure_head(head, terms=4)
+    causal = np.tri(20, dtype=bool)
+    for segment in report.document["segments"]:
+        columns = slice(segment["first_column"], segment["first_column"] + segment["columns"])
+        residuals = report.residual[:, columns][causal[:, columns]]
+        assert segment["rms_residual"] == pytest.approx(np.sqrt(np.mean(residuals**2)), rel=1e-9)
