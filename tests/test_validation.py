@@ -1,5 +1,6 @@
 """Bad input is refused by an error that names the argument, what came and what was wanted."""
 
+import inspect
 import re
 import warnings
 
@@ -7,6 +8,11 @@ import numpy as np
 import pytest
 
 import refattn._validation
+import refattn.convbasis
+import refattn.lowrank
+import refattn.models
+import refattn.sparsek
+import refattn.testing
 from refattn import (
     Causal,
     PromotionWarning,
@@ -281,6 +287,62 @@ def test_an_upstream_gradient_beyond_the_forwards_precision_is_refused():
 
 
 # --- check_finite ----------------------------------------------------------------------------------------------------
+
+
+BASIS = refattn.ConvBasis([0], [Q @ K[0]])
+FINITE = {
+    "dense_attention": {"q": Q, "k": K, "v": V},
+    "dense_attention_forward": {"q": Q, "k": K, "v": V},
+    "conv_attention": {"q": Q, "k": K, "v": V, "n_basis": 2, "probe": 1, "delta": 0.1},
+    "conv_attention_forward": {"q": Q, "k": K, "v": V, "n_basis": 2, "probe": 1, "delta": 0.1},
+    "recover": {"q": Q, "k": K, "n_basis": 2, "probe": 1, "delta": 0.1},
+    "basis_from_starts": {"q": Q, "k": K, "starts": [0]},
+    "closeness": {"q": Q, "k": K, "basis": BASIS, "probe": 1},
+    "logit_residual": {"q": Q, "k": K, "basis": BASIS},
+    "lowrank_attention": {"q": Q, "k": K, "v": V, "features": refattn.RandomFeatures(4, 3, seed=0)},
+    "lowrank_attention_forward": {"q": Q, "k": K, "v": V, "features": refattn.RandomFeatures(4, 3, seed=0)},
+    "sparsek_attention": {"q": Q, "k": K, "v": V, "scores": Q[:, 0], "n_select": 2},
+    "sparsek_attention_forward": {"q": Q, "k": K, "v": V, "scores": Q[:, 0], "n_select": 2},
+}
+"""Every public function that can be told not to look for NaN, and arguments of it."""
+PUBLIC = {
+    name: getattr(module, name)
+    for module in (refattn, refattn.convbasis, refattn.lowrank, refattn.sparsek, refattn.testing, refattn.models)
+    for name in module.__all__
+}
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [(function, name) for function, given in FINITE.items() for name in ("q", "k", "v", "scores") if name in given],
+)
+def test_nan_is_looked_for_unless_told_otherwise(function, name):
+    given = FINITE[function] | {name: put(FINITE[function][name], -1, np.nan)}
+    with pytest.raises(ValueError, match=rf"^{name}: nan at index"):
+        PUBLIC[function](**given)
+
+
+@pytest.mark.parametrize(
+    "function", [name for name in FINITE if "lowrank" not in name]
+)  # features refuse it in any case
+@pytest.mark.parametrize("name", ["q", "k"])
+def test_nan_is_not_looked_for_where_told_so(function, name):
+    given = FINITE[function] | {name: put(FINITE[function][name], -1, np.nan)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        try:
+            PUBLIC[function](**given, check_finite=False)
+            message = ""
+        except ValueError as error:  # it reached a result
+            message = str(error)
+    assert not message.startswith(f"{name}: nan at index")
+
+
+def test_no_public_function_that_looks_for_nan_is_left_out():
+    functions = {name: x for name, x in PUBLIC.items() if inspect.isfunction(x)}
+    assert {x for x, function in functions.items() if "check_finite" in inspect.signature(function).parameters} == set(
+        FINITE
+    )
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf], ids=str)

@@ -158,7 +158,8 @@ def attention_inputs(
 
 
 def _require_room(n: int, width: int, heads: int, more: int) -> None:
-    require_memory(f"n, d: {heads} arrays of {n} rows of width {width}", 24 * (heads * n * width + more))
+    """Raise if numbers drawn in float64, and half of them once more on the way, do not fit."""
+    require_memory(f"n, d: {heads} arrays of {n} rows of width {width}", 12 * (heads * n * width + more))
 
 
 def _rounded(*arrays: FloatArray, dtype: np.dtype[Any]) -> list[FloatArray]:

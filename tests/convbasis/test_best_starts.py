@@ -164,3 +164,17 @@ def test_the_result_is_plain_data():
     assert isinstance(best, BestStarts)
     assert best.starts[0].dtype == np.int64
     assert best.squared_error.shape == (2,)
+
+
+@pytest.mark.parametrize("lags", [[0], [3, 5, 20], list(range(21))], ids=str)
+def test_sums_along_some_diagonals_are_those_of_the_definition(lags):
+    n = 21
+    q, k, _ = attention_inputs(n, 4, seed=n)
+    found = some_diagonals(q, k, 0.7, np.array(lags))
+    np.testing.assert_array_equal(found.bounds, np.arange(n + 1))
+    h = 0.7 * q @ k.T
+    centred = {t: h.diagonal(-t) - h.diagonal(-t).mean() for t in lags}
+    for b in range(n + 1):
+        np.testing.assert_allclose(found.sums[b], [centred[t][:b].sum() for t in lags], rtol=0, atol=1e-13)
+        assert found.energy[b] == pytest.approx(sum((centred[t][:b] ** 2).sum() for t in lags), abs=1e-12)
+        assert found.plain_energy[b] == pytest.approx(sum((h.diagonal(-t)[:b] ** 2).sum() for t in lags), abs=1e-12)

@@ -155,6 +155,12 @@ def test_queries_and_keys_of_different_lengths_are_refused():
         recover(q, k[:9], n_basis=2, probe=1, delta=1e-9)
 
 
+def test_a_logit_that_is_infinity_less_infinity_is_refused_and_warned_of_by_nothing_else():
+    q = np.full((4, 2), 1e200)
+    with pytest.raises(ValueError, match="q, k: logits of column 0"):
+        recover(q, q * [1, -1], n_basis=2, probe=1, delta=1e-9)
+
+
 def test_overflowing_logits_are_refused():
     q = np.full((4, 2), 1e200)
     with pytest.raises(ValueError, match="q, k: logits"):

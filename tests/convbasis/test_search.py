@@ -28,6 +28,16 @@ def test_the_same_starts_and_kernels(kind, probe, dtype):
             np.testing.assert_allclose(fast.kernels, paper.kernels, rtol=0, atol=40 * np.finfo(dtype).eps)
 
 
+@pytest.mark.parametrize("n", [511, 512, 513, 1024, 1030])
+@pytest.mark.parametrize("d", [7, 8, 9])
+def test_kernels_across_blocks_of_rows_are_products_of_queries_and_keys(n, d):
+    q, k, _, starts = rope_structured(n, d, starts=[0, 3, 500, n - 2], seed=n)
+    basis = search.recover_heads(q, k, 4, 1, 1e-6, 0.5)
+    np.testing.assert_array_equal(basis.starts, starts)
+    for kernel, c in zip(basis.kernels, starts, strict=True):
+        np.testing.assert_allclose(kernel, np.pad(q[c:] @ k[c] / 2, (0, c)), rtol=0, atol=1e-14)
+
+
 def test_heads_with_different_numbers_of_segments():
     one = rope_structured(120, 8, starts=[0, 50], seed=1)
     two = rope_structured(120, 8, starts=[0, 20, 90], seed=2)

@@ -1,6 +1,7 @@
 """The coverage table: every id exists, every row that cites a paper is in it, every item has rows or a reason."""
 
 import pkgutil
+import re
 from importlib import import_module
 
 import pytest
@@ -34,3 +35,14 @@ def test_what_is_uncovered_is_what_the_documentation_says():
 
 def test_no_item_is_named_twice():
     assert len({(item.paper, item.kind, item.name) for item in COVERAGE}) == len(COVERAGE)
+
+
+HEADING = re.compile(r"(definition|algorithm|theorem)s? (?:on \w+ )?\(?(\d+(?:\.\d+)?)(?: and (\d+))?", re.IGNORECASE)
+
+
+def test_every_heading_that_a_row_cites_by_number_is_in_the_table():
+    known = {(item.kind, item.number) for item in COVERAGE}
+    cited = {(match[1].lower(), number) for claim in ALL for match in HEADING.finditer(claim.source)
+             for number in match.groups()[1:] if number}  # fmt: skip
+    assert cited <= known
+    assert len(cited) >= 12

@@ -2,10 +2,12 @@
 
 import json
 import math
+from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 
-from refattn.report import Claim, Measurement, run_claims, to_document
+from refattn.report import Claim, Measurement, ledger, run_claims, to_document
 from refattn.report.ledger import NotRunError
 
 
@@ -94,3 +96,15 @@ def test_the_report_is_plain_json_even_where_numbers_are_not_finite():
     assert back["rows"][0]["measured"] == "inf"
     assert back["rows"][0]["detail"] == {"nan": "nan", "fine": 1.5}
     assert back["failed"] == ["id"]
+
+
+def test_a_row_has_the_time_its_check_took_and_the_report_the_time_of_all(monkeypatch):
+    clock, calendar = iter([10.0, 12.5]), iter([1000.0, 1004.0])
+    monkeypatch.setattr(ledger.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(
+        ledger, "datetime", SimpleNamespace(now=lambda zone: datetime.fromtimestamp(next(calendar), zone))
+    )
+    report = run_claims([claim(lambda quick: Measurement("x", 0.0, at_most=1.0))], quick=True)
+    assert report.rows[0].seconds == 2.5
+    assert report.begun == datetime.fromtimestamp(1000.0, UTC)
+    assert report.seconds == 4.0

@@ -76,6 +76,12 @@ def test_a_function_is_found_by_a_dotted_path():
     assert load_function("json:decoder.JSONDecoder")().decode("1") == 1
 
 
+@pytest.mark.parametrize("name", ["json", "json:", ":loads", "", ":"])
+def test_a_name_without_its_two_parts_is_told_what_was_wanted(name):
+    with pytest.raises(ValueError, match=r"module:function was wanted"):
+        load_function(name)
+
+
 def test_vectors_verify_prints_every_case(run):
     result = run("vectors", "verify")
     assert result.exit_code == 0, result.output

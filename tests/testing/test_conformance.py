@@ -1,5 +1,6 @@
 """`check_attention` on what is right, and what its report says about what is not."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import refattn
 from refattn.convbasis import Plan
 from refattn.testing import Adapter, assert_conforms, check_attention
+from refattn.testing.conformance.judge import allowances
 from refattn.testing.conformance.operation import Problem
 from refattn.testing.conformance.precision import PRECISIONS
 from refattn.testing.conformance.registry import OPERATIONS
@@ -267,6 +269,36 @@ def test_the_plain_implementation_in_float64_is_the_truth(name):
             )
 
 
+@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_no_plain_implementation_warns_whatever_its_precision_and_its_mistake(name, dtype):
+    operation, precision = OPERATIONS[name], PRECISIONS[dtype]
+    for case in operation.cases:
+        problem = case.build(min(case.n, 9), 1).rounded(precision)
+        upstream = problem.upstream(precision) if operation.differentiable else None
+        right = operation.plain(problem, upstream, precision)
+        for fault in operation.faults:
+            wrong = operation.plain(problem, upstream, precision, fault)
+            assert {x: (a.shape, a.dtype) for x, a in wrong.items()} == {
+                x: (a.shape, a.dtype) for x, a in right.items()
+            }
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_known_mistake_changes_a_result(name):
+    operation, precision = OPERATIONS[name], PRECISIONS["float64"]
+    different = set()
+    for case in operation.cases:
+        problem = case.build(min(case.n, 30), 1)
+        upstream = problem.upstream(precision) if operation.differentiable and problem.smooth else None
+        right = operation.plain(problem, upstream, precision)
+        for fault in set(operation.faults) - different:
+            wrong = operation.plain(problem, upstream, precision, fault)
+            if any(not np.allclose(wrong[x], right[x], rtol=1e-6, atol=0) for x in right):
+                different.add(fault)
+    assert different == set(operation.faults)
+
+
 def test_the_derivative_of_conv_attention_is_that_of_the_papers_path(kernels):
     _, backward = kernels.conv()
     problem = next(c for c in OPERATIONS["conv"].cases if c.name == "unstructured, n = 64").build(64, 3)
@@ -284,6 +316,29 @@ def test_rounding_is_that_of_the_format(name):
     assert (np.abs(rounded - x) <= PRECISIONS[name].unit * np.abs(x) * (1 + 1e-12)).all()
     assert np.array_equal(PRECISIONS[name].round(rounded), rounded)
     assert np.isnan(PRECISIONS[name].round(np.array([np.nan]))).all()
+
+
+def test_a_row_may_be_off_by_the_worst_of_four_plain_runs_and_some_units_of_rounding():
+    problem = next(c for c in OPERATIONS["sparsek-operator"].cases if c.name == "n = 5, k = 4").build(4, 0)
+    errors = iter(np.array([[[1, 0, 0, 0]], [[0, 2, 0, 0]], [[0, 0, 1, 0]], [[0, 0, 0, 9]]], float))
+    given = []
+
+    def plain(problem, upstream, to):
+        given.append(problem.arrays["z"])
+        return {"out": next(errors)}
+
+    operation = dataclasses.replace(OPERATIONS["sparsek-operator"], plain=plain, sizes=lambda *_: {"out": 100.0})
+    single = PRECISIONS["float32"]
+    allowed = allowances(operation, problem, None, {"out": np.zeros((1, 4))}, single, 3.0)["out"]
+    largest, mean = np.array([[1, 2, 1, 9]]), 13 / 4
+    np.testing.assert_allclose(allowed.rows, 3 * np.maximum(largest, mean) + 8 * single.unit * 100, rtol=1e-15)
+    np.testing.assert_array_equal(allowed.plain, [[1, 0, 0, 0]])
+    assert next(errors, None) is None
+    assert given[0] is problem.arrays["z"]
+    for moved in given[1:]:
+        relative = np.abs(moved / given[0] - 1)
+        assert 0 < relative.max() <= single.unit * (1 + 1e-6)
+    assert not np.array_equal(given[1], given[2])
 
 
 def test_every_problem_is_the_same_for_the_same_seed():

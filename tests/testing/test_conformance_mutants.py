@@ -155,16 +155,97 @@ TORCH = {
 
 
 @pytest.mark.parametrize("planted", ids(TORCH))
-def test_an_error_planted_in_a_plain_pytorch_implementation_is_caught(planted, kernels):
+def test_an_error_planted_in_a_plain_pytorch_implementation_is_caught(planted):
     pytest.importorskip("torch", reason="needs the extra 'peers'")
     cause, replacements = TORCH[planted]
-    source = PYTORCH
+    attention = written(PYTORCH, replacements)
+    caught(check_attention(attention, "dense", backward="autograd", arrays="torch"), cause)
+
+
+def written(source, replacements):
+    """The function `attention` of a text with lines replaced."""
     for right, wrong in replacements:
         assert right in source
         source = source.replace(right, wrong)
     namespace = {}
     exec(source, namespace)
-    caught(check_attention(namespace["attention"], "dense", backward="autograd", arrays="torch"), cause)
+    return namespace["attention"]
+
+
+PLAIN = """
+import numpy as np
+from refattn.testing.conformance.precision import PRECISIONS
+
+def attention(q, k, v, *, causal, scale, mask):
+    group = q.shape[1] // k.shape[1]
+    k = np.repeat(k, group, axis=1)
+    v = np.repeat(v, group, axis=1)
+    logits = q @ k.swapaxes(-1, -2)
+    logits = logits * scale
+    allowed = np.ones(logits.shape[-2:], dtype=bool)
+    if causal:
+        allowed = np.tril(allowed)
+    if mask is not None:
+        allowed = allowed & mask
+    logits = np.where(allowed, logits, -np.inf)
+    largest = np.maximum(logits.max(axis=-1, keepdims=True), -1e30)
+    with np.errstate(all="ignore"):
+        weights = np.exp(logits - largest)
+        total = weights.sum(axis=-1, keepdims=True)
+        weights = weights / np.where(total == 0, 1, total)
+    out = weights @ v
+    return out
+"""
+REPEAT = "{0} = np.repeat({0}, group, axis=1)"
+BFLOAT16 = "PRECISIONS['bfloat16'].round"
+NUMPY = {
+    "scale missing": ("missing scale", [("logits * scale", "logits")]),
+    "scale of d_v": ("scale by the width of the values", [("logits * scale", "logits * v.shape[-1] ** -0.5")]),
+    "heads by remainder": (
+        "wrong head grouping",
+        [(REPEAT.format(x), f"{x} = np.tile({x}, (1, group, 1, 1))") for x in "kv"],
+    ),
+    "first head for all": (
+        "first key-value head for all",
+        [(REPEAT.format(x), f"{x} = np.repeat({x}[:, :1], q.shape[1], axis=1)") for x in "kv"],
+    ),
+    "values of another head": (UNNAMED, [("out = weights @ v", "out = weights @ v[:, ::-1]")]),
+    "one key too many": ("mask off by one (sees one later key)", [("np.tril(allowed)", "np.tril(allowed, 1)")]),
+    "one key too few": ("mask off by one (misses its own key)", [("np.tril(allowed)", "np.tril(allowed, -1)")]),
+    "not causal": ("future leak", [("if causal:", "if False:")]),
+    "always causal": ("causal where full was asked", [("if causal:", "if True:")]),
+    "mask ignored": ("mask argument ignored", [("if mask is not None:", "if False:")]),
+    "mask inverted": ("mask inverted", [("allowed & mask", "allowed & ~mask")]),
+    "last key hidden": ("last key dropped", [("    logits = np.where", "    allowed[:, -1] = False\n    logits = np.where")]),
+    "last row zero": ("last row lost", [("return out", "out[..., -1, :] = 0; return out")]),
+    "no maximum": ("unstable softmax", [("np.maximum(logits.max(axis=-1, keepdims=True), -1e30)", "0")]),
+    "logits cut off at 60": (UNNAMED, [("np.exp(logits - largest)", "np.exp(np.minimum(logits, 60))")]),
+    "zero by zero": ("NaN from empty rows", [("np.where(total == 0, 1, total)", "total")]),
+    "mask of −10³⁰": ("mean in empty rows", [("logits, -np.inf)", "logits, np.float32(-1e30))")]),
+    "masked keys as zero": ("masked keys counted", [("    weights = np.exp(logits - largest)\n", "    weights = np.exp(logits)\n"), ("total = weights.sum(axis=-1, keepdims=True)", "total = weights.sum(axis=-1, keepdims=True) + (~allowed).sum(axis=-1, keepdims=True, dtype=q.dtype)")]),
+    "powers of two": ("exponential of base 2", [("np.exp(", "np.exp2(")]),
+    "rows not divided": ("rows not normalised", [("weights / np.where(total == 0, 1, total)", "weights")]),
+    "mask after softmax": (
+        "softmax before mask",
+        [("    logits = np.where(allowed, logits, -np.inf)\n", ""), ("out = weights @ v", "out = (weights * allowed) @ v")],
+    ),
+    "values in float16": ("wrong dtype", [("out = weights @ v", "out = (weights.astype('e') @ v.astype('e')).astype(q.dtype)")]),
+    "logits in bfloat16": ("wrong dtype", [("logits = q @ k.swapaxes(-1, -2)", f"logits = {BFLOAT16}({BFLOAT16}(q) @ {BFLOAT16}(k).swapaxes(-1, -2))")]),
+    "result in float16": (UNNAMED, [("return out", "return out.astype('e')")]),
+    "rows rolled": ("rows shifted by one", [("return out", "return np.roll(out, 1, -2)")]),
+    "rows rolled back": ("rows shifted by one", [("return out", "return np.roll(out, -1, -2)")]),
+    "result transposed": (UNNAMED, [("return out", "return out.swapaxes(-1, -2)")]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("planted", ids(NUMPY))
+def test_an_error_planted_in_a_plain_numpy_implementation_is_caught(planted):
+    cause, replacements = NUMPY[planted]
+    caught(check_attention(written(PLAIN, replacements), "dense"), cause)
+
+
+def test_without_a_planted_error_the_plain_implementation_conforms():
+    assert check_attention(written(PLAIN, []), "dense").passed
 
 
 CIRCULAR = """_BLOCK_ENTRIES = 1 << 21
@@ -339,7 +420,7 @@ def test_an_error_planted_in_the_thresholds_of_prefixes_is_caught(planted, kerne
 
 
 def test_there_are_enough_of_them():
-    tables = (DENSE, TORCH, CONV, CONV_FAST, SPARSEK, SPARSEK_FAST, OPERATOR, THRESHOLDS)
+    tables = (DENSE, TORCH, NUMPY, CONV, CONV_FAST, SPARSEK, SPARSEK_FAST, OPERATOR, THRESHOLDS)
     planted = [entry[0] for table in tables for entry in table.values()]
     assert len(planted) >= 40
     assert sum(cause is not UNNAMED for cause in planted) >= 25

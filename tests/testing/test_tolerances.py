@@ -7,11 +7,12 @@ import pytest
 from refattn.testing import Tolerance, tolerance
 
 KNOWN = {
-    "reordered": ["float64", "float32"],
-    "rounding": ["float64", "float32"],
-    "stored": ["float32", "float16", "bfloat16"],
-    "differences": ["float64"],
+    "reordered": {"float64": 1e-12, "float32": 2e-4},
+    "rounding": {"float64": 1e-15, "float32": 5e-7},
+    "stored": {"float32": 1e-6, "float16": 4e-3, "bfloat16": 3e-2},
+    "differences": {"float64": 1e-7},
 }
+"""A tolerance is loosened here too, or not at all."""
 PAIRS = [(name, dtype) for name, dtypes in KNOWN.items() for dtype in dtypes]
 
 
@@ -20,7 +21,7 @@ def test_every_tolerance_has_a_reason_and_lies_above_half_a_unit_of_rounding(nam
     found = tolerance(name, ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
     assert isinstance(found, Tolerance)
     assert len(found.reason) > 20
-    assert ml_dtypes.finfo(dtype).eps / 2 < found.rtol < 0.05
+    assert ml_dtypes.finfo(dtype).eps / 2 < found.rtol == KNOWN[name][dtype]
 
 
 def test_the_default_is_float64():

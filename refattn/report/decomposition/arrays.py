@@ -24,6 +24,8 @@ from refattn._npz import one_refusal
 _MOST_HEADER = 1 << 16
 _ZIP_END, _ZIP_COUNT = 22, 10
 """Bytes of the record that ends a zip file, before its comment, and where in it the number of members stands."""
+_PIECE = 1 << 16
+"""Bytes read at a time."""
 
 
 def read_npy(path: Path) -> NDArray[Any]:
@@ -85,8 +87,11 @@ def _array(name: str, stream: IO[bytes], nbytes: int) -> NDArray[Any]:
     if size != left:
         raise ValueError(f"{name}: {shape} of {dtype} are {size} bytes, the file has {left}: truncated or altered")
     require_memory(name, size)
+    content, filled = bytearray(size), 0
     with one_refusal(name, "a NumPy array"):
-        content = stream.read(size)
-    if len(content) != size:
-        raise ValueError(f"{name}: {len(content)} bytes came, {size} were wanted: truncated or altered")
+        while piece := stream.read(min(_PIECE, size - filled)):  # at once, an archive would hold it twice
+            content[filled : filled + len(piece)] = piece
+            filled += len(piece)
+    if filled != size:
+        raise ValueError(f"{name}: {filled} bytes came, {size} were wanted: truncated or altered")
     return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")

@@ -113,7 +113,7 @@ def read_heads(path: Path, *, matrix: str = "logits", length: int | None = None,
         if h.shape[-1] != h.shape[-2]:
             raise ValueError(f"h: shape {h.shape} came, (…, n, n) was wanted")
         n = _length("h", h.shape[-1], length)
-        return math.prod(h.shape[:-2]), _of_matrix(h[..., :n, :n], matrix)
+        return math.prod(h.shape[:-2]), _of_matrix(h[..., :n, :n], matrix, _unit(arrays["h"]))
     if not {"q", "k"} <= arrays.keys():
         raise ValueError(
             f"{path}: arrays {', '.join(arrays) or 'of other names'} came, q and k (and v) or h were wanted"
@@ -124,12 +124,17 @@ def read_heads(path: Path, *, matrix: str = "logits", length: int | None = None,
     require_square(q, k)
     n = _length("q", q.shape[-2], length)
     factor = as_scale(scale, q.shape[-1], q.dtype)
-    return math.prod(layout.lead), _of_queries(layout, q, k, v, n, factor)
+    return math.prod(layout.lead), _of_queries(layout, q, k, v, n, factor, _unit(arrays["q"], arrays["k"]))
 
 
 def _at_least_single(array: NDArray[Any]) -> NDArray[Any]:
     """Half precision as single, which holds it exactly; other numbers as they are."""
     return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def _unit(*arrays: NDArray[Any]) -> float:
+    """Unit roundoff of the coarsest of a file's arrays; integers count as float64."""
+    return max(float(np.finfo(a.dtype if a.dtype.kind == "f" else np.float64).eps) for a in arrays) / 2
 
 
 def _length(name: str, n: int, asked: int | None) -> int:
@@ -142,7 +147,7 @@ def _length(name: str, n: int, asked: int | None) -> int:
     return n
 
 
-def _of_matrix(h: FloatArray, matrix: str) -> Iterator[Head]:
+def _of_matrix(h: FloatArray, matrix: str, unit: float) -> Iterator[Head]:
     for index in np.ndindex(*h.shape[:-2]):
         logits = np.tril(h[index].astype(np.float64))
         if matrix == "attention":
@@ -153,15 +158,13 @@ def _of_matrix(h: FloatArray, matrix: str) -> Iterator[Head]:
                     f"h: weight {logits[i, j]} at ({i}, {j}), weights above 0 were wanted: their logarithms"
                 )
             logits = np.tril(np.log(logits, out=np.zeros_like(logits), where=seen))
-        unit = float(np.finfo(h.dtype).eps) / 2
         yield Head(index, logits, logits, np.eye(logits.shape[0]), 1.0, None, unit)
 
 
 def _of_queries(
-    layout: HeadLayout, q: FloatArray, k: FloatArray, v: FloatArray | None, n: int, scale: float
+    layout: HeadLayout, q: FloatArray, k: FloatArray, v: FloatArray | None, n: int, scale: float, unit: float
 ) -> Iterator[Head]:
     queries, keys, values = layout.expand(q, k, k if v is None else v)
-    unit = float(np.finfo(q.dtype).eps) / 2
     for index, place in zip(np.ndindex(*layout.lead), np.ndindex(*layout.inner), strict=True):
         one_q, one_k = queries[place][:n].astype(np.float64), keys[place][:n].astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from numpy.lib import format as npy
 
-from refattn import dense_attention
+from refattn import PromotionWarning, dense_attention
 from refattn.report.decomposition import read_heads
-from refattn.report.decomposition.measure import softmax
+from refattn.report.decomposition.measure import measure_head, softmax
 from refattn.report.decomposition.reading import MOST_COLUMNS
-from refattn.testing import attention_inputs
+from refattn.testing import attention_inputs, rope_structured
 
 
 def save(folder, **arrays):
@@ -37,6 +37,28 @@ def test_grouped_heads_are_those_of_attention(tmp_path, dtype):
     for head in heads:
         np.testing.assert_allclose(softmax(head.logits) @ head.v, expected[head.index], rtol=0, atol=1e-13)
         np.testing.assert_allclose(np.tril(head.q @ head.k.T * head.scale), head.logits, rtol=0, atol=1e-13)
+
+
+DTYPES = [(np.float16, 2.0**-11), (np.float32, 2.0**-24), (np.float64, 2.0**-53)]
+
+
+@pytest.mark.parametrize(("dtype", "unit"), DTYPES, ids=["f16", "f32", "f64"])
+def test_rounding_is_judged_by_the_numbers_of_the_file(tmp_path, dtype, unit):
+    q, k, v, _ = rope_structured(60, 8, starts=[0, 20, 40], seed=0)
+    (head,) = read_heads(save(tmp_path, q=q.astype(dtype), k=k.astype(dtype), v=v))[1]
+    assert head.unit == unit
+    assert measure_head(head, terms=4).document["exact_terms"] == 3  # up to the rounding of q and k
+    np.save(tmp_path / "h.npy", np.eye(3, dtype=dtype))
+    assert next(read_heads(tmp_path / "h.npy")[1]).unit == unit
+
+
+def test_integers_are_exact_and_the_coarsest_array_counts(tmp_path):
+    q = np.ones((4, 2))
+    with pytest.warns(PromotionWarning):
+        (head,) = read_heads(save(tmp_path, q=q.astype(np.int16), k=q))[1]
+    assert head.unit == 2.0**-53
+    (head,) = read_heads(save(tmp_path, q=q, k=q.astype(np.float32)))[1]
+    assert head.unit == 2.0**-24
 
 
 def test_values_may_be_missing_and_length_cuts(tmp_path):
@@ -144,3 +166,25 @@ def test_arrays_that_do_not_serve_are_named(tmp_path, arrays, error, message):
 def test_a_length_beyond_the_data_is_refused(tmp_path, length):
     with pytest.raises(ValueError, match=f"length: {length} came, at least 1 and at most 4"):
         read_heads(save(tmp_path, h=np.ones((4, 4))), length=length)
+
+
+def test_every_matrix_of_a_stack_is_a_head_and_is_its_own_product(tmp_path):
+    h = np.tril(np.random.default_rng(0).standard_normal((2, 3, 6, 6)))
+    np.save(tmp_path / "h.npy", h)
+    count, heads = read_heads(tmp_path / "h.npy")
+    heads = list(heads)
+    assert count == len(heads) == 6
+    for head in heads:
+        np.testing.assert_array_equal(head.logits, h[head.index])
+        np.testing.assert_array_equal(np.tril(head.q @ head.k.T * head.scale), head.logits)
+
+
+def test_the_residual_of_a_segment_is_the_root_mean_square_of_its_causal_entries(tmp_path):
+    q, k, _ = attention_inputs(20, 4, seed=1)
+    (head,) = read_heads(save(tmp_path, q=q, k=k))[1]
+    report = measure_head(head, terms=4)
+    causal = np.tri(20, dtype=bool)
+    for segment in report.document["segments"]:
+        columns = slice(segment["first_column"], segment["first_column"] + segment["columns"])
+        residuals = report.residual[:, columns][causal[:, columns]]
+        assert segment["rms_residual"] == pytest.approx(np.sqrt(np.mean(residuals**2)), rel=1e-9)
