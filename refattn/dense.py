@@ -39,7 +39,16 @@ from refattn._overflow import (
     wider,
 )
 from refattn._threads import for_each, map_each, one_blas_thread
-from refattn._validation import FloatArray, as_count, as_float_arrays, as_real, as_scale, require_finite, require_kind
+from refattn._validation import (
+    FloatArray,
+    as_count,
+    as_float_arrays,
+    as_real,
+    as_scale,
+    cast,
+    require_finite,
+    require_kind,
+)
 from refattn.masks import RowMask
 
 _BLOCK_ENTRIES = 1 << 21
@@ -343,10 +352,7 @@ def dense_attention_backward(dout: ArrayLike, cache: DenseCache) -> AttentionGra
     dq = np.empty(q.shape, q.dtype)
     dk = np.zeros(k.shape, k.dtype)
     dv = np.zeros(v.shape, v.dtype)
-    with overflow_judged():
-        dout = np.ascontiguousarray(dout, q.dtype)
-    require_finite(f"dout: as {q.dtype}", dout)
-    upstream = layout.expand_queries(dout)
+    upstream = layout.expand_queries(cast("dout", dout, q.dtype))
 
     def pull_back(rows: slice) -> tuple[FloatArray, FloatArray]:
         with overflow_judged():

@@ -384,12 +384,12 @@ class BlockProduct:
                 product=np.minimum(total * norms, norm * peaks),  # ‖ĝ‖_∞ ‖x‖₂ or ‖g‖₂ ‖x̂‖_∞
             )
         with np.errstate(under="ignore", over="ignore", invalid="ignore"):
-            rounding = np.hypot.reduce(reach.weight * error, axis=1)  # whose squares may vanish
+            reached = reach.weight > 0
+            rounding = np.hypot.reduce(np.where(reached, reach.weight * error, 0), axis=1)  # whose squares may vanish
             rounding *= np.sqrt(  # the sum over pieces rounds as well
                 1 + (reach.high - reach.low) / (4 * max(np.log2(2 * self.block), 1))
             )
-            reached = (reach.weight > 0) * norms
-            return np.asarray(rounding + self._underflow * reached.sum(axis=1))
+            return np.asarray(rounding + self._underflow * np.where(reached, norms, 0).sum(axis=1))
 
     @property
     def _underflow(self) -> float:

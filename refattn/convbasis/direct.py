@@ -44,22 +44,31 @@ def write_rows(
     lower = lower[0], as_input(lower[1])
     upper = None if upper is None else (upper[0], as_input(upper[1]))
     _write_tiles(rows, v, lower, upper, out)
-    if not np.isfinite(out[rows]).all() and np.isfinite(v).all():
+    if np.isfinite(out[rows]).all():
+        return
+    if np.isfinite(v).all():
         # a sum of values overflowed, though their average need not
         v, exponent = near_one(v)
         _write_tiles(rows, v, lower, upper, out)
         with np.errstate(over="ignore"):
             out[rows] = np.ldexp(out[rows], exponent)
         require_finite("v: output", out[rows])
+    elif upper is None:  # in a tile, a row meets values that it does not see, with a weight of zero
+        _write_tiles(rows, v, lower, upper, out, step=1)
 
 
 def _write_tiles(
-    rows: NDArray[np.int64], v: FloatArray, lower: Segments, upper: Segments | None, out: FloatArray
+    rows: NDArray[np.int64],
+    v: FloatArray,
+    lower: Segments,
+    upper: Segments | None,
+    out: FloatArray,
+    step: int = _ROWS,
 ) -> None:
     for_each(
-        lambda first: _write_tile(rows[first : first + _ROWS], v, lower, upper, out),
+        lambda first: _write_tile(rows[first : first + step], v, lower, upper, out),
         # the longest rows first: what is left for the last thread is short
-        range((rows.size - 1) // _ROWS * _ROWS, -1, -_ROWS),
+        range((rows.size - 1) // step * step, -1, -step),
     )
 
 

@@ -174,7 +174,8 @@ class FastSoftmax:
         self, v: FloatArray, out: FloatArray, error: NDArray[np.float64], columns: FloatArray, sizes: FloatArray
     ) -> RowReport:
         """Compute the rows of `out` whose error is too large for the natural size, that of averages of `sizes`."""
-        out[:, columns == 0] = 0
+        empty = np.flatnonzero(columns == 0)
+        out[:, empty[~v[:, empty].any(axis=0)]] = 0  # NaN is not empty
         least = np.minimum.accumulate(sizes) if self.above is None else np.full(self.n, sizes.min())  # an average
         bound = row_bound(error, least, 0.0)
         with np.errstate(over="ignore", invalid="ignore"):

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import NamedTuple
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from refattn._overflow import all_finite, overflow_judged, replace_what_is_not_finite, wider
 from refattn._threads import one_blas_thread
-from refattn._validation import FloatArray, as_float_arrays, as_option, require_finite, require_kind
+from refattn._validation import FloatArray, as_float_arrays, as_option, cast, require_finite, require_kind
 from refattn.sparsek import fast, oracle, paper
 from refattn.sparsek._problem import SparseKProblem, as_problem, require_gates
 
@@ -298,9 +297,7 @@ def sparsek_attention_backward(dout: ArrayLike, cache: SparseKAttentionCache) ->
         raise ValueError(f"dout: shape {upstream.shape} came, the output's {cache.shape} was wanted")
     layout = problem.layout
     require_gates("cache: scores", problem)
-    with overflow_judged():
-        upstream = np.ascontiguousarray(upstream, problem.q.dtype)
-    require_finite(f"dout: as {problem.q.dtype}", upstream)
+    upstream = cast("dout", upstream, problem.q.dtype)
     heads = layout.expand_queries(upstream).reshape(-1, *upstream.shape[-2:])
     with overflow_judged():
         gradients = _METHODS[cache.method].backward(heads, problem)

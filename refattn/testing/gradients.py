@@ -164,7 +164,7 @@ def check_jacobian(
     function, gradients : callable
         As for `check_gradients`.
     inputs : mapping of str to ndarray, any shape
-        As for `check_gradients`; small.
+        As for `check_gradients`: float64, and small.
     rtol : float
         As for `check_gradients`.
     step : float, optional

@@ -79,9 +79,10 @@ class Case(NamedTuple):
     gradient: str
 
 
-def draw(seed, dtype, method=None):
+def draw(seed, dtype, method=None, n=None):
+    """Inputs, upstream gradient and options of one case."""
     rng = np.random.default_rng(seed)
-    n, d, d_v = (int(rng.choice(sizes)) for sizes in (LENGTHS, WIDTHS, WIDTHS))
+    n, d, d_v = (int(rng.choice(sizes)) for sizes in ((n,) if n else LENGTHS, WIDTHS, WIDTHS))
     deviation = float(rng.choice([0.1, 1.0, 4.0, 8.0, 16.0]))
 
     def logit_side():
@@ -94,9 +95,10 @@ def draw(seed, dtype, method=None):
     v, upstream = (numbers(rng, rng.choice(KINDS), n, d_v) for _ in "vg")
     arrays = {name: x.astype(dtype) for name, x in (("q", q), ("k", k), ("v", v))}
     method = method or str(rng.choice(["fast", "fast", "fast", "paper"]))
-    plan = Plan("block transform", int(rng.choice(BLOCKS))) if rng.random() < 0.85 else None
+    block = max(int(rng.choice(BLOCKS)), n // 16 if n > 300 else 1)
+    plan = Plan("block transform", block) if rng.random() < 0.85 else None
     options = {
-        "n_basis": n if rng.random() < 0.1 else int(rng.integers(1, min(n, 9) + 1)),
+        "n_basis": n if rng.random() < 0.1 and n < 300 else int(rng.integers(1, min(n, 9) + 1)),
         "probe": 1,
         "delta": float(rng.choice([0.0, 0.5 * deviation])),
         "mask": str(rng.choice(["causal", "full"])),
@@ -140,3 +142,23 @@ def test_every_row_is_within_the_tolerance_of_its_natural_size(dtype, part):
     for seed in range(part * CASES // PARTS, (part + 1) * CASES // PARTS):
         worst = excesses(draw(seed, dtype))
         assert max(worst.values()) <= 1, (seed, worst)
+
+
+@pytest.mark.parametrize("n", [1023, 1024, 2100])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=["float64", "float32"])
+def test_the_same_holds_of_a_thousand_rows_and_more(dtype, n):
+    for seed in range(4):
+        worst = excesses(draw(seed, dtype, method="fast", n=n))
+        assert max(worst.values()) <= 1, (seed, worst)
+
+
+@pytest.mark.parametrize("mask", ["causal", "full"])
+def test_a_value_that_is_nan_reaches_the_rows_that_see_it_and_no_other(mask):
+    q, k, v = np.random.default_rng(0).standard_normal((3, 100, 4))
+    right = conv_attention_forward(q, k, v, n_basis=5, probe=1, delta=0, mask=mask)[0]
+    v[60:, 1] = np.nan
+    options = {"n_basis": 5, "probe": 1, "delta": 0, "mask": mask, "plan": Plan("block transform", 32)}
+    out = conv_attention_forward(q, k, v, check_finite=False, **options)[0]
+    assert np.isnan(out[60:, 1]).all()
+    if mask == "causal":
+        np.testing.assert_allclose(out[:60], right[:60], rtol=1e-11)
