@@ -110,6 +110,30 @@ def add_correlations(
 
 
 @compiled
+def add_lags(
+    lags: FloatArray,
+    halves: FloatArray,
+    own: NDArray[np.float64],
+    behind: NDArray[np.float64],
+    block: int,
+    out: FloatArray,
+) -> None:
+    """``out[t] = halves[t] (own[δ] Re lags[δ, t − δ·block] + behind[δ] Re lags[δ + 1, block + t − δ·block])``.
+
+    δ is the block of the lag t. `lags` has real and imaginary parts in turn; its first lag of the block before is none.
+    """
+    for first in range(0, out.size, block):
+        chunk = first // block
+        a, b = out.dtype.type(own[chunk]), out.dtype.type(behind[chunk])
+        last = min(first + block, out.size)
+        for t in range(first, last):
+            out[t] = halves[t] * a * lags[chunk, 2 * (t - first)]
+        if chunk + 1 < lags.shape[0]:
+            for t in range(first + 1, last):
+                out[t] += halves[t] * b * lags[chunk + 1, 2 * (block + t - first)]
+
+
+@compiled
 def add_lower_diagonals(starts: NDArray[np.int64], rows: NDArray[np.int64], w: FloatArray, out: FloatArray) -> None:
     """``out[seg(j), i − j] += w[j, r]`` for the rows ``i = rows[r]``, which increase, and their columns ``j ≤ i``."""
     segment, r0 = 0, 0

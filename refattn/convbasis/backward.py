@@ -81,26 +81,39 @@ def conv_attention_backward(dout: ArrayLike, cache: ConvCache, *, gradient: str 
     (dout,) = as_float_arrays(dout=dout)
     if dout.shape != cache.out.shape:
         raise ValueError(f"dout: shape {dout.shape} came, the output's {cache.out.shape} was wanted")
-    layout = cache.layout
-    q, k, v = layout.expand(cache.q, cache.k, cache.v)
-    upstream = layout.expand_queries(cast("dout", dout, q.dtype))
-    with np.errstate(over="ignore", invalid="ignore"):  # judged below
-        out = layout.expand_queries(cache.out)
-        dq, dk, dv = np.empty(q.shape, q.dtype), np.empty(k.shape, q.dtype), np.empty(v.shape, q.dtype)
-        counts = np.zeros((3, *layout.inner), dtype=np.int64)
+    found = _gradients(gradient, cache, cast("dout", dout, cache.q.dtype), (0, 0))
+    if not _finite(found):  # linear in k and in q: what overflowed on the way need not, with both near one
+        found = _gradients(
+            gradient, cache, cast("dout", dout, cache.q.dtype), (near_one(cache.q)[1], near_one(cache.k)[1])
+        )
+        for name, one in found._asdict().items():
+            require_finite(f"dout: gradient of {name}", one)
+    return found
+
+
+def _gradients(gradient: str, cache: ConvCache, dout: FloatArray, exponents: tuple[int, int]) -> ConvGradients:
+    """The gradients of all heads, computed with q and k times two to minus these exponents."""
+    layout, (q_exponent, k_exponent) = cache.layout, exponents
+    q, k, v = layout.expand(scaled(cache.q, -q_exponent), scaled(cache.k, -k_exponent), cache.v)
+    upstream, out = layout.expand_queries(dout), layout.expand_queries(cache.out)
+    dq, dk, dv = np.empty(q.shape, q.dtype), np.empty(k.shape, q.dtype), np.empty(v.shape, q.dtype)
+    counts = np.zeros((3, *layout.inner), dtype=np.int64)
+    with np.errstate(over="ignore", invalid="ignore"):  # judged by the caller
         for head in np.ndindex(*layout.inner):
             arrays = (upstream[head], out[head], q[head], k[head], v[head])
             (dq[head], dk[head], dv[head]), rows = _head_gradient(gradient, cache, head, arrays)
             counts[(slice(None), *head)] = rows
-        found = ConvGradients(
-            layout.reduce_queries(dq, cache.q.shape),
-            layout.reduce_keys(dk, cache.k.shape),
+        return ConvGradients(
+            scaled(layout.reduce_queries(dq, cache.q.shape), k_exponent),
+            scaled(layout.reduce_keys(dk, cache.k.shape), q_exponent),
             layout.reduce_keys(dv, cache.v.shape),
             Recomputed(*counts.reshape(3, *layout.lead)),
         )
-    for name, one in found._asdict().items():
-        require_finite(f"dout: gradient of {name}", one)
-    return found
+
+
+def _finite(found: ConvGradients) -> bool:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return all(np.isfinite(one.sum()) for one in found)
 
 
 def _head_gradient(
@@ -117,12 +130,7 @@ def _head_gradient(
     if gradient == "approximation" and cache.method == "fast":
         from refattn.convbasis import fast_gradients
 
-        f = cache.operators[head]
-        found = fast_gradients.approximation_gradient(G, Y, Q, K, V, f, cache.scale)
-        if not all(np.isfinite(one.sum()) for one in found):  # linear in q and k: what overflows need not, near one
-            (Q, q), (K, k) = near_one(Q), near_one(K)
-            dQ, dK, dV = found = fast_gradients.approximation_gradient(G, Y, Q, K, V, f, cache.scale)
-            found = ConvGradients(scaled(dQ, k), scaled(dK, q), dV, found.recomputed)
+        found = fast_gradients.approximation_gradient(G, Y, Q, K, V, cache.operators[head], cache.scale)
     else:
         wide = Q.dtype == np.float32 and spans_too_much(*(np.abs(one).max(axis=1) for one in (G, V)))
         if wide:

@@ -207,17 +207,22 @@ class BlockProduct:
         """Numbers of the chunks of kernel i, by the distance of its blocks."""
         return range(int(self._offset[i]), int(self._offset[i + 1]))
 
-    def half(self, i: int, block: int, exponent: float) -> FloatArray:
-        """``exp(u_i − shift + exponent)`` for the lags of a block of kernel i that are left of its column."""
-        start, end = block * self.block, min((block + 1) * self.block, self.n - int(self.starts[i]))
-        factor = np.exp(self._peaks[i, block] - self.shift + exponent) if start < end else 0.0
-        return np.asarray(self._halves[i, start:end] * self.dtype.type(factor))
+    def halves(self, i: int) -> FloatArray:
+        """``exp(u_i − peak)`` for the lags that are left of the first column of segment i, block by block."""
+        return self._halves[i, : self.n - int(self.starts[i])]
+
+    def scales(self, i: int, exponents: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """``exp(peak − shift + exponent)`` of every block of lags of kernel i: its chunk's exponent, and the next's."""
+        peaks = self._peaks[i, : len(exponents)] - self.shift
+        after = np.append(exponents[1:], -np.inf)
+        with np.errstate(over="ignore", under="ignore"):
+            return np.exp(peaks + exponents), np.exp(peaks + after)
 
     def kernel(self, i: int) -> NDArray[np.float64]:
         """``exp(u_i − shift)``, in float64, for the lags that are left of the first column of segment i."""
         used = self.n - int(self.starts[i])
         with np.errstate(under="ignore"):
-            return np.asarray(self._halves[i, :used] * np.repeat(self._scale[i], self.block)[:used])
+            return np.asarray(self.halves(i) * np.repeat(self._scale[i], self.block)[:used])
 
     def row_sums(self) -> NDArray[np.float64]:
         """Sum of every row of the matrix, times ``exp(−shift)``: the product with ones, without an FFT's error."""
@@ -323,7 +328,6 @@ class BlockProduct:
         *,
         transposed: bool = False,
         exponents: NDArray[np.float64] | None = None,
-        width: int | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Replace the spectra of x by those of the product, in place.
 
@@ -335,8 +339,6 @@ class BlockProduct:
             Multiply by the transposed matrix.
         exponents : ndarray, optional
             x is to be taken times ``exp(exponents[piece])``.
-        width : int, optional
-            How many of the first columns of x are of interest for the error; all by default.
 
         Returns
         -------
@@ -346,8 +348,7 @@ class BlockProduct:
             Estimated rounding error of an entry of what was computed.
         """
         place, low, high, shift, weight = reach = self.reach(transposed=transposed, exponents=exponents)
-        used = slice(None if width is None else -(-width // 2))
-        noise = self.noise(reach, spectra.norms[:, used].max(axis=1), spectra.peaks[:, used].max(axis=1))
+        noise = self.noise_of_columns(reach, spectra, slice(None))
         scaled = (weight / (2 * self.block)).astype(self.dtype)
         width, products = spectra.values.shape[3], int((high - low).sum())
 
@@ -369,6 +370,10 @@ class BlockProduct:
 
         for_each(some, range(self.block // _kernels.GROUP + 1))
         return shift, noise
+
+    def noise_of_columns(self, reach: Reach, spectra: Spectra, columns: slice) -> NDArray[np.float64]:
+        """`noise` of some of the complex columns."""
+        return self.noise(reach, spectra.norms[:, columns].max(axis=1), spectra.peaks[:, columns].max(axis=1))
 
     def noise(self, reach: Reach, norms: NDArray[np.float64], peaks: NDArray[np.float64]) -> NDArray[np.float64]:
         """Estimated rounding error of an entry of what `multiply` computes, one for each piece of the result.
@@ -397,7 +402,13 @@ class BlockProduct:
         return float(np.finfo(self.dtype).tiny) * (2 * self.block) ** 2
 
     def store(
-        self, spectra: Spectra, pieces: Pieces, factor: NDArray[np.float64], y: FloatArray, *, add: bool = False
+        self,
+        spectra: Spectra,
+        pieces: Pieces,
+        factor: NDArray[np.float64],
+        y: FloatArray,
+        *,
+        add: bool = False,
     ) -> None:
         """Transform back: ``y[r] = factor[r] · product[r]`` in the rows of the given pieces, or add it to y.
 

@@ -13,6 +13,7 @@ brought to units of their own first.
 from __future__ import annotations
 
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,21 @@ def plan_head(v: FloatArray, lower: ConvBasis, upper: ConvBasis | None) -> Plan:
     """Choose the cheapest plan by the number of segments found."""
     k = max(int(basis.n_terms) for basis in (lower, upper) if basis is not None)
     return choose_plan(lower.n, k, v.shape[1], v.dtype)
+
+
+class Transposed(NamedTuple):
+    """A product of the transpose with the kept rows, to which its parts are added.
+
+    Attributes
+    ----------
+    y : ndarray, shape (n, d)
+        The product.
+    error : ndarray, shape (n,)
+        Estimated error of every row.
+    """
+
+    y: FloatArray
+    error: NDArray[np.float64]
 
 
 class FastSoftmax:
@@ -121,7 +137,8 @@ class FastSoftmax:
     def log_sum_exp(self) -> NDArray[np.float64]:
         """Logarithm of the row sums of ``exp(logits)``, accurate in every row."""
         found = np.full(self.n, np.nan)
-        kept = np.setdiff1d(np.arange(self.n), self.lost)
+        kept = np.ones(self.n, dtype=bool)
+        kept[self.lost] = False
         found[kept] = np.log(self.total[kept]) + self.shift
         direct.write_log_sum_exp(self.lost, self.lower, self.upper, found)
         return found
@@ -198,34 +215,38 @@ class FastSoftmax:
         columns, sizes = sizes_of(w)
         exponent = common_units(columns, UNEVEN)
         w, sizes = scaled(w, -exponent), scaled(sizes, -np.max(exponent))
-        y, error = np.zeros_like(w), np.zeros(self.n)
+        found = self.empty_product(w.shape[1])
         if self.below is not None and self.lost.size < self.n:
-            error = self._add_transposed(w, y)
-        report = self.finish_transposed(w, y, error, columns, sizes)
-        return scaled(y, exponent), report
+            self._add_transposed(w, found)
+        report = self.finish_transposed(w, found, columns, sizes)
+        return scaled(found.y, exponent), report
 
-    def finish_transposed(
-        self, w: FloatArray, y: FloatArray, error: NDArray[np.float64], columns: FloatArray, sizes: FloatArray
-    ) -> RowReport:
-        """Make of the product of the transpose with the kept rows, in y, the whole, and guard it.
+    def empty_product(self, width: int) -> Transposed:
+        """Return a product of the transpose to which nothing was added yet."""
+        return Transposed(np.zeros((self.n, width), self.dtype), np.zeros(self.n))
+
+    def finish_transposed(self, w: FloatArray, found: Transposed, columns: FloatArray, sizes: FloatArray) -> RowReport:
+        """Make of the product of the transpose with the kept rows the whole, and guard it.
 
         Parameters
         ----------
-        w, y : ndarray, shape (n, d_v)
-            What is multiplied, and the product so far.
-        error : ndarray, shape (n,)
-            Estimated error of every row of y.
+        w : ndarray, shape (n, d_v)
+            What is multiplied.
+        found : Transposed
+            The product so far.
         columns, sizes : ndarray, shapes (d_v,) and (n,)
             Largest absolute entry of every column and of every row of w.
         """
-        natural, natural_error = np.zeros((self.n, 1), self.dtype), np.zeros(self.n)
-        if error.any():
-            natural_error = self._add_transposed(sizes[:, None], natural)
+        y, of_sizes = found.y, self.empty_product(1)
+        if found.error.any():
+            self._add_transposed(sizes[:, None], of_sizes)
+        natural = of_sizes.y[:, 0]
         for tile, seen, weights in direct.row_tiles(self.lost, self.lower, self.upper):
             y[:seen] += weights @ w[tile]
-            natural[:seen, 0] += weights @ sizes[tile]
-        y[:, columns == 0] = 0
-        bound = row_bound(error, natural[:, 0], natural_error)
+            natural[:seen] += weights @ sizes[tile]
+        empty = np.flatnonzero(columns == 0)
+        y[:, empty] = 0
+        bound = row_bound(found.error, natural, of_sizes.error)
         kept = bound <= self.tol
         lost = np.flatnonzero(~kept)
         if lost.size:
@@ -254,33 +275,33 @@ class FastSoftmax:
         with np.errstate(under="ignore"):
             return np.exp(size - np.repeat(exponents, block)[: self.n]).astype(self.dtype)[:, None], exponents
 
-    def _add_transposed(self, w: FloatArray, y: FloatArray) -> NDArray[np.float64]:
-        """Add the product of the transpose with the kept rows; return the estimated error of each row."""
+    def _add_transposed(self, w: FloatArray, found: Transposed) -> None:
+        """Add the product of the transpose with the kept rows."""
         z = w.copy()
         exponents = self.scale_rows(z)
-        error = np.zeros(self.n)
         for product in (self.below, self.above):
             if product is not None:
                 spectra = product.load(z, product.pairs if product is self.above else product.rows)
-                error = np.hypot(error, self.add_transposed(product, spectra, exponents, y))
+                self.add_transposed(product, spectra, exponents, found)
                 spectra.release()
-        return error
 
     def add_transposed(
-        self, product: BlockProduct, spectra: Spectra, exponents: NDArray[np.float64], y: FloatArray
-    ) -> NDArray[np.float64]:
-        """Add one part's product of the transpose with rows that are loaded, of which y has the first columns.
+        self, product: BlockProduct, spectra: Spectra, exponents: NDArray[np.float64], found: Transposed
+    ) -> None:
+        """Add one part's product of the transpose with rows that are loaded, of which `found` has the first columns.
 
-        The rows of the upper part are the columns of the matrix of the transposed logits. Returns the estimated errors.
+        The rows of the upper part are the columns of the matrix of the transposed logits.
         """
-        upper = product is self.above
+        upper, y = product is self.above, found.y
         target = product.rows if upper else product.pairs
         own = exponents[product.pairs.block] if upper else exponents
+        used = slice(-(-y.shape[1] // 2))
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            reached, noise = product.multiply(spectra, transposed=not upper, exponents=own, width=y.shape[1])
+            noise = product.noise_of_columns(product.reach(transposed=not upper, exponents=own), spectra, used)
+            reached, _ = product.multiply(spectra, transposed=not upper, exponents=own)
             factor = target.spread(np.exp(reached - self.shift))
             product.store(spectra, target, factor, y, add=True)
-            return np.asarray(target.spread(noise) * factor)
+            found.error[:] = np.hypot(found.error, target.spread(noise) * factor)
 
     @cached_property
     def _seconds_of_sizes(self) -> float:

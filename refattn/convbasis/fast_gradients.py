@@ -25,7 +25,7 @@ from refattn._validation import FloatArray
 from refattn.convbasis import _gradient_kernels, direct
 from refattn.convbasis.blocks import BlockProduct
 from refattn.convbasis.direct import Segments
-from refattn.convbasis.fast import UNEVEN, FastSoftmax
+from refattn.convbasis.fast import UNEVEN, FastSoftmax, Transposed
 from refattn.convbasis.gradients import ConvGradients, Recomputed
 from refattn.convbasis.kernel_gradient import kernel_gradient, lost_lags
 from refattn.convbasis.units import Units, common_units, in_units, scaled, spans_too_much
@@ -34,6 +34,8 @@ _ROWS = 1 << 14
 """Rows of q and k multiplied at once."""
 _ROWS_OF_TERMS = 1 << 12
 """Rows of G, Y and V summed up at once."""
+_FEW_ROWS = 256
+"""Terms whose rounding, added up one after the other, does not count."""
 _DIRECT_SHARE = 4
 """Where more than one in so many pairs of rows and columns would be visited for lost lags, all are, by rows."""
 
@@ -74,12 +76,12 @@ def approximation_gradient(
         sizes.append(_terms(in_units(G, Y, V, terms.g_columns, terms.v_columns, np.inf)))
     # where G needs no units of its own, one transform of it serves both
     shared = units.G is G and not np.any(common_units(terms.g_columns, UNEVEN))
-    dV = np.zeros_like(V)
-    dlower, dupper, lags, error = _kernel_gradients(terms, sizes, f, dV if shared else None)
-    if error is None:
+    transposed = f.empty_product(V.shape[1]) if shared else None
+    dlower, dupper, lags = _kernel_gradients(terms, sizes, f, transposed)
+    if transposed is None:
         dV, report = f.transposed_product(G)
     else:
-        report = f.finish_transposed(G, dV, error, terms.g_columns, terms.g_rows)
+        dV, report = transposed.y, f.finish_transposed(G, transposed, terms.g_columns, terms.g_rows)
     dQ, dK = np.zeros_like(Q), np.zeros_like(K)
     _through_kernels(f.lower[0], dlower, Q, K, dQ, dK)
     if f.upper is not None:
@@ -126,33 +128,34 @@ def _terms(units: Units) -> _Terms:
 
 
 def _kernel_gradients(
-    terms: _Terms, sizes: list[_Terms], f: FastSoftmax, dV: FloatArray | None
-) -> tuple[FloatArray, FloatArray, int, NDArray[np.float64] | None]:
+    terms: _Terms, sizes: list[_Terms], f: FastSoftmax, transposed: Transposed | None
+) -> tuple[FloatArray, FloatArray, int]:
     """Gradients of the kernels, lower and upper (empty for causal attention), and how many entries were summed up.
 
-    Every entry is held to each of the natural sizes that are given. If there is a dV, the product of the transpose with
-    the kept rows is added to it; the last result is its estimated error, row by row.
+    Every entry is held to each of the natural sizes that are given. ``fᵀ G``, without the lost rows of f, is added to
+    `transposed`, if that is wanted.
     """
     if f.below is None or f.lost.size == f.n:
-        return *_direct_kernel_gradients(terms, f), None
-    dlower, lost_lower, error = _through(f.below, terms, sizes, f, dV)
+        return _direct_kernel_gradients(terms, f)
+    dlower, lost_lower = _through(f.below, terms, sizes, f, transposed)
     dupper = np.zeros((0, f.n) if f.upper is None else f.upper[1].shape, f.dtype)
     lost_upper = np.zeros(dupper.shape, dtype=bool)
     if f.above is not None:
-        dupper, lost_upper, upper_error = _through(f.above, terms, sizes, f, dV)
-        error = None if error is None or upper_error is None else np.hypot(error, upper_error)
+        dupper, lost_upper = _through(f.above, terms, sizes, f, transposed)
     if (_pairs(f.lower, lost_lower) + _pairs(f.upper, lost_upper)) * _DIRECT_SHARE > f.n * f.n:
-        return *_direct_kernel_gradients(terms, f), error
-    if f.lost.size:
+        return _direct_kernel_gradients(terms, f)
+    if f.lost.size > _FEW_ROWS:  # many are summed up in float64
         own_lower, own_upper = np.zeros(dlower.shape), np.zeros(dupper.shape)
         _add_rows(f.lost, terms, f, own_lower, own_upper)
         dlower += own_lower.astype(f.dtype)
         dupper += own_upper.astype(f.dtype)
+    else:
+        _add_rows(f.lost, terms, f, dlower, dupper)
     for lost, basis, du in ((lost_lower, f.lower, dlower), (lost_upper, f.upper, dupper)):
         if basis is not None and lost.any():
             own = terms.G, terms.r, terms.V, f.log_sum_exp
             direct.write_lags(lost, *own, basis, du, transposed=basis is f.upper)
-    return dlower, dupper, int(lost_lower.sum() + lost_upper.sum()), error
+    return dlower, dupper, int(np.count_nonzero(lost_lower) + np.count_nonzero(lost_upper))
 
 
 def _direct_kernel_gradients(terms: _Terms, f: FastSoftmax) -> tuple[FloatArray, FloatArray, int]:
@@ -164,28 +167,24 @@ def _direct_kernel_gradients(terms: _Terms, f: FastSoftmax) -> tuple[FloatArray,
 
 
 def _through(
-    product: BlockProduct, terms: _Terms, sizes: list[_Terms], f: FastSoftmax, dV: FloatArray | None
-) -> tuple[FloatArray, NDArray[np.bool_], NDArray[np.float64] | None]:
-    """Gradient of the kernels of one part by correlations, without the lost rows of f, and which entries they lose.
-
-    The part of the transposed product is added to dV, if there is one; the last result is its estimated error.
-    """
-    ones = np.ones_like(terms.r)
-    found, noise, error = _correlations(product, _beside(terms.G, -terms.r), _beside(terms.V, ones), f, dV)
+    product: BlockProduct, terms: _Terms, sizes: list[_Terms], f: FastSoftmax, transposed: Transposed | None
+) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Gradient of the kernels of one part by correlations, without the lost rows of f, and which entries they lose."""
+    of_rows, of_columns = _beside(terms.G, -terms.r), _beside(terms.V, np.ones_like(terms.r))
+    found, noise = _correlations(product, of_rows, of_columns, f, transposed)
     lost = np.zeros(found.shape, dtype=bool)
     for one in sizes:
-        natural, natural_noise, _ = _correlations(product, one.row_sizes.copy(), one.column_sizes, f, None)
+        natural, natural_noise = _correlations(product, one.row_sizes.copy(), one.column_sizes, f, None)
         lost |= lost_lags(product, noise, natural, natural_noise, f.tol)
-    return found, lost, error
+    return found, lost
 
 
 def _correlations(
-    product: BlockProduct, of_rows: FloatArray, of_columns: FloatArray, f: FastSoftmax, y: FloatArray | None
-) -> tuple[FloatArray, NDArray[np.float64], NDArray[np.float64] | None]:
+    product: BlockProduct, of_rows: FloatArray, of_columns: FloatArray, f: FastSoftmax, transposed: Transposed | None
+) -> tuple[FloatArray, NDArray[np.float64]]:
     """`kernel_gradient` for ``f_ij (of_rows_i · of_columns_j)``, of which `of_rows` is written to.
 
-    ``fᵀ of_rows`` is added to y, if there is one, in the columns that y has; the last result is its estimated error.
-    Above the diagonal rows are columns of the matrix.
+    ``fᵀ of_rows`` is added to `transposed`, if there is one. Above the diagonal rows are columns of the matrix.
     """
     exponents = f.scale_rows(of_rows)
     shifted = exponents + (product.shift - f.shift)
@@ -199,9 +198,10 @@ def _correlations(
             found = kernel_gradient(product, columns, rows, np.zeros(len(product.pairs)), shifted)
             others, own = columns, rows
     others.release()
-    error = None if y is None else f.add_transposed(product, own, exponents, y)
+    if transposed is not None:
+        f.add_transposed(product, own, exponents, transposed)
     own.release()
-    return *found, error
+    return found
 
 
 def _beside(w: FloatArray, last: FloatArray) -> FloatArray:
@@ -218,9 +218,8 @@ def _pairs(basis: Segments | None, lost: NDArray[np.bool_]) -> int:
     if basis is None:
         return 0
     starts, n = basis[0], lost.shape[1]
-    ends = np.append(starts[1:], n)
-    lengths = np.minimum(ends[:, None], n - np.arange(n)) - starts[:, None]
-    return int(lengths[lost].sum())
+    segment, lag = np.nonzero(lost)
+    return int((np.minimum(np.append(starts[1:], n)[segment], n - lag) - starts[segment]).sum())
 
 
 def _add_rows(rows: NDArray[np.int64], terms: _Terms, f: FastSoftmax, dlower: FloatArray, dupper: FloatArray) -> None:

@@ -169,19 +169,13 @@ def _write_lags(
     length: int,
     du: FloatArray,
 ) -> None:
-    """Transform the chunks of kernel i back and add both halves where they belong."""
-    block = product.block
-    with _fft.borrowed("ifft", 1, length, product.dtype) as transform:
-        for delta, chunk in enumerate(product.chunks_of(i)):
-            transform.input[0] = spectra[:, :, chunk].reshape(-1)[:length]
-            transform.execute()
-            lags = transform.output[0].real / product.dtype.type(length)
-            _add_lags(du[delta * block :], lags[:block], product.half(i, delta, shift[chunk]))
-            if delta > 0:  # the first lag of the block before is never used
-                before = product.half(i, delta - 1, shift[chunk])
-                _add_lags(du[(delta - 1) * block + 1 :], lags[block + 1 :], before[1:])
-
-
-def _add_lags(du: FloatArray, lags: FloatArray, g: FloatArray) -> None:
-    """Add the correlations, at as many lags as there are of the kernel, times the kernel."""
-    du[: g.size] += lags[: g.size] * g
+    """Transform the chunks of kernel i back; each lag has its part of its block's chunk and of the one behind it."""
+    chunks, used = product.chunks_of(i), product.n - int(product.starts[i])
+    most = np.finfo(product.dtype).max  # what a larger scale multiplies is zero, or not kept
+    own, behind = (np.minimum(scale, most) for scale in product.scales(i, shift[chunks.start : chunks.stop]))
+    with _fft.borrowed("ifft", len(chunks), length, product.dtype) as transform:
+        transform.input[...] = spectra.reshape(-1, product.chunks)[:length, chunks.start : chunks.stop].T
+        transform.execute()
+        lags = transform.output.view(product.dtype)
+        halves = product.halves(i)
+        _gradient_kernels.add_lags(lags, halves, own / length, behind / length, product.block, du[:used])
