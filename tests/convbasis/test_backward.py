@@ -176,9 +176,9 @@ def start_off_by_one(monkeypatch):
 def transpose_forgotten(monkeypatch):
     right = FastSoftmax.finish_transposed
 
-    def wrong(self, w, y, *rest):
-        report = right(self, w, y, *rest)
-        y[...] = self.product(w)[0]
+    def wrong(self, w, found, *rest):
+        report = right(self, w, found, *rest)
+        found.y[...] = self.product(w)[0]
         return report
 
     monkeypatch.setattr(FastSoftmax, "finish_transposed", wrong)
@@ -186,8 +186,8 @@ def transpose_forgotten(monkeypatch):
 
 def chunk_scale_dropped(monkeypatch):
     module = __import__("refattn.convbasis.kernel_gradient", fromlist=["_"])
-    right = module.BlockProduct.half
-    monkeypatch.setattr(module.BlockProduct, "half", lambda self, i, block, exponent: right(self, i, block, 0.0))
+    right = module.BlockProduct.scales
+    monkeypatch.setattr(module.BlockProduct, "scales", lambda self, i, exponents: right(self, i, 0 * exponents))
 
 
 @pytest.mark.parametrize(
