@@ -15,3 +15,11 @@ def kept(array: NDArray[Any]) -> NDArray[Any]:
     copy = np.array(once, once.dtype.newbyteorder("="), order="C")
     copy.flags.writeable = False
     return np.broadcast_to(copy, array.shape)
+
+
+def restore(self: Any, state: dict[str, Any]) -> None:
+    """Give a copied or unpickled object its attributes, its arrays read-only as they were: for ``__setstate__``."""
+    for name, value in state.items():
+        if isinstance(value, np.ndarray):
+            value.flags.writeable = False
+        object.__setattr__(self, name, value)

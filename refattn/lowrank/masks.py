@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refattn._kept import restore
 from refattn._validation import as_array, as_count, as_real
 
 Index = NDArray[np.int64]
@@ -40,6 +41,8 @@ class StructuredMask(ABC):
     """
 
     n: int
+
+    __setstate__ = restore
 
     @abstractmethod
     def to_dense(self) -> Boolean:

@@ -10,6 +10,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refattn._kept import restore
 from refattn._memory import require_memory
 from refattn._threads import one_blas_thread
 from refattn._validation import FloatArray, as_count, as_flag, as_scale
@@ -53,6 +54,8 @@ class RandomFeatures(FeatureMap):
     """
 
     error = None
+
+    __setstate__ = restore
 
     def __init__(
         self, width: int, rank: int, seed: int, *, scale: float | None = None, orthogonal: bool = True
