@@ -45,12 +45,13 @@ class ConvCache:
     plans : ndarray of Plan or None, shape (…)
         How every head was computed, by ``"fast"``: the path and the block length; None by the other methods.
     tol : float
-        Row tolerance, relative to ``‖V‖_∞``.
+        Tolerance of a row, of the output and of every gradient, relative to its natural size.
     rows_recomputed : ndarray of int, shape (…)
-        Rows of every head that were computed directly because an FFT would have lost them.
+        Rows of the output of every head that were computed directly because an FFT would have lost them. The backward
+        judges anew and reports its own, `ConvGradients.recomputed`.
     largest_bound : ndarray, shape (…)
-        Largest estimated rounding error, relative to ``‖V‖_∞``, of the rows that were kept; 0 where there are none,
-        as on the direct path.
+        Largest estimated rounding error of the rows that were kept, relative to their natural sizes,
+        ``Σ_j f_ij ‖v_j‖_∞``; 0 where there are none, as on the direct path.
     scale : float
         Factor of the logits.
     recovered : bool
@@ -58,8 +59,8 @@ class ConvCache:
     layout : HeadLayout
         Leading axes.
     operators : dict
-        For the fast method, by head as they are computed: the transformed kernels and the rows computed directly, which
-        the backward uses again.
+        For the fast method, by head as they are computed: the softmax as an operator, with its transformed kernels,
+        for the backward's products. Which of their rows are lost is judged by what they multiply.
 
     Notes
     -----
@@ -141,8 +142,10 @@ def conv_attention(
     plan : Plan, optional
         How ``"fast"`` computes every head; by default what `refattn.convbasis.choose_plan` finds cheapest for it.
     tol : float, optional
-        Largest estimated rounding error of a row, relative to ``‖V‖_∞``, that is kept; rows above it are computed
-        directly. 1e-13 in float64 and 1e-5 in float32 by default; 0 recomputes every row.
+        Largest estimated rounding error of a row that is kept, relative to its natural size: what it would be if
+        nothing cancelled, ``Σ_j f_ij ‖v_j‖_∞`` for the weights f. Rows above it are computed directly. 1e-13 in float64
+        and 1e-5 in float32 by default; 0 recomputes every row. The backward holds its gradients to the same. Columns
+        of V that differ by more than 64 in size are held to it in units of their own.
     check_finite : bool, optional
         Refuse NaN and infinity.
 

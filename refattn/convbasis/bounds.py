@@ -278,7 +278,7 @@ _ROUNDING_SAFETY = 8.0
 """Factor between the typical rounding error of an entry and the estimate that is acted on."""
 
 ROW_TOLERANCE = {"float64": 1e-13, "float32": 1e-5}
-"""Default of the row tolerance: error of a row relative to ``‖V‖_∞`` above which it is recomputed directly."""
+"""Default of the row tolerance: error of a row relative to its natural size above which it is recomputed directly."""
 
 
 def convolution_error(length: int, dtype: Any, factors: Any, product: Any) -> Any:

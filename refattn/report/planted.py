@@ -58,6 +58,8 @@ PLANTED: dict[str, str] = {
     "training.perturbed": "the gradient of q off by 0.1 %",
     "training.approximation-gradient": "the gradient of q off by 0.1 %",
     "training.fast-equals-paper": "the fast path's gradient of v off by 0.1 %",
+    "training.gradient-rows": "the forward's list of lost rows used again; a column of another size in a transform;"
+    " no lag guarded; the tolerance of the array for every row",
     "training.time": "times that grow like n^1.5",
     "training.memory": "a backward that holds 40 copies of V",
     "lowrank.feature-bound": "the last feature counted twice",

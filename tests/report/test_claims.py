@@ -4,6 +4,7 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+from gradient_faults import FAULTS
 
 import refattn.convbasis.attention as conv_attention_module
 from refattn._threads import thread_count
@@ -225,6 +226,7 @@ PLANTED = [
     ("training.perturbed", gradient_off("conv_attention_backward")),
     ("training.approximation-gradient", gradient_off("conv_attention_backward")),
     ("training.fast-equals-paper", fast_gradient_off),
+    *(("training.gradient-rows", fault) for fault in FAULTS),
     ("real.a-posteriori", small_sharp_bound),
     ("real.paper-equals-oracle", segment_dropped),
 ]
