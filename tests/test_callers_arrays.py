@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from refattn import SparseKCache, dense_attention_backward, dense_attention_forward
+from refattn._kept import kept
 from refattn.sparsek import (
     sparsek_attention_backward,
     sparsek_attention_forward,
@@ -179,3 +180,23 @@ def test_the_layout_of_a_mask_changes_no_bit(layout):
         gradients = [dense_attention_backward(given["dout"], cache) for _, cache in found]
         for one, other in zip(*gradients, strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("axes", [(), (0,), (1,), (0, 2), (2,), (3,), (0, 1, 2, 3)], ids=str)
+def test_what_is_kept_is_a_copy_row_by_row_which_only_heads_may_share(axes):
+    whole = np.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5)
+    array = np.broadcast_to(whole[tuple(slice(1) if axis in axes else slice(None) for axis in range(4))], whole.shape)
+    copy = kept(array)
+    np.testing.assert_array_equal(copy, array)
+    assert not copy.flags.writeable
+    assert not np.may_share_memory(copy, whole)
+    assert copy.strides[-2:] == (5 * 8, 8)
+    assert [stride == 0 for stride in copy.strides[:-2]] == [axis in axes for axis in range(2)]
+
+
+@pytest.mark.parametrize("array", [np.float32(3.0), np.arange(4, dtype=">f4"), np.arange(6.0).reshape(3, 2).T], ids=str)
+def test_what_is_kept_has_the_byte_order_of_the_machine(array):
+    copy = kept(np.asarray(array))
+    np.testing.assert_array_equal(copy, array)
+    assert copy.dtype.isnative
+    assert copy.flags.c_contiguous

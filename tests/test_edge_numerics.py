@@ -92,3 +92,19 @@ def test_a_cache_of_another_kind_is_refused(cache):
 def test_a_flag_is_true_or_false(flag):
     with pytest.raises(TypeError, match=r"^check_finite: "):
         dense_attention(np.ones((2, 2)), np.ones((2, 2)), np.ones((2, 2)), check_finite=flag)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_scale_of_zero_averages_and_one_too_small_for_its_digits_is_refused(dtype, sign):
+    q, k, v = np.random.default_rng(3).standard_normal((3, 6, 4)).astype(dtype)
+    least = float(np.finfo(dtype).tiny)
+    means = np.cumsum(v, axis=0) / np.arange(1, 7)[:, None]
+    for scale in (0.0, least):
+        out, cache = dense_attention_forward(q, k, v, scale=sign * scale)
+        np.testing.assert_allclose(out, means, rtol=0, atol=20 * np.finfo(dtype).eps)
+        gradients = dense_attention_backward(v, cache)
+        assert np.abs(gradients.q).max() <= 100 * scale
+        assert np.abs(gradients.k).max() <= 100 * scale
+    with pytest.raises(ValueError, match=f"^scale: .* came, 0 or at least .* in {np.dtype(dtype)}, or float64"):
+        dense_attention_forward(q, k, v, scale=sign * least / 2)

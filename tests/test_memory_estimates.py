@@ -147,6 +147,8 @@ ESTIMATES = {
         "prefix": ("a mask of", lambda: lambda: prefix_lm(100_000, 1000)),
         "documents": ("a mask of", lambda: lambda: document_blocks([50] * 2000)),
         "groups": ("a mask of", lambda: lambda: shifted_groups(20_000, 64)),
+        "groups of one": ("a mask of", lambda: lambda: shifted_groups(5000, 1)),
+        "one group": ("a mask of", lambda: lambda: shifted_groups(5000, 5000, causal=False)),
     },
     "lowrank.random_features": {
         "orthogonal": ("random features", lambda: lambda: RandomFeatures(64, 4096, seed=0)),
@@ -176,17 +178,12 @@ ESTIMATES = {
 
 FACTORS = {"convbasis.partition": 1.2, "convbasis.search": 1.2, "lowrank.products": 1.2}
 """How far an estimate may be off where its arrays are all that is held; 2 otherwise."""
-KNOWN = {
-    ("lowrank.layouts", "groups"): "made of small arrays, one for every row, seven times what is estimated",
-}
 
 
 def rows():
     for module, cases in ESTIMATES.items():
         for case in cases:
-            known = KNOWN.get((module, case))
-            marks = [pytest.mark.xfail(reason=known, strict=True)] if known else []
-            yield pytest.param(module, case, id=f"{module}: {case}", marks=marks)
+            yield pytest.param(module, case, id=f"{module}: {case}")
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ from places import Mutant
 ROOT = Path(__file__).resolve().parents[2]
 MEMORY = "tests/test_memory_estimates.py"
 PARTS = {
+    "_overflow.py": ["tests/test_edge_numerics.py", "tests/*/test_edge_numerics.py", "tests/test_dense*.py"],
+    "_kept.py": ["tests/test_callers_arrays.py"],
     "dense.py": ["tests/test_dense*.py", "tests/test_edge_numerics.py"],
     "masks.py": ["tests/test_masks.py", "tests/test_dense.py"],
     "convbasis": ["tests/convbasis/test_*.py", MEMORY],

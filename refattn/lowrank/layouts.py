@@ -26,13 +26,15 @@ from refattn.lowrank.masks import (
 )
 
 _BYTES = 64
-"""Of a row, at most, while a mask is made."""
+"""Of a row, while a mask is made of whole arrays."""
+_BYTES_OF_CHANGES = 448
+"""Of a row, while its changes are two small arrays of their own."""
 
 
-def _as_rows(n: int, name: str = "n") -> int:
+def _as_rows(n: int, name: str = "n", each: int = _BYTES) -> int:
     """Check the number of rows, and that they fit."""
     n = as_count(name, n, least=1, most=2**62)
-    require_memory(f"{name}: a mask of {n} rows", _BYTES * n)
+    require_memory(f"{name}: a mask of {n} rows", each * n)
     return n
 
 
@@ -189,7 +191,7 @@ def shifted_groups(n: int, group: int, *, shift: int | None = None, causal: bool
            [0, 1, 1, 0],
            [1, 0, 0, 1]])
     """
-    n, causal = _as_rows(n), as_flag("causal", causal)
+    n, causal = _as_rows(n, each=_BYTES_OF_CHANGES), as_flag("causal", causal)
     group = as_count("group", group, least=1, most=n, most_is="n")
     shift = group // 2 if shift is None else as_count("shift", shift, least=0, most=group, most_is="group")
     number = (np.arange(n) - shift) % n // group

@@ -189,6 +189,34 @@ def test_a_logit_that_only_its_scale_makes_small_is_judged_alike_everywhere():
         SparseKCache(**options).step(1.5 * q[0], 1.2 * k[0], v[0], z[0])
 
 
+@pytest.mark.parametrize("method", ["fast", "paper", "oracle"])
+def test_a_scale_of_zero_averages_what_is_selected_and_one_without_digits_is_refused(method):
+    q, k, v = np.random.default_rng(5).standard_normal((3, N, 2)).astype(np.float32)
+    z, least = np.float32(scores("normal")), float(np.finfo(np.float32).tiny)
+    options = {"n_select": 4, "window": 3, "hard": True, "method": method}
+    averaged = sparsek_attention(q, np.zeros_like(k), v, z, **options)
+    for scale in (0.0, least, -least):
+        out = sparsek_attention(q, k, v, z, **options, scale=scale)
+        np.testing.assert_allclose(out, averaged, rtol=0, atol=20 * np.finfo(np.float32).eps)
+    with pytest.raises(ValueError, match="^scale: .* came, 0 or at least"):
+        sparsek_attention(q, k, v, z, **options, scale=least / 2)
+
+
+@pytest.mark.parametrize("head", range(6))
+def test_a_logit_that_overflows_is_named_by_its_head_everywhere(head):
+    rng = np.random.default_rng(9)
+    q, k, v = rng.uniform(0.5, 1, (3, 2, 3, 4, 2))
+    z, options = rng.standard_normal((2, 3, 4)), {"n_select": 3, "window": 2}
+    q[np.unravel_index(head, (2, 3))] *= 1e200
+    k *= 1e150
+    named = rf"^q, k: a logit of query 0 \(head {head}\) overflows"
+    for method in ("fast", "paper", "oracle"):
+        with pytest.raises(ValueError, match=named):
+            sparsek_attention(q, k, v, z, **options, method=method)
+    with pytest.raises(ValueError, match=named):
+        SparseKCache(**options).step(q[..., 0, :], k[..., 0, :], v[..., 0, :], z[..., 0])
+
+
 @pytest.mark.parametrize("taken", [0, 9])
 def test_a_refused_step_or_prompt_leaves_the_cache_as_it_was(taken):
     q, k, v = np.random.default_rng(8).standard_normal((3, N, 2))
