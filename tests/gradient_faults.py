@@ -23,8 +23,8 @@ def forward_list_reused(monkeypatch):
         self.__dict__["lost"] = report.rows  # in the place of the cached property
         return report
 
-    def trusting(self, w, y, error, columns, sizes):
-        return finish(self, w, y, np.zeros_like(error), columns, sizes)
+    def trusting(self, w, found, columns, sizes):
+        return finish(self, w, found._replace(error=np.zeros_like(found.error)), columns, sizes)
 
     monkeypatch.setattr(fast.FastSoftmax, "write", writing)
     monkeypatch.setattr(fast.FastSoftmax, "finish_transposed", trusting)
@@ -41,13 +41,15 @@ def column_packed(monkeypatch):
         alone.append(w)
         return np.concatenate([w, last[:, None]], axis=1)
 
-    def correlations(product, of_rows, of_columns, f, y):
-        found, noise, error = right(product, of_rows, of_columns, f, y)
+    def correlations(product, given, f, *transposed):
+        found, noise = right(product, given, f, *transposed)
         if alone:
-            G, V = alone
+            _, noise = right(product, [one.copy() for one in alone], f)
             alone.clear()
-            _, noise, _ = right(product, G.copy(), V, f, None)
-        return found, noise, error
+        return found, noise
+
+    terms = fast_gradients._terms
+    monkeypatch.setattr(fast_gradients, "_terms", lambda units: terms(units)._replace(unit=units.V.dtype.type(1)))
 
     monkeypatch.setattr(fast_gradients, "_beside", packed)
     monkeypatch.setattr(fast_gradients, "_correlations", correlations)

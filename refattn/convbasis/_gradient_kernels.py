@@ -29,7 +29,7 @@ def logit_terms(
 ) -> None:
     """Sums over the columns, for the rows ``low … high − 1``, and largest entries.
 
-    ``r_i = G_i · Y_i``, ``rows_i = (‖G_i‖₁, Σ_a |G_ia Y_ia|)``, ``columns_i = (‖V_i‖₁ / d, 1)``,
+    ``r_i = G_i · Y_i``, ``rows_i = (‖G_i‖₁, Σ_a |G_ia Y_ia|)``, ``columns_i = (‖V_i‖₁ / d, ·)``,
     ``largest_i = ‖G_i‖_∞``; `column_sizes` rises to the largest entries of the columns of G and of V.
     """
     d = G.shape[1]
@@ -64,7 +64,6 @@ def logit_terms(
         rows[i, 0] = row
         rows[i, 1] = both
         columns[i, 0] = column / d
-        columns[i, 1] = 1
         largest[i] = size
         for c in range(d):
             g, v = abs(G[i, c]), abs(V[i, c])

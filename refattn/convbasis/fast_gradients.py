@@ -14,7 +14,7 @@ to its natural size, is summed up pair by pair.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,12 +76,13 @@ def approximation_gradient(
         sizes.append(_terms(in_units(G, Y, V, terms.g_columns, terms.v_columns, np.inf)))
     # where G needs no units of its own, one transform of it serves both
     shared = units.G is G and not np.any(common_units(terms.g_columns, UNEVEN))
-    transposed = f.empty_product(V.shape[1]) if shared else None
+    transposed: list[Transposed] | None = [] if shared else None
     dlower, dupper, lags = _kernel_gradients(terms, sizes, f, transposed)
-    if transposed is None:
-        dV, report = f.transposed_product(G)
+    if transposed:
+        (found,) = transposed
+        dV, report = found.y, f.finish_transposed(G, found, terms.g_columns, terms.g_rows)
     else:
-        dV, report = transposed.y, f.finish_transposed(G, transposed, terms.g_columns, terms.g_rows)
+        dV, report = f.transposed_product(G)
     dQ, dK = np.zeros_like(Q), np.zeros_like(K)
     _through_kernels(f.lower[0], dlower, Q, K, dQ, dK)
     if f.upper is not None:
@@ -95,7 +96,8 @@ def approximation_gradient(
 class _Terms(NamedTuple):
     """What the derivative with respect to a logit is made of.
 
-    ``w_ij = f_ij (G_i · V_j − r_i)``; its natural size is ``f_ij (row_sizes_i · column_sizes_j)``.
+    ``w_ij = f_ij (G_i · V_j − r_i)``; its natural size is ``f_ij (row_sizes_i · column_sizes_j)``. `unit`, a power of
+    two, is of the size of V: with ``(V_j, unit)`` and ``(G_i, −r_i/unit)`` what shares a transform is of one size.
     """
 
     G: FloatArray
@@ -106,6 +108,7 @@ class _Terms(NamedTuple):
     g_rows: FloatArray
     g_columns: FloatArray
     v_columns: FloatArray
+    unit: Any
 
 
 def _terms(units: Units) -> _Terms:
@@ -124,11 +127,14 @@ def _terms(units: Units) -> _Terms:
 
     for_each(one, range(len(firsts)))
     g_columns, v_columns = parts.max(axis=0)
-    return _Terms(G, V, r, rows, columns, largest, g_columns, v_columns)
+    unit = np.exp2(np.frexp(v_columns.max())[1]).astype(G.dtype)
+    rows[:, 1] /= unit
+    columns[:, 1] = unit
+    return _Terms(G, V, r, rows, columns, largest, g_columns, v_columns, unit)
 
 
 def _kernel_gradients(
-    terms: _Terms, sizes: list[_Terms], f: FastSoftmax, transposed: Transposed | None
+    terms: _Terms, sizes: list[_Terms], f: FastSoftmax, transposed: list[Transposed] | None
 ) -> tuple[FloatArray, FloatArray, int]:
     """Gradients of the kernels, lower and upper (empty for causal attention), and how many entries were summed up.
 
@@ -167,39 +173,44 @@ def _direct_kernel_gradients(terms: _Terms, f: FastSoftmax) -> tuple[FloatArray,
 
 
 def _through(
-    product: BlockProduct, terms: _Terms, sizes: list[_Terms], f: FastSoftmax, transposed: Transposed | None
+    product: BlockProduct, terms: _Terms, sizes: list[_Terms], f: FastSoftmax, transposed: list[Transposed] | None
 ) -> tuple[FloatArray, NDArray[np.bool_]]:
     """Gradient of the kernels of one part by correlations, without the lost rows of f, and which entries they lose."""
-    of_rows, of_columns = _beside(terms.G, -terms.r), _beside(terms.V, np.ones_like(terms.r))
-    found, noise = _correlations(product, of_rows, of_columns, f, transposed)
+    given = [_beside(terms.G, -terms.r / terms.unit), _beside(terms.V, np.full_like(terms.r, terms.unit))]
+    found, noise = _correlations(product, given, f, transposed, terms.G.shape[1])
     lost = np.zeros(found.shape, dtype=bool)
     for one in sizes:
-        natural, natural_noise = _correlations(product, one.row_sizes.copy(), one.column_sizes, f, None)
+        natural, natural_noise = _correlations(product, [one.row_sizes.copy(), one.column_sizes], f)
         lost |= lost_lags(product, noise, natural, natural_noise, f.tol)
     return found, lost
 
 
 def _correlations(
-    product: BlockProduct, of_rows: FloatArray, of_columns: FloatArray, f: FastSoftmax, transposed: Transposed | None
+    product: BlockProduct,
+    given: list[FloatArray],
+    f: FastSoftmax,
+    transposed: list[Transposed] | None = None,
+    width: int = 0,
 ) -> tuple[FloatArray, NDArray[np.float64]]:
-    """`kernel_gradient` for ``f_ij (of_rows_i · of_columns_j)``, of which `of_rows` is written to.
+    """`kernel_gradient` for ``f_ij (given[0]_i · given[1]_j)``; what is given is used up, and let go as soon as it can.
 
-    ``fᵀ of_rows`` is added to `transposed`, if there is one. Above the diagonal rows are columns of the matrix.
+    ``fᵀ given[0]``, its first `width` columns, is added to `transposed`, if that is wanted. Above the diagonal rows are columns of the matrix.
     """
-    exponents = f.scale_rows(of_rows)
+    exponents = f.scale_rows(given[0])
     shifted = exponents + (product.shift - f.shift)
+    upper = product is f.above
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # what is not finite is not kept
-        if product is f.above:
-            rows, columns = product.load(of_columns, product.rows), product.load(of_rows, product.pairs)
-            found = kernel_gradient(product, columns, rows, shifted[product.pairs.block], np.zeros(len(product.rows)))
-            others, own = rows, columns
+        own = product.load(given.pop(0), product.pairs if upper else product.rows)
+        others = product.load(given.pop(0), product.rows if upper else product.pairs)
+        if upper:
+            found = kernel_gradient(product, own, others, shifted[product.pairs.block], np.zeros(len(product.rows)))
         else:
-            rows, columns = product.load(of_rows, product.rows), product.load(of_columns, product.pairs)
-            found = kernel_gradient(product, columns, rows, np.zeros(len(product.pairs)), shifted)
-            others, own = columns, rows
+            found = kernel_gradient(product, others, own, np.zeros(len(product.pairs)), shifted)
     others.release()
     if transposed is not None:
-        f.add_transposed(product, own, exponents, transposed)
+        if not transposed:  # not before it is needed
+            transposed.append(f.empty_product(width))
+        f.add_transposed(product, own, exponents, transposed[0])
     own.release()
     return found
 
