@@ -194,7 +194,8 @@ def _correlations(
 ) -> tuple[FloatArray, NDArray[np.float64]]:
     """`kernel_gradient` for ``f_ij (given[0]_i · given[1]_j)``; what is given is used up, and let go as soon as it can.
 
-    ``fᵀ given[0]``, its first `width` columns, is added to `transposed`, if that is wanted. Above the diagonal rows are columns of the matrix.
+    ``fᵀ given[0]``, its first `width` columns, is added to `transposed`, if that is wanted. Above the diagonal rows are
+    columns of the matrix.
     """
     exponents = f.scale_rows(given[0])
     shifted = exponents + (product.shift - f.shift)

@@ -228,8 +228,7 @@ def _gradient_rows(quick: bool) -> Measurement:
     return Measurement(
         f"rotary inputs, n = {n}, d = 8, k = 1, 2, causal and full, deviations 1, 4, 8, 16, both dtypes, blocks of 64:"
         " values that are padding; values and upstream rows over 8 decades; late upstream rows of 1e-8; three columns"
-        " of 1e-6;"
-        f" {fingerprint(*prints)}",
+        f" of 1e-6; {fingerprint(*prints)}",
         worst,
         at_most=1.0,
         condition="rows and lags are guarded",
