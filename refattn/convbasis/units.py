@@ -40,7 +40,7 @@ def in_units(
         return Units(np.zeros_like(G), np.zeros_like(Y), scaled(V, -v), 0, False)
     products = np.frexp(g_sizes)[1] + v
     exponent = int(products[used].max())
-    if np.ndim(v) == 0 and abs(exponent) <= _NEAR:
+    if np.ndim(v) == 0 and abs(exponent - v) <= _NEAR:  # G is near one
         exponent = v
     own = np.where(used, v - exponent, -_NO_SIZE) if np.ndim(v) else v - exponent
     return Units(scaled(G, own), scaled(Y, -v), scaled(V, -v), exponent, np.ndim(v) > 0)

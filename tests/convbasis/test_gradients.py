@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from refattn import dense_attention_backward, dense_attention_forward
-from refattn.convbasis import basis_from_starts
+from refattn.convbasis import basis_from_starts, oracle
 from refattn.convbasis import gradients as module
 from refattn.convbasis.gradients import approximation_gradient, attention_gradient, kernel_gradients
 from refattn.convbasis.paper import Softmax
@@ -161,3 +161,16 @@ def test_each_planted_error_is_caught(plant, monkeypatch):
     plant(monkeypatch)
     with pytest.raises(GradientMismatchError):
         check_gradients(*problem(40, 3, "causal"), rtol=tolerance("differences").rtol)
+
+
+def test_the_size_of_a_gradient_counts_only_the_rows_that_it_comes_from():
+    q, k, v, upstream = np.random.default_rng(0).standard_normal((4, 9, 3))
+    upstream[[0, 1, 2, 3, 5, 6, 7, 8]] = 0
+    basis = basis_from_starts(q, k, np.arange(9), scale=0.5)
+    found, size = oracle.attention_gradient(upstream, q, k, v, basis, None, 0.5)
+    assert size.q[4].all()
+    assert not np.delete(size.q, 4, axis=0).any()
+    assert size.k[:5].all()
+    assert not size.k[5:].any()
+    assert (np.abs(found.q) <= size.q).all()
+    assert (np.abs(found.k) <= size.k).all()

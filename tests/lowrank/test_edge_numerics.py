@@ -1,5 +1,7 @@
 """Low-rank attention at the edge of the numbers: right or refused, forward and backward; so are its parts."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from refattn.lowrank import (
     CausalMask,
     PolynomialFeatures,
     RandomFeatures,
+    guard,
     logit_bound,
     lowrank_attention_backward,
     lowrank_attention_forward,
@@ -111,3 +114,20 @@ def test_few_orthogonal_features_of_great_width_take_no_square_of_it():
 def test_what_would_not_fit_is_refused_by_name(call, message):
     with pytest.raises((ValueError, MemoryError), match=message):
         call()
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("exponents", [0, -5000, 5000])
+def test_sums_of_products_have_exponents_of_their_own_where_no_number_holds_them(axis, exponents):
+    x, y = np.random.default_rng(0).uniform(-1, 1, (2, 5, 3))
+    decades = np.array([-300, 0, 300])
+    x, y = x * 10.0**decades, y * 10.0**decades
+    y[:, 1], y[2] = 0, 0
+    came, of_came = guard._sum_of_products(x, y, axis=axis, exponents=exponents)
+    one, other = ([[Fraction(float(entry)) for entry in row] for row in array] for array in (x, y))
+    terms = np.array([[a * b for a, b in zip(*rows, strict=True)] for rows in zip(one, other, strict=True)])
+    right = terms.sum(axis=axis) * Fraction(2) ** exponents
+    assert came.shape == of_came.shape == right.shape
+    for value, exponent, wanted, size in zip(came, of_came, right, np.abs(terms).sum(axis=axis), strict=True):
+        error = Fraction(float(value)) * Fraction(2) ** int(exponent) - wanted
+        assert abs(error) <= size * Fraction(2) ** (exponents - 48)
