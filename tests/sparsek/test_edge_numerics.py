@@ -198,7 +198,7 @@ def test_a_scale_of_zero_averages_what_is_selected_and_one_without_digits_is_ref
     for scale in (0.0, least, -least):
         out = sparsek_attention(q, k, v, z, **options, scale=scale)
         np.testing.assert_allclose(out, averaged, rtol=0, atol=20 * np.finfo(np.float32).eps)
-    with pytest.raises(ValueError, match="^scale: .* came, 0 or at least"):
+    with pytest.raises(ValueError, match=r"^scale: .* came, 0 or at least"):
         sparsek_attention(q, k, v, z, **options, scale=least / 2)
 
 
