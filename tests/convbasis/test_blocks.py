@@ -68,3 +68,8 @@ def test_pairs_partition_the_columns():
     assert product.pairs.high.tolist() == [5, 8, 16, 17, 24, 32, 40]
     assert product.segment.tolist() == [0, 1, 1, 2, 3, 3, 3]
     assert product.pairs.block.tolist() == [0, 0, 1, 2, 2, 3, 4]
+
+
+def test_what_underflows_in_a_product_is_a_number_s_least_for_every_pair_of_places_of_a_transform():
+    for dtype, least in ((np.float64, 2.0**-1022), (np.float32, 2.0**-126)):
+        assert BlockProduct(np.array([0]), np.zeros((1, 40), dtype), 8)._underflow == least * 16**2

@@ -10,6 +10,7 @@ from refattn.lowrank import (
     CausalMask,
     PolynomialFeatures,
     RandomFeatures,
+    attention,
     guard,
     logit_bound,
     lowrank_attention_backward,
@@ -131,3 +132,11 @@ def test_sums_of_products_have_exponents_of_their_own_where_no_number_holds_them
     for value, exponent, wanted, size in zip(came, of_came, right, np.abs(terms).sum(axis=axis), strict=True):
         error = Fraction(float(value)) * Fraction(2) ** int(exponent) - wanted
         assert abs(error) <= size * Fraction(2) ** (exponents - 48)
+
+
+def test_a_quotient_of_rows_with_exponents_is_that_of_the_numbers_they_stand_for():
+    values, exponents = np.array([[3.0, 5.0, 2.0], [1.0, -4.0, 8.0]]), np.array([[2000, -3, 1998], [0, 7, -1]])
+    found = attention._quotients(guard.Rows(values, exponents, 0), np.array([True, True]))
+    np.testing.assert_array_equal(found, [[6.0, 0.0], [0.25, -128.0]])
+    found = attention._quotients(guard.Rows(values, None, 0), np.array([True, False]))
+    np.testing.assert_array_equal(found, [[1.5, 2.5], [0.0, 0.0]])
