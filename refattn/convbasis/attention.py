@@ -48,7 +48,7 @@ class ConvCache:
         Tolerance of a row, of the output and of every gradient, relative to its natural size.
     rows_recomputed : ndarray of int, shape (…)
         Rows of the output of every head that were computed directly because an FFT would have lost them. The backward
-        judges anew and reports its own, `ConvGradients.recomputed`.
+        judges anew and reports its own, ``ConvGradients.recomputed``.
     largest_bound : ndarray, shape (…)
         Largest estimated rounding error of the rows that were kept, relative to their natural sizes,
         ``Σ_j f_ij ‖v_j‖_∞``; 0 where there are none, as on the direct path.
