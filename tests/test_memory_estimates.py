@@ -44,7 +44,7 @@ def conv_head(n, width, terms, dtype, *, upper=0, block=64):
     lower, above = basis(terms, n, dtype), basis(upper, n, dtype) if upper else None
     v = np.random.default_rng(1).standard_normal((n, width)).astype(dtype)
     out = np.empty_like(v)
-    return lambda: FastSoftmax(lower, above, Plan("block transform", block), width).write(v, 1.0, out)
+    return lambda: FastSoftmax(lower, above, Plan("block transform", block), width, 1.0).write(v, out)
 
 
 def recovered(n, terms, dtype, lead):
