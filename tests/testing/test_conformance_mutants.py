@@ -291,7 +291,7 @@ CONV = {
         [("_bounded(rows[c:], columns[c:end], *((s[c:], t[c:end])", "_bounded(rows[c:], columns[c : c + 1], *((s[c:], t[c : c + 1])")],
     ),
     "q left out": ("query gradient dropped", gradients, [("drows[c:] += du_i[: u.size, None] * columns[c]", "pass")]),
-    "row sums left out": ("softmax correction dropped", gradients, [("np.concatenate([G, -r], axis=1)", "np.concatenate([G, 0 * r], axis=1)"), ("(G[lost] @ V.T - r[lost])", "(G[lost] @ V.T)")]),
+    "row sums left out": ("softmax correction dropped", gradients, [("np.concatenate([G, -r], axis=1)", "np.concatenate([G, 0 * r], axis=1)"), ("(G[lost] @ V.T - r[lost])", "(G[lost] @ V.T)"), ("- r[row, 0]", "- 0 * r[row, 0]")]),
     "gradient 0.1 % off": ("constant factor", gradients, [("scaled_back(scale * dQ, units", "scaled_back(1.001 * scale * dQ, units")]),
 }  # fmt: skip
 
