@@ -30,7 +30,7 @@ def test_the_default_is_float64():
 
 def test_an_unknown_name_lists_the_known():
     with pytest.raises(
-        ValueError, match=r"^name: 'loose' came, one of 'reordered', 'rounding', 'stored', 'differences'"
+        ValueError, match=r"^name: 'loose' came, one of 'reordered', 'rounding', 'stored', 'row', 'differences'"
     ):
         tolerance("loose")
 
