@@ -68,12 +68,13 @@ def approximation_gradient(
     if G.dtype == np.float32 and spans_too_much(terms.row_sizes[:, 0], terms.column_sizes[:, 0]):
         G, Y, Q, K, V = (one.astype(np.float64) for one in (G, Y, Q, K, V))
         return approximation_gradient(G, Y, Q, K, V, f.in_float64(), scale)
-    units = in_units(G, Y, V, terms.g_columns, terms.v_columns, UNEVEN)
+    g_columns, v_columns = terms.g_columns, terms.v_columns
+    units = in_units(G, Y, V, g_columns, v_columns, UNEVEN)
     if units.G is not G or units.V is not V:
         terms = _terms(units)
     sizes = [terms]
     if units.uneven:  # a row may be large in units in which it has nothing to meet
-        sizes.append(_terms(in_units(G, Y, V, terms.g_columns, terms.v_columns, np.inf)))
+        sizes.append(_terms(in_units(G, Y, V, g_columns, v_columns, np.inf)))
     # where G needs no units of its own, one transform of it serves both
     shared = units.G is G and not np.any(common_units(terms.g_columns, UNEVEN))
     transposed: list[Transposed] | None = [] if shared else None
