@@ -17,6 +17,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """Return how many processes ``-n auto`` means: each compiles the loops for itself, so more than four do not pay."""
+    return min(4, len(os.sched_getaffinity(0)))
+
+
 def pytest_runtest_setup(item):
     missing = [name for mark in item.iter_markers("needs") for name in mark.args if find_spec(name) is None]
     if missing:
