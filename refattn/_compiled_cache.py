@@ -224,14 +224,14 @@ def _own_folder(path: Path, above: int | None = None) -> int:
     """Open a folder, made if missing, that is the user's and that nobody else may write to."""
     name = path if above is None else path.name
     inner = 0 if above is None else os.O_NOFOLLOW  # the folder itself may be a link
-    for attempts in (2, 1, 0):
+    for attempts_left in reversed(range(20)):
         with suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=above)
         try:
             handle = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | inner, dir_fd=above)
             break
         except FileNotFoundError:  # another process has just removed it
-            if not attempts:
+            if not attempts_left:
                 raise
     if _ours_alone(os.fstat(handle)):
         return handle

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -353,6 +354,25 @@ def test_clear_removes_what_is_ours_and_nothing_else(here):
     assert _compiled_cache.clear() == 2
     left = {path.relative_to(here).as_posix() for path in here.rglob("*") if path.is_file()}
     assert left == {"thesis.txt", "loops-notes.loop", "loops-e/notes.txt"}
+
+
+def test_clearing_while_another_writes_disturbs_neither(here):
+    done = threading.Event()
+
+    def clear():
+        while not done.is_set():
+            _compiled_cache.clear()
+
+    clearing = threading.Thread(target=clear)
+    clearing.start()
+    try:
+        for number in range(300):
+            _compiled_cache.write("e", "one", b"content")
+            assert _compiled_cache.read("e", "one") in (b"content", None), number
+    finally:
+        done.set()
+        clearing.join()
+    assert _compiled_cache.kept().damaged == 0
 
 
 def test_every_loop_of_the_package_can_be_kept():
