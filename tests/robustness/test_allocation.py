@@ -169,7 +169,7 @@ def test_nothing_that_the_package_keeps_grows_with_the_number_of_shapes():
     for number in range(60):  # every operation, in both dtypes
         call_with_shape(number, rng, 300)
     before = held()
-    assert {"refattn._memory._idle", "refattn.convbasis._kernels.add_window_sums"} <= before.keys()
+    assert {"refattn._memory._idle", "refattn.convbasis.fast.blocks_loops.add_window_sums"} <= before.keys()
     for number in range(240):
         call_with_shape(number, rng, 300)
         assert _fft._shelf.count <= _fft.KEPT_TRANSFORMS

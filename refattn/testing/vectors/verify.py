@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from refattn.convbasis import oracle
 from refattn.convbasis.attention import conv_attention
 from refattn.convbasis.basis import basis_from_starts, decompose
-from refattn.convbasis.recover import recover
+from refattn.convbasis.recovery import recover
 from refattn.dense import dense_attention_backward, dense_attention_forward
 from refattn.sparsek.attention import sparsek_attention_backward, sparsek_attention_forward
 from refattn.sparsek.operator import sparsek, sparsek_threshold, sparsek_vjp
