@@ -96,7 +96,7 @@ class Bench:
         try:
             tests = [f"refattn/{mutant.file}", *sorted(seconds, key=rank)]
             limit = 120 + 4 * sum(seconds.values())
-            status, printed = self.test(tests, limit, loops="_kernels" in mutant.file)
+            status, printed = self.test(tests, limit, loops="_loops" in mutant.file)
         finally:
             self.write(path, right)
         if status == 0:

@@ -349,7 +349,7 @@ class SparseKCache:
         self._largest = largest
 
     def _move_window(self, state: CacheState, k: FloatArray, v: FloatArray, score: NDArray[np.float64]) -> None:
-        from refattn.sparsek._cache_kernels import move_window
+        from refattn.sparsek._cache_loops import move_window
 
         move_window(
             self.position, (k, v, score), self._options["window"], state.keys, state.values, state.window_scores,
@@ -405,8 +405,8 @@ def _extent(array: FloatArray) -> float:
 
 def _fill(state: CacheState, keys: FloatArray, values: FloatArray, scores: NDArray[np.float64]) -> None:
     """Bring an empty state to where steps through these tokens would bring it."""
-    from refattn.sparsek._cache_kernels import admit_all
-    from refattn.sparsek._kernels import continue_thresholds
+    from refattn.sparsek._cache_loops import admit_all
+    from refattn.sparsek._prefix_loops import continue_thresholds
 
     n, (n_select, window) = scores.shape[1], (state.heap.shape[1], state.window_scores.shape[1])
     candidates = max(n - window, 0)

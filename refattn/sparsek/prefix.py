@@ -198,10 +198,10 @@ def _add(total: float, lost: float, term: float) -> tuple[float, float]:
 
 def _thresholds_compiled(z: NDArray[np.float64], k: float) -> Thresholds:
     from refattn._compiled import as_input
-    from refattn.sparsek import _kernels
+    from refattn.sparsek import _prefix_loops
 
     tau, ones, interior = np.empty((3, z.size))
-    _kernels.thresholds_of_prefixes(as_input(z), k, ones, interior, tau)
+    _prefix_loops.thresholds_of_prefixes(as_input(z), k, ones, interior, tau)
     return tau
 
 
@@ -336,10 +336,10 @@ def _leaves_the_best(z: NDArray[np.float64], n_select: int) -> Positions:
 
 def _leaves_compiled(z: NDArray[np.float64], n_select: int) -> Positions:
     from refattn._compiled import as_input
-    from refattn.sparsek import _kernels
+    from refattn.sparsek import _prefix_loops
 
     leaves = np.empty(z.size, np.int64)
-    _kernels.exits_from_the_best(as_input(z), n_select, np.empty(n_select, np.int64), leaves)
+    _prefix_loops.exits_from_the_best(as_input(z), n_select, np.empty(n_select, np.int64), leaves)
     return leaves
 
 

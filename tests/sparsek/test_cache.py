@@ -347,8 +347,8 @@ def test_an_error_planted_in_the_cache_is_caught(plant, monkeypatch, right, wron
     scores = np.random.default_rng(14).choice([0.0, 0.37, 1.21], 60)
     inputs = _inputs(14, 60) | {"scores": scores}
     _require_replay(inputs, 5, 3)
-    original = importlib.import_module("refattn.sparsek._cache_kernels")
-    mutant = plant("refattn.sparsek._cache_kernels", right, wrong)
+    original = importlib.import_module("refattn.sparsek._cache_loops")
+    mutant = plant("refattn.sparsek._cache_loops", right, wrong)
     monkeypatch.setattr(original, "move_window", mutant.move_window)
     with pytest.raises((AssertionError, IndexError)):
         _require_replay(inputs, 5, 3)
