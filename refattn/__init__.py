@@ -26,7 +26,6 @@ from refattn.dense import (
     dense_attention_forward,
 )
 from refattn.lowrank import (
-    CausalMask,
     ContinuousRowsMask,
     DistinctColumnsMask,
     DistinctRowsMask,
@@ -58,7 +57,6 @@ from refattn.versions import show_versions
 __all__ = [
     "AttentionGradients",
     "Causal",
-    "CausalMask",
     "ContinuousRowsMask",
     "ConvBasis",
     "ConvCache",

@@ -18,7 +18,7 @@ from refattn.lowrank.layouts import (
     shifted_groups,
     sliding_window,
 )
-from refattn.lowrank.masks import CausalMask, ContinuousRowsMask, RowChangeMask, StructuredMask
+from refattn.lowrank.masks import ContinuousRowsMask, RowChangeMask, StructuredMask
 from refattn.lowrank.polynomials import (
     degree_for,
     monomial_rank,
@@ -37,7 +37,6 @@ from refattn.lowrank.products import (
 from refattn.lowrank.random_features import RandomFeatures
 
 __all__ = [
-    "CausalMask",
     "ContinuousRowsMask",
     "DistinctColumnsMask",
     "DistinctRowsMask",

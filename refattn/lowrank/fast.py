@@ -23,7 +23,7 @@ from refattn._threads import for_each
 from refattn._validation import FloatArray
 from refattn.lowrank import _fast_loops as loops
 from refattn.lowrank.distinct_masks import DistinctColumnsMask, DistinctRowsMask
-from refattn.lowrank.masks import CausalMask, ContinuousRowsMask, Index, RowChangeMask, StructuredMask
+from refattn.lowrank.masks import CausalStructure, ContinuousRowsMask, Index, RowChangeMask, StructuredMask
 
 _PIECE = 40
 """Columns of values at a time: a state of 64 × 40 numbers stays in the first-level cache."""
@@ -53,7 +53,7 @@ def product_transposed(mask: StructuredMask, u1: FloatArray, u2: FloatArray, v: 
 def _product(mask: StructuredMask, u1: FloatArray, u2: FloatArray, v: FloatArray, *, transposed: bool) -> FloatArray:
     A, B = _as_input(u1), _as_input(u2)
     match mask:
-        case CausalMask():
+        case CausalStructure():
             return _in_pieces(v, B.shape[1], lambda X, *rest: loops.causal(A, B, X, transposed, *rest))
         case RowChangeMask():
             return _over_intervals(*_entries(mask), mask.n, A, B, v, not transposed)

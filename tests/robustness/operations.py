@@ -96,7 +96,7 @@ def operator(dtype):
 
 
 MASKS = {
-    "causal": lambda n: lowrank.CausalMask(n),
+    "causal": lambda n: refattn.Causal(),
     "row-change": lambda n: lowrank.shifted_groups(n, 60),
     "continuous-rows": lambda n: lowrank.sliding_window(n, 100),
     "distinct-rows": lambda n: lowrank.DistinctRowsMask(*patterns(n)),
