@@ -20,7 +20,7 @@ from refattn.convbasis import (
 )
 from refattn.dense import (
     AttentionGradients,
-    DenseCache,
+    DenseForwardCache,
     dense_attention,
     dense_attention_backward,
     dense_attention_forward,
@@ -41,9 +41,9 @@ from refattn.lowrank import (
 )
 from refattn.masks import Causal, SlidingWindow
 from refattn.sparsek import (
-    SparseKAttentionCache,
     SparseKAttentionGradients,
-    SparseKCache,
+    SparseKDecodingCache,
+    SparseKForwardCache,
     prefix_thresholds,
     sparsek_attention,
     sparsek_attention_backward,
@@ -61,7 +61,7 @@ __all__ = [
     "ConvBasis",
     "ConvCache",
     "ConvGradients",
-    "DenseCache",
+    "DenseForwardCache",
     "DistinctColumnsMask",
     "DistinctRowsMask",
     "PolynomialFeatures",
@@ -69,9 +69,9 @@ __all__ = [
     "RandomFeatures",
     "RowChangeMask",
     "SlidingWindow",
-    "SparseKAttentionCache",
     "SparseKAttentionGradients",
-    "SparseKCache",
+    "SparseKDecodingCache",
+    "SparseKForwardCache",
     "ToleranceRecovery",
     "__version__",
     "conv_attention",

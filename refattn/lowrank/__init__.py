@@ -1,7 +1,7 @@
 """Low-rank attention with structured masks (arXiv 2405.05219, section 6)."""
 
 from refattn.lowrank.attention import (
-    LowRankCache,
+    LowRankForwardCache,
     lowrank_attention,
     lowrank_attention_backward,
     lowrank_attention_forward,
@@ -28,7 +28,7 @@ from refattn.lowrank.polynomials import (
     polynomial_rounding,
 )
 from refattn.lowrank.products import (
-    MaskedProductCache,
+    MaskedProductForwardCache,
     MaskedProductGradients,
     masked_product,
     masked_product_backward,
@@ -41,8 +41,8 @@ __all__ = [
     "DistinctColumnsMask",
     "DistinctRowsMask",
     "FeatureMap",
-    "LowRankCache",
-    "MaskedProductCache",
+    "LowRankForwardCache",
+    "MaskedProductForwardCache",
     "MaskedProductGradients",
     "PolynomialFeatures",
     "RandomFeatures",

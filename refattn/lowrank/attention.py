@@ -48,7 +48,7 @@ ROUNDING_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
-class LowRankCache:
+class LowRankForwardCache:
     """What a low-rank attention forward leaves behind.
 
     Attributes
@@ -229,7 +229,7 @@ def lowrank_attention_forward(
     scale: float | None = None,
     method: str = "fast",
     check_finite: bool = True,
-) -> tuple[FloatArray, LowRankCache]:
+) -> tuple[FloatArray, LowRankForwardCache]:
     """Low-rank attention, with its denominators and its error bound.
 
     Parameters
@@ -243,7 +243,7 @@ def lowrank_attention_forward(
     -------
     out : ndarray, shape (…, n, d_v)
         The output.
-    cache : LowRankCache
+    cache : LowRankForwardCache
         For `lowrank_attention_backward`.
 
     Raises
@@ -294,7 +294,7 @@ def lowrank_attention_forward(
         out = wide.astype(q.dtype, copy=False)
     require_finite("q, k, v: output", out)
     lead_rows = (*layout.lead, n)
-    cache = LowRankCache(
+    cache = LowRankForwardCache(
         kept(q), kept(k), kept(v), kept(wide), chosen, structure, method,
         kept(denominators.reshape(lead_rows)), kept(rounding.reshape(lead_rows)), recomputed, bound, layout,
     )  # fmt: skip
@@ -302,14 +302,14 @@ def lowrank_attention_forward(
 
 
 @one_blas_thread()
-def lowrank_attention_backward(dout: ArrayLike, cache: LowRankCache) -> AttentionGradients:
+def lowrank_attention_backward(dout: ArrayLike, cache: LowRankForwardCache) -> AttentionGradients:
     """Gradients of low-rank attention with respect to q, k and v: derivatives of what the forward computed.
 
     Parameters
     ----------
     dout : array_like, shape (…, n, d_v)
         Gradient of the loss with respect to the output.
-    cache : LowRankCache
+    cache : LowRankForwardCache
         From `lowrank_attention_forward`. Its features are held fixed.
 
     Returns
@@ -336,7 +336,7 @@ def lowrank_attention_backward(dout: ArrayLike, cache: LowRankCache) -> Attentio
     >>> bool(np.isclose(lowrank_attention_backward(np.ones_like(out), cache).v.sum(), 8 * 4))  # weights sum to one
     True
     """
-    require_kind("cache", cache, LowRankCache, "lowrank_attention_forward")
+    require_kind("cache", cache, LowRankForwardCache, "lowrank_attention_forward")
     (dout,) = as_float_arrays(dout=dout)
     if dout.shape != cache.out.shape:
         raise ValueError(f"dout: shape {dout.shape} came, the output's {cache.out.shape} was wanted")

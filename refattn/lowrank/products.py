@@ -31,7 +31,7 @@ METHODS = ("fast", "paper", "oracle")
 
 
 @dataclass(frozen=True)
-class MaskedProductCache:
+class MaskedProductForwardCache:
     """What `masked_product_backward` needs of the forward.
 
     Attributes
@@ -162,7 +162,7 @@ def masked_product(
 
 def masked_product_forward(
     u1: ArrayLike, u2: ArrayLike, v: ArrayLike, *, mask: Causal | StructuredMask, method: str = "fast"
-) -> tuple[FloatArray, MaskedProductCache]:
+) -> tuple[FloatArray, MaskedProductForwardCache]:
     """Masked low-rank product, and what its backward needs.
 
     Parameters
@@ -178,7 +178,7 @@ def masked_product_forward(
     -------
     out : ndarray, shape (…, n, d)
         The product.
-    cache : MaskedProductCache
+    cache : MaskedProductForwardCache
         For `masked_product_backward`.
 
     Raises
@@ -201,7 +201,7 @@ def masked_product_forward(
     """
     u1, u2, v, structure = _checked(u1, u2, v, mask, method)
     out, recomputed = _forward(u1, u2, v, structure, method)
-    return out, MaskedProductCache(kept(u1), kept(u2), kept(v), structure, method, recomputed)
+    return out, MaskedProductForwardCache(kept(u1), kept(u2), kept(v), structure, method, recomputed)
 
 
 def _checked(
@@ -236,14 +236,14 @@ def _forward(
 
 
 @one_blas_thread()
-def masked_product_backward(dout: ArrayLike, cache: MaskedProductCache) -> MaskedProductGradients:
+def masked_product_backward(dout: ArrayLike, cache: MaskedProductForwardCache) -> MaskedProductGradients:
     """Gradients of a masked low-rank product with respect to its factors and values.
 
     Parameters
     ----------
     dout : array_like, shape (…, n, d)
         Gradient of the loss with respect to the product.
-    cache : MaskedProductCache
+    cache : MaskedProductForwardCache
         From `masked_product_forward`; the same method computes the gradients.
 
     Returns
@@ -272,7 +272,7 @@ def masked_product_backward(dout: ArrayLike, cache: MaskedProductCache) -> Maske
     >>> masked_product_backward(ones, cache).v.ravel()  # value j is seen by the rows from j on
     array([3., 2., 1.])
     """
-    require_kind("cache", cache, MaskedProductCache, "masked_product_forward")
+    require_kind("cache", cache, MaskedProductForwardCache, "masked_product_forward")
     (dout,) = as_float_arrays(dout=dout)
     u1, u2, v, mask = cache.u1, cache.u2, cache.v, cache.mask
     if dout.shape != v.shape:

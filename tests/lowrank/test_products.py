@@ -187,7 +187,7 @@ def test_causal_takes_the_length_of_the_arrays_and_any_alignment(alignment):
     ids=["rank", "rows", "factors", "lead", "nan", "complex", "dense-mask", "length", "method"],
 )
 def test_bad_input_is_refused(change, error, message):
-    good = {"u1": np.ones((3, 2)), "u2": np.ones((3, 2)), "v": np.ones((3, 2)), "mask": Causal()}
+    good = {"u1": np.ones((3, 2)), "u2": np.ones((3, 2)), "v": np.ones((3, 2)), "mask": sliding_window(3, 3)}
     with pytest.raises(error, match=message):
         masked_product(**{**good, **change})
 

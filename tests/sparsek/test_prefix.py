@@ -11,8 +11,8 @@ from refattn.sparsek import (
     prefix_pullback,
     prefix_thresholds,
     selection_intervals,
-    sparsek,
     sparsek_jacobian,
+    sparsek_operator,
     sparsek_threshold,
     support_intervals,
 )
@@ -165,7 +165,7 @@ def _require_pullback(z: np.ndarray, k: float, pullback) -> None:
     """The checker: fourth-order central differences through the operator of every prefix, sorted one by one."""
 
     def operators(z: np.ndarray) -> np.ndarray:
-        return np.stack([np.pad(sparsek(z[: i + 1], k), (0, z.size - i - 1)) for i in range(z.size)])
+        return np.stack([np.pad(sparsek_operator(z[: i + 1], k), (0, z.size - i - 1)) for i in range(z.size)])
 
     check_gradients(
         operators,

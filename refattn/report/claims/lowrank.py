@@ -16,8 +16,8 @@ from refattn.lowrank import (
     ContinuousRowsMask,
     DistinctColumnsMask,
     DistinctRowsMask,
-    LowRankCache,
-    MaskedProductCache,
+    LowRankForwardCache,
+    MaskedProductForwardCache,
     PolynomialFeatures,
     RandomFeatures,
     RowChangeMask,
@@ -145,7 +145,7 @@ def _product(kind: Any, quick: bool) -> Measurement:
     return Measurement(f"{count} random masks, n to 500, r = 4, d = 3, seed 1", worst, at_most=1e-12)
 
 
-def _product_pulled(cache: MaskedProductCache, upstream: ArrayLike) -> dict[str, Any]:
+def _product_pulled(cache: MaskedProductForwardCache, upstream: ArrayLike) -> dict[str, Any]:
     return masked_product_backward(upstream, cache)._asdict()
 
 
@@ -259,7 +259,7 @@ def _attention_bound(quick: bool) -> Measurement:
     return Measurement(f"uniform, n = {n}, d = 3, δ to 0.5, every mask; {fingerprint(*prints)}", worst, at_most=1.0)
 
 
-def _attention_pulled(cache: LowRankCache, upstream: ArrayLike) -> dict[str, Any]:
+def _attention_pulled(cache: LowRankForwardCache, upstream: ArrayLike) -> dict[str, Any]:
     return lowrank_attention_backward(upstream, cache)._asdict()
 
 
