@@ -170,9 +170,9 @@ def sparsek_operator(module=operator):
     """The operator and its pullback."""
 
     def backward(dp, z, *, k):
-        return module.sparsek_vjp(module.sparsek(z, k), dp).z
+        return module.sparsek_vjp(module.sparsek_operator(z, k), dp).z
 
-    return lambda z, *, k: module.sparsek(z, k), backward
+    return lambda z, *, k: module.sparsek_operator(z, k), backward
 
 
 def thresholds(module=prefix, method="paper"):

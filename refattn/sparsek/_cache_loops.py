@@ -1,7 +1,7 @@
 """Compiled loops of the generation cache: which candidate takes which slot (arXiv 2406.16747).
 
 The slots of one head form a heap by ``(score, −position)``, the worst of them first: the same order, and the same ties,
-as `refattn.sparsek._kernels.exits_from_the_best`.
+as `refattn.sparsek._prefix_loops.exits_from_the_best`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from refattn._compiled import compiled
 from refattn._validation import FloatArray
-from refattn.sparsek._kernels import continue_thresholds
+from refattn.sparsek._prefix_loops import continue_thresholds
 
 Positions = NDArray[np.int64]
 

@@ -1,6 +1,6 @@
-"""Compiled loops of the low-rank products and of the monomial features (arXiv 2405.05219, section 6).
+"""Compiled loops of the masked low-rank products (arXiv 2405.05219, section 6).
 
-Results and workspace are out-arguments. The products keep one running sum ``state = Σ_j B_j X_jᵀ`` and do two things
+Results and workspace are out-arguments. They keep one running sum ``state = Σ_j B_j X_jᵀ`` and do two things
 with it: add a row's outer product, and read ``A_i state``. Both run along the contiguous axis of the values, so the
 compiler vectorises them without reordering a sum. A call computes the columns ``low … high − 1`` of the values, as many
 as the state has; state and out start at zero. Imported where it is used, never at the package's import.
@@ -285,42 +285,3 @@ def short_intervals(
             x, y = X[of, low:high], out[to, low:high]
             for c in range(x.size):
                 y[c] += w * x[c]
-
-
-@compiled
-def monomials(
-    x: FloatArray, parents: Index, variables: Index, weights: FloatArray, phi: FloatArray, out: FloatArray
-) -> None:
-    """``out[i, c] = weights[c] · phi_c(x_i)`` with ``phi_c = phi_parent(c) · x_variable(c)`` and ``phi_0 = 1``."""
-    for i in range(x.shape[0]):
-        phi[0] = 1.0
-        for c in range(1, phi.size):
-            phi[c] = phi[parents[c]] * x[i, variables[c]]
-        for c in range(phi.size):
-            out[i, c] = phi[c] * weights[c]
-
-
-@compiled
-def monomials_pullback(
-    dout: FloatArray,
-    x: FloatArray,
-    parents: Index,
-    variables: Index,
-    weights: FloatArray,
-    phi: FloatArray,
-    dphi: FloatArray,
-    dx: FloatArray,
-) -> None:
-    """Add to `dx` the gradient of `monomials`; `phi` and `dphi` are workspace."""
-    for i in range(x.shape[0]):
-        phi[0] = 1.0
-        for c in range(1, phi.size):
-            phi[c] = phi[parents[c]] * x[i, variables[c]]
-        # forward: out = phi · weights
-        for c in range(phi.size):
-            dphi[c] = dout[i, c] * weights[c]
-        # forward: phi_c = phi_parent · x_variable
-        for step in range(1, phi.size):
-            c = phi.size - step
-            dphi[parents[c]] += dphi[c] * x[i, variables[c]]
-            dx[i, variables[c]] += dphi[c] * phi[parents[c]]
