@@ -152,9 +152,9 @@ def read_records(path: str | os.PathLike[str]) -> Records:
     Examples
     --------
     >>> import tempfile
-    >>> from refattn.experiments import conv_by_fft
+    >>> from refattn.experiments.conv import by_fft
     >>> from refattn.experiments.runner import run_experiment
-    >>> path = run_experiment(conv_by_fft.EXPERIMENT, tempfile.mkdtemp(), sizes=[100])
+    >>> path = run_experiment(by_fft.EXPERIMENT, tempfile.mkdtemp(), sizes=[100])
     >>> records = read_records(path)
     >>> records.header["experiment"], records.complete
     ('conv-by-fft', True)

@@ -1,7 +1,6 @@
-"""The results page, generated from records: ``python -m refattn.experiments.results --write docs/results.md`` (ours).
+"""The results page, from records: ``python -m refattn.experiments.results --records DIR … --write FILE`` (ours).
 
-The records of a full run ship with the package, ``refattn/experiments/data/*.jsonl``; ``--records DIR`` takes others.
-Every number on the page, those in its sentences too, comes from them.
+Every number on the page, those in its sentences too, comes from the records, of one folder or of several.
 """
 
 from __future__ import annotations
@@ -16,14 +15,13 @@ from refattn.experiments import catalogue, tables
 from refattn.experiments.records import Records, read_records
 from refattn.experiments.tables import Rows
 
-DATA = Path(__file__).parent / "data"
-
 INTRODUCTION = """\
 # Results
 
-What the two papers leave open, measured. This page is generated from the records of a full run, which ship with the
-package; `refattn experiment NAME` makes them anew ([how](how-to/run-experiments.md)), and
-`python -m refattn.experiments.results --write FILE` this page. An error is `‖Y − Ỹ‖_F / ‖Y‖_F` against exact attention.
+What the two papers leave open, measured. This page is generated from the records of a full run, in `docs/records` and,
+those that the ledger judges, in `refattn/experiments/data`; `refattn experiment NAME` makes them anew
+([how](how-to/run-experiments.md)), and `python -m refattn.experiments.results --records DIR … --write FILE` this page.
+An error is `‖Y − Ỹ‖_F / ‖Y‖_F` against exact attention.
 """
 
 ALWAYS = """\
@@ -34,16 +32,16 @@ ALWAYS = """\
 """
 
 
-def read_all(folder: Path) -> dict[str, Records]:
-    """Return the records there are, by experiment, in the catalogue's order.
+def read_all(*folders: Path) -> dict[str, Records]:
+    """Return the records there are in some folders, by experiment, in the catalogue's order.
 
     Raises
     ------
     OSError, ValueError
         A file cannot be read, or is damaged.
     """
-    paths = {name: folder / f"{name}.jsonl" for name in catalogue.MODULES}
-    return {name: read_records(path) for name, path in paths.items() if path.exists()}
+    paths = [(name, folder / f"{name}.jsonl") for name in catalogue.MODULES for folder in folders]
+    return {name: read_records(path) for name, path in paths if path.exists()}
 
 
 def page(records: Mapping[str, Records]) -> str:
@@ -144,7 +142,7 @@ def _read_domain(rows: Rows) -> str:
 
 
 def _read_sparsek(rows: Rows) -> str:
-    from refattn.experiments.sparsek_perplexity import gap_ratio
+    from refattn.experiments.sparsek.perplexity import gap_ratio
 
     lines = []
     for n, budget in tables.grouped(
@@ -189,7 +187,7 @@ class Section:
 SECTIONS: Mapping[str, Section] = {
     "conv-by-fft": Section(
         "conv(a) x by FFT",
-        "Operations are counted as in `refattn.experiments.operations`; *difference* is relative, between the two.",
+        "`refattn.experiments.conv.operations` counts operations; *difference* is relative, between the two.",
         (tables.conv_by_fft,),
     ),
     "numerical-domain": Section(
@@ -204,7 +202,9 @@ SECTIONS: Mapping[str, Section] = {
         " second table is what the paper's Recover finds with room for n/8 segments.",
         (tables.error_against_k, tables.recovered),
     ),
-    "maps": Section("Attention maps", "`python -m refattn.experiments.maps --out FILE` draws them.", (tables.maps,)),
+    "maps": Section(
+        "Attention maps", "`python -m refattn.experiments.conv.maps --out FILE` draws them.", (tables.maps,)
+    ),
     "full-attention": Section("Error against k in an encoder", "MiniLM-L6 reading Hamlet.", (tables.full_attention,)),
     "perplexity-against-k": Section("Perplexity against k", "SmolLM2-135M.", (tables.perplexity_against_k,)),
     "retrieval-against-k": Section("Retrieval against k", "MiniLM-L6.", (tables.retrieval_against_k,)),
@@ -233,9 +233,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write the page."""
     parser = argparse.ArgumentParser(prog="python -m refattn.experiments.results", description=__doc__)
     parser.add_argument("--write", type=Path, required=True, metavar="FILE", help="the page, Markdown")
-    parser.add_argument("--records", type=Path, default=DATA, metavar="DIR", help="folder of the records")
+    parser.add_argument("--records", type=Path, required=True, nargs="+", metavar="DIR", help="folders of the records")
     options = parser.parse_args(arguments)
-    write_whole(options.write, page(read_all(options.records)))
+    write_whole(options.write, page(read_all(*options.records)))
     print(options.write)
     return 0
 

@@ -73,8 +73,8 @@ def run_experiment(
     Examples
     --------
     >>> import tempfile
-    >>> from refattn.experiments import conv_by_fft
-    >>> path = run_experiment(conv_by_fft.EXPERIMENT, tempfile.mkdtemp(), sizes=[100, 200])
+    >>> from refattn.experiments.conv import by_fft
+    >>> path = run_experiment(by_fft.EXPERIMENT, tempfile.mkdtemp(), sizes=[100, 200])
     >>> path.name, len(path.read_text().splitlines())
     ('conv-by-fft.jsonl', 5)
     """

@@ -190,7 +190,7 @@ def full_attention(rows: Rows) -> str:
 
 def baselines(rows: Rows) -> str:
     """Best error of each method within a quarter of exact attention's time, and within its memory."""
-    from refattn.experiments.baselines import BaselineRecord, within
+    from refattn.experiments.compared.baselines import BaselineRecord, within
 
     lines = []
     for n, group in grouped(rows, lambda row: row["n"]).items():
@@ -254,14 +254,14 @@ def time_against_n(rows: Rows) -> str:
 
 def sparsek_perplexity(rows: Rows) -> str:
     """Perplexities with their intervals, and the share of the window's gap that is left."""
-    from refattn.experiments.sparsek_records import perplexity_table
+    from refattn.experiments.sparsek.shipped import perplexity_table
 
     return "\n".join(perplexity_table(rows))
 
 
 def sparsek_passkey(rows: Rows) -> str:
     """Passkeys found, by length and attention."""
-    from refattn.experiments.sparsek_records import passkey_table
+    from refattn.experiments.sparsek.shipped import passkey_table
 
     return "\n".join(passkey_table(rows))
 

@@ -2,7 +2,7 @@
 
 They come from SmolLM2-135M-Instruct reading the opening of Hamlet: one whole key-value group (three query heads and
 the key-value head they share) of each of a few layers, rotary positions applied, 2,048 tokens. No model is needed to
-load them; ``refattn.experiments.real_heads`` computes them anew. What ships is rounded to float16, and that rounding is
+load them; ``refattn.laboratory.real_heads`` computes them anew. What ships is rounded to float16, and that rounding is
 the data: widening it to float32 or float64 is exact.
 """
 
