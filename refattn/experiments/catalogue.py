@@ -25,15 +25,8 @@ MODULES: Mapping[str, str] = {
 
 
 def load(name: str) -> Experiment:
-    """Return an experiment.
+    """Return an experiment; a ValueError says that there is none of that name, and which there are.
 
-    Raises
-    ------
-    ValueError
-        There is none of that name; the message has those there are.
-
-    Examples
-    --------
     >>> load("conv-by-fft").name
     'conv-by-fft'
     """

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from refattn._files import write_whole
 from refattn.experiments import catalogue, tables
 from refattn.experiments.records import Records, read_records
+from refattn.experiments.sparsek.perplexity import gap_ratio
+from refattn.experiments.sparsek.shipped import passkey_table, perplexity_table
 from refattn.experiments.tables import Rows
 
 INTRODUCTION = """\
@@ -33,32 +35,14 @@ ALWAYS = """\
 
 
 def read_all(*folders: Path) -> dict[str, Records]:
-    """Return the records there are in some folders, by experiment, in the catalogue's order.
-
-    Raises
-    ------
-    OSError, ValueError
-        A file cannot be read, or is damaged.
-    """
+    """Return the records there are in some folders, by experiment, in the catalogue's order."""
     paths = [(name, folder / f"{name}.jsonl") for name in catalogue.MODULES for folder in folders]
     return {name: read_records(path) for name, path in paths if path.exists()}
 
 
 def page(records: Mapping[str, Records]) -> str:
-    """Return the page as Markdown.
+    """Return the page as Markdown, a section for every experiment that there are records of.
 
-    Parameters
-    ----------
-    records : mapping from str to Records
-        By experiment; those that are missing have no section.
-
-    Returns
-    -------
-    str
-        The page.
-
-    Examples
-    --------
     >>> page({}).splitlines()[0]
     '# Results'
     """
@@ -93,7 +77,7 @@ def _unfinished(found: Records, before: str, after: str) -> str:
 
 def _read_error(rows: Rows) -> str:
     lines = []
-    for (n, starts), group in tables.grouped(rows, lambda row: (row["n"], row["starts"])).items():
+    for (n, starts), group in tables.grouped(rows, "n", "starts").items():
         if starts == "recover":
             continue
         most = max(int(tables.number(row, "k")) for row in group)
@@ -111,7 +95,7 @@ def _read_error(rows: Rows) -> str:
 def _read_perplexity(rows: Rows) -> str:
     exact = {row["text"]: tables.number(row, "perplexity") for row in rows if row["starts"] == "exact"}
     lines = []
-    for (starts, share), group in tables.grouped(rows, lambda row: (row["starts"], row["share"])).items():
+    for (starts, share), group in tables.grouped(rows, "starts", "share").items():
         quotients = [tables.number(row, "perplexity") / exact[row["text"]] for row in group if row["text"] in exact]
         if starts == "exact" or not quotients:
             continue
@@ -122,7 +106,7 @@ def _read_perplexity(rows: Rows) -> str:
 
 def _read_retrieval(rows: Rows) -> str:
     lines = []
-    for n, group in tables.grouped(rows, lambda row: row["n"]).items():
+    for n, group in tables.grouped(rows, "n").items():
         parts = [
             f"{row['right']} {row['starts']}" + ("" if row["share"] is None else f" k = {row['share']:g} n")
             for row in group
@@ -142,12 +126,8 @@ def _read_domain(rows: Rows) -> str:
 
 
 def _read_sparsek(rows: Rows) -> str:
-    from refattn.experiments.sparsek.perplexity import gap_ratio
-
     lines = []
-    for n, budget in tables.grouped(
-        [row for row in rows if row["attention"] == "learned"], lambda row: (row["n"], row["budget"])
-    ):
+    for n, budget in tables.grouped([row for row in rows if row["attention"] == "learned"], "n", "budget"):
         found = []
         for attention, fitted in (("learned", "2,048"), ("long", "8,192")):
             try:
@@ -175,8 +155,7 @@ READINGS: Mapping[str, Callable[[Rows], str]] = {
 """The sentence of each experiment in the reading."""
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """Title, a note and tables of an experiment's section."""
 
     title: str
@@ -217,9 +196,9 @@ SECTIONS: Mapping[str, Section] = {
     "sparsek-perplexity": Section(
         "SparseK in a language model",
         "SmolLM2-135M, every head replaced; in brackets 95 % intervals by resampling blocks of 256 tokens.",
-        (tables.sparsek_perplexity,),
+        (perplexity_table,),
     ),
-    "sparsek-passkey": Section("SparseK and a passkey", "", (tables.sparsek_passkey,)),
+    "sparsek-passkey": Section("SparseK and a passkey", "", (passkey_table,)),
     "sparsek-variations": Section(
         "What was varied in learning the scores",
         "Relative squared distance of the layer's outputs on text that the scorer was not fitted on, 128 pairs; gates"

@@ -7,10 +7,9 @@ hand: a library that chose differently on every start would not give the same bi
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
+from refattn._timing import shortest_seconds
 from refattn.convbasis import fast
 from refattn.convbasis.basis import ConvBasis
 from refattn.convbasis.cost import SECONDS, Plan, block_transform_work, direct_work
@@ -27,21 +26,9 @@ DIRECT = (64, 128, 256, 512, 1024, 2048, 4096)
 
 
 def calibrate(*, repeats: int = 5) -> dict[str, float]:
-    """Return constants for `refattn.convbasis.cost.SECONDS`, in float32, on the threads there are.
+    """Return constants for `refattn.convbasis.cost.SECONDS`, in float32, on the threads there are; in a minute or two.
 
-    Parameters
-    ----------
-    repeats : int, optional
-        Runs of every case, the fastest of which counts.
-
-    Returns
-    -------
-    dict of str to float
-        Seconds for one unit of each kind of work.
-
-    Notes
-    -----
-    Takes a minute or two.
+    Of the runs of every case the fastest counts.
     """
     rows, seconds = [], []
     for n, k, block in BLOCK_TRANSFORM:
@@ -66,12 +53,10 @@ def _fastest(n: int, k: int, plan: Plan, repeats: int) -> float:
     kernels = rng.standard_normal((k, n)).astype(np.float32)
     kernels[np.arange(n) >= n - starts[:, None]] = 0
     basis, v = ConvBasis(starts, kernels), rng.standard_normal((n, WIDTH)).astype(np.float32)
-    out, times = np.empty_like(v), []
-    for _ in range(repeats + 1):
-        begin = time.perf_counter()
-        fast.FastSoftmax(basis, None, plan, v.shape[1], 1e300).write(v, out)
-        times.append(time.perf_counter() - begin)
-    return min(times[1:])
+    out = np.empty_like(v)
+    return shortest_seconds(
+        lambda: fast.FastSoftmax(basis, None, plan, v.shape[1], 1e300).write(v, out), rounds=repeats
+    )
 
 
 if __name__ == "__main__":

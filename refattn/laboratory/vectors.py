@@ -102,12 +102,7 @@ def dense_cases() -> Iterable[VectorCase]:
             q *= given["one_hot"]
         if "constant" in given:
             q, k = np.ones_like(q), np.full_like(k, given["constant"])
-        inputs: dict[str, Array] = {
-            "q": q,
-            "k": k,
-            "v": draw(seed + 2, kv, m, d_v),
-            "dout": draw(seed + 3, heads, n, d_v),
-        }
+        inputs = {"q": q, "k": k, "v": draw(seed + 2, kv, m, d_v), "dout": draw(seed + 3, heads, n, d_v)}
         causal, scale = given.get("causal", True), given.get("scale", 1 / d**0.5)
         mask = np.ones((n, m), np.uint8)
         if "mask" in given:
@@ -166,38 +161,36 @@ def conv_cases() -> Iterable[VectorCase]:
         yield case("conv", name, about, inputs, {x: to_float(a) for x, a in found.items()}, scale=scale)
 
 
-def _score_sets() -> dict[str, tuple[str, list[float | None], float]]:
-    return {
-        "generic": ("12 scores", draw(3000, 12).tolist(), 4.0),
-        "real_budget": ("a budget that is not an integer", draw(3001, 10).tolist(), 2.5),
-        "sparsemax": ("k = 1", draw(3002, 10).tolist(), 1.0),
-        "ties": ("many equal scores", draw(3003, 14, unit=2.0).tolist(), 5.0),
-        "equal": ("all scores equal", [0.75] * 7, 3.0),
-        "holes": ("scores of −∞", [0.5, None, 1.25, None, -0.75, 2.0, 0.625], 2.0),
-        "large": ("scores of a million, a fraction apart", [1e6 + x for x in draw(3004, 9, unit=16.0).tolist()], 3.0),
-        "hard": ("scores far apart: a hard top-k", [8.0, -4.0, 16.0, 0.0, 4.0], 2.0),
-        "zero": ("k = 0", draw(3005, 5).tolist(), 0.0),
-        "all": ("k = n", draw(3006, 5).tolist(), 5.0),
-        "longer": ("40 scores", draw(3007, 40).tolist(), 7.0),
-    }
-
-
-def _fractions(z: list[float | None]) -> list[Any]:
-    return [None if x is None else Fraction(x) for x in z]
+SCORES: dict[str, tuple[str, list[float | None], float]] = {
+    "generic": ("12 scores", draw(3000, 12).tolist(), 4.0),
+    "real_budget": ("a budget that is not an integer", draw(3001, 10).tolist(), 2.5),
+    "sparsemax": ("k = 1", draw(3002, 10).tolist(), 1.0),
+    "ties": ("many equal scores", draw(3003, 14, unit=2.0).tolist(), 5.0),
+    "equal": ("all scores equal", [0.75] * 7, 3.0),
+    "holes": ("scores of −∞", [0.5, None, 1.25, None, -0.75, 2.0, 0.625], 2.0),
+    "large": ("scores of a million, a fraction apart", [1e6 + x for x in draw(3004, 9, unit=16.0).tolist()], 3.0),
+    "hard": ("scores far apart: a hard top-k", [8.0, -4.0, 16.0, 0.0, 4.0], 2.0),
+    "zero": ("k = 0", draw(3005, 5).tolist(), 0.0),
+    "all": ("k = n", draw(3006, 5).tolist(), 5.0),
+    "longer": ("40 scores", draw(3007, 40).tolist(), 7.0),
+}
+"""Scores, None for −∞, and a budget."""
 
 
 def operator_cases() -> Iterable[VectorCase]:
     """The operator, its threshold and its pullback; thresholds of all prefixes."""
-    for place, (name, (about, z, k)) in enumerate(_score_sets().items()):
-        p, tau = definitions.sparsek(_fractions(z), Fraction(k))
+    later = []
+    for place, (name, (about, z, k)) in enumerate(SCORES.items()):
+        exact = [None if x is None else Fraction(x) for x in z]
+        p, tau = definitions.sparsek(exact, Fraction(k))
         dp = draw(3100 + place, len(z))
         dz, dk = definitions.sparsek_pullback(p, [Fraction(x) for x in dp.tolist()])
         results = {"p": to_float(p), "tau": to_float(tau), "dz": to_float(dz), "dk": to_float(dk)}
-        yield case("sparsek-operator", name, about, {"z": to_float(list(z)), "dp": dp}, results, k=k)
-    for name, (about, z, k) in _score_sets().items():
-        thresholds = [definitions.sparsek(_fractions(z[: i + 1]), Fraction(k))[1] for i in range(len(z))]
         inputs = {"z": to_float(list(z))}
-        yield case("sparsek-thresholds", f"{name}_prefixes", about, inputs, {"tau": to_float(thresholds)}, k=k)
+        yield case("sparsek-operator", name, about, {**inputs, "dp": dp}, results, k=k)
+        thresholds = [definitions.sparsek(exact[: i + 1], Fraction(k))[1] for i in range(len(z))]
+        later.append(case("sparsek-thresholds", f"{name}_prefixes", about, inputs, {"tau": to_float(thresholds)}, k=k))
+    yield from later
 
 
 def sparsek_cases() -> Iterable[VectorCase]:
@@ -247,27 +240,7 @@ FILES: dict[str, tuple[str, Callable[[], Iterable[VectorCase]]]] = {
 
 
 def generate(folder: Path) -> dict[str, Any]:
-    """Compute every vector and write the archives and their manifest.
-
-    Parameters
-    ----------
-    folder : pathlib.Path
-        Where to; made if missing.
-
-    Returns
-    -------
-    dict
-        The manifest.
-
-    Raises
-    ------
-    OSError
-        The folder cannot be written to.
-
-    Notes
-    -----
-    About a second. The bytes are the same on every machine.
-    """
+    """Compute every vector, write the archives and their manifest, and return the latter: a second, the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     manifest: dict[str, Any] = {
         "schema": SCHEMA,
@@ -287,8 +260,7 @@ def generate(folder: Path) -> dict[str, Any]:
                 "sha256": hashlib.sha256(content).hexdigest(),
                 "cases": [_described(one) for one in listed],
             }
-    text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-    write_whole(folder / MANIFEST_FILE, text)
+    write_whole(folder / MANIFEST_FILE, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     return manifest
 
 

@@ -48,10 +48,6 @@ class RealHeads:
     sha256 : str
         Of the arrays, as `arrays_sha256` computes it.
 
-    Notes
-    -----
-    Memory O(L G n d). Source: ours.
-
     Examples
     --------
     >>> from refattn.testing.real_heads import load_real_heads
@@ -161,8 +157,8 @@ def read_manifest(folder: Traversable) -> dict[str, Any]:
 
     Parameters
     ----------
-    folder : Traversable
-        Where it lies (a `pathlib.Path`, say).
+    folder
+        As for `load_real_heads`.
 
     Returns
     -------

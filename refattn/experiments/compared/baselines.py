@@ -19,13 +19,13 @@ method that refuses an input says so instead of an error.
 
 from __future__ import annotations
 
-import time
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from refattn._timing import shortest_seconds
 from refattn._validation import FloatArray
 from refattn.convbasis import basis_from_starts, conv_attention
 from refattn.dense import dense_attention
@@ -108,18 +108,10 @@ BUDGETS: Mapping[str, Sequence[int]] = {
 
 
 def structured_inputs(n: int) -> dict[str, Inputs]:
-    """Return inputs on which a method is known to be at home, by name.
+    """Return inputs of length n ≥ 256 on which a method is known to be at home, by name.
 
-    Parameters
-    ----------
-    n : int
-        Length, at least 256.
-
-    Returns
-    -------
-    dict from str to Inputs
-        Rotary contents in 16 segments, each longer than the one before: exactly k-conv. Small logits in few
-        dimensions: low rank.
+    Rotary contents in 16 segments, each longer than the one before: exactly k-conv. Small logits in few dimensions: low
+    rank.
     """
     rotary = rope_structured(n, 64, starts=n * np.arange(16) ** 2 // 256, seed=0)
     return {
@@ -140,24 +132,8 @@ def real_inputs() -> dict[str, Inputs]:
 def compare(
     inputs: Mapping[str, Inputs], budgets: Mapping[str, Iterable[int]] = BUDGETS, *, repeat: int = 3
 ) -> Iterator[BaselineRecord]:
-    """Run every method with every budget on every input.
+    """Run every method with every budget on every input, one head of shape (n, d) each; `repeat` calls are timed.
 
-    Parameters
-    ----------
-    inputs : mapping of str to Inputs
-        Queries, keys and values of one head each, shape (n, d).
-    budgets : mapping of str to iterable of int, optional
-        By the method's name.
-    repeat : int, optional
-        Calls that are timed.
-
-    Yields
-    ------
-    BaselineRecord
-        In a fixed order.
-
-    Examples
-    --------
     >>> few = {"SparseK": [8], "random features": [8]}
     >>> records = list(compare({"normal": attention_inputs(64, 4, seed=0)}, few, repeat=1))
     >>> [(record.method, record.error < 1.0) for record in records]
@@ -178,11 +154,7 @@ def _measured(name: str, method: str, budget: int, inputs: Inputs, exact: FloatA
         out = call()
     except (ValueError, MemoryError) as reason:
         return BaselineRecord(name, method, budget, np.nan, np.nan, np.nan, str(reason))
-    seconds = np.inf
-    for _ in range(repeat):
-        begun = time.perf_counter()
-        call()
-        seconds = min(seconds, time.perf_counter() - begun)
+    seconds = shortest_seconds(call, rounds=repeat)
     tracemalloc.start()
     try:
         call()
@@ -195,20 +167,8 @@ def _measured(name: str, method: str, budget: int, inputs: Inputs, exact: FloatA
 def within(records: Iterable[BaselineRecord], field: str, share: float) -> list[BaselineRecord]:
     """Return, for every input and method, the record of least error within a share of what exact attention takes.
 
-    Parameters
-    ----------
-    records : iterable of BaselineRecord
-        From `compare`, those of ``"exact"`` among them.
-    field : {"seconds", "megabytes"}
-        What is limited.
-    share : float
-        The most of it, relative to exact attention on the same input.
-
-    Returns
-    -------
-    list of BaselineRecord
-        In the order of first appearance, without exact attention. A method with none inside the limit has an error of
-        NaN: the record is its first refusal, or its cheapest.
+    `field` is what is limited, seconds or megabytes. The order is that of first appearance, without exact attention. A
+    method with none inside the limit has an error of NaN: the record is its first refusal, or its cheapest.
     """
     groups: dict[str, dict[str, list[BaselineRecord]]] = {}
     for record in records:
@@ -244,10 +204,10 @@ def items(sizes: Sequence[int]) -> list[Item]:
 
 def run(item: Item) -> list[Record]:
     """Measure one method with one budget on one input."""
-    n, name = int(item["n"] or 0), str(item["inputs"])
+    n, name = item["n"], item["inputs"]
     known = real_inputs() if name.startswith("SmolLM2") else structured_inputs(n)
     inputs = Inputs(*(x[:n] for x in known[name]))
-    (found,) = compare({name: inputs}, {str(item["method"]): [int(item["budget"] or 0)]})
+    (found,) = compare({name: inputs}, {item["method"]: [item["budget"]]})
     numbers = {field: significant(getattr(found, field)) for field in ("error", "seconds", "megabytes")}
     return [{**numbers, "refused": found.refused}]
 

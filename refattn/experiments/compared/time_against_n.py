@@ -24,10 +24,10 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from refattn._threads import thread_count
+from refattn._timing import shortest_seconds
 from refattn._validation import FloatArray
 from refattn.convbasis import conv_attention_backward, conv_attention_forward
 from refattn.dense import dense_attention_backward, dense_attention_forward
-from refattn.experiments.conv.by_fft import seconds_of
 from refattn.experiments.experiment import Experiment, Item, Record, significant
 from refattn.lowrank import RandomFeatures, lowrank_attention_backward, lowrank_attention_forward
 from refattn.sparsek import sparsek_attention_backward, sparsek_attention_forward
@@ -116,14 +116,14 @@ def items(sizes: Sequence[int]) -> list[Item]:
 
 def run(item: Item) -> list[Record]:
     """Time one method on one length."""
-    n, method = int(item["n"] or 0), str(item["method"])
+    n, method = item["n"], item["method"]
     if method == "torch" and find_spec("torch") is None:
         return []
     starts = n * np.arange(SEGMENTS) // SEGMENTS
-    q, k, v, _ = rope_structured(n, WIDTH, starts=starts, seed=int(item["seed"] or 0))
+    q, k, v, _ = rope_structured(n, WIDTH, starts=starts, seed=item["seed"])
     single = q.astype(np.float32), k.astype(np.float32), v.astype(np.float32)
-    call = METHODS[method][0](*single, bool(item["training"]))
-    return [{"threads": thread_count(), "seconds": significant(seconds_of(call, least=0.5))}]
+    call = METHODS[method][0](*single, item["training"])
+    return [{"threads": thread_count(), "seconds": significant(shortest_seconds(call, least=0.5))}]
 
 
 EXPERIMENT = Experiment(

@@ -6,32 +6,17 @@ counted as in `refattn.experiments.conv.operations`; a token's share is the n-th
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
+from refattn._timing import shortest_seconds
 from refattn.convbasis import conv_product
 from refattn.experiments.conv.operations import direct_product, fft_product
 from refattn.experiments.experiment import Experiment, Item, Record
 from refattn.testing import relative_error
 
 METHODS = ("fft", "direct")
-
-
-def seconds_of(call: Callable[[], object], *, least: float = 0.2, most_calls: int = 1000) -> float:
-    """Return the shortest time of a call, after one that is not counted; repeated for `least` seconds."""
-    call()
-    best, begun = math.inf, time.perf_counter()
-    for _ in range(most_calls):
-        start = time.perf_counter()
-        call()
-        now = time.perf_counter()
-        best = min(best, now - start)
-        if now - begun >= least:
-            break
-    return best
 
 
 def items(sizes: Sequence[int]) -> list[Item]:
@@ -41,13 +26,13 @@ def items(sizes: Sequence[int]) -> list[Item]:
 
 def run(item: Item) -> list[Record]:
     """Time one product, and compare it with the other method's."""
-    n, method = int(item["n"] or 0), str(item["method"])
-    rng = np.random.default_rng([int(item["seed"] or 0), n])
+    n, method = item["n"], item["method"]
+    rng = np.random.default_rng([item["seed"], n])
     a, x = rng.standard_normal(n), rng.standard_normal(n)
     other = METHODS[1 - METHODS.index(method)]
     difference = relative_error(conv_product(a, x, method=method), conv_product(a, x, method=other))
     flops = fft_product(n) if method == "fft" else direct_product(n)
-    seconds = seconds_of(lambda: conv_product(a, x, method=method))
+    seconds = shortest_seconds(lambda: conv_product(a, x, method=method), least=0.2)
     return [{"flops": flops, "flops_per_token": flops / n, "difference": difference, "seconds": seconds}]
 
 

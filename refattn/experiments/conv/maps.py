@@ -2,9 +2,9 @@
 
 The paper shows attention maps in which diagonals can be seen. ``python -m refattn.experiments.conv.maps --out FILE``
 draws, for heads of SmolLM2-135M reading Hamlet (the shipped ones; no weights are needed), exact attention, attention by
-the best k-conv basis of the logits, and the kernels of that basis. The experiment ``maps`` says what cannot be seen: how
-much of a head's logits a k-conv matrix can explain, ``1 − ‖H − H'‖² / ‖H − mean H‖²``, for the best starts there are,
-and how much attention goes to the first token and to the nearest tokens.
+the best k-conv basis of the logits, and the kernels of that basis. The experiment ``maps`` says what cannot be seen:
+how much of a head's logits a k-conv matrix can explain, ``1 − ‖H − H'‖² / ‖H − mean H‖²``, for the best starts there
+are, and how much attention goes to the first token and to the nearest tokens.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def items(sizes: Sequence[int]) -> list[Item]:
 
 def run(item: Item) -> list[Record]:
     """Measure one head."""
-    n, layer, place = (int(item[name] or 0) for name in ("n", "layer", "head"))
-    q, k = head(layer, place, n)
+    n = item["n"]
+    q, k = head(item["layer"], item["head"], n)
     logits = q @ k.T / np.sqrt(q.shape[1])
     weights = probabilities(logits)
     lower = logits[np.tril_indices(n)]
@@ -78,22 +78,7 @@ def run(item: Item) -> list[Record]:
 
 
 def draw(n: int, count: int, path: Path) -> None:
-    """Draw one head of every shipped layer as a PNG.
-
-    Parameters
-    ----------
-    n : int
-        Rows and columns of the maps.
-    count : int
-        The basis's k.
-    path : pathlib.Path
-        The file; an older one is replaced.
-
-    Raises
-    ------
-    ModuleNotFoundError
-        Matplotlib is not installed.
-    """
+    """Draw one head of every shipped layer as a PNG: maps of n rows and columns, and a basis with k = `count`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

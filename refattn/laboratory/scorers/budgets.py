@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from refattn._validation import FloatArray
-from refattn.laboratory.scorers.importance import LayerInputs
+from refattn.laboratory.scorers.importance import LayerInputs, squared
 from refattn.sparsek import sparsek_attention
 
 Counts = tuple[int, int]
@@ -36,64 +36,21 @@ FIRST_ROW = 256
 def choice_losses(
     layer: LayerInputs, scores: FloatArray, choices: Sequence[Counts] = CHOICES
 ) -> tuple[float, dict[Counts, float]]:
-    """Return the mean square of a layer's exact output, and the relative squared distance with every choice.
-
-    Parameters
-    ----------
-    layer : LayerInputs
-        One window of one layer of the exact model.
-    scores : ndarray, shape (H_kv, n)
-        Scores of its pairs.
-    choices : sequence of (int, int), optional
-        k and w.
-
-    Returns
-    -------
-    size : float
-        ``‖T Oᵀ‖²`` a row.
-    losses : dict
-        ``‖(Y − T) Oᵀ‖² / ‖T Oᵀ‖²`` with all gates one, by choice.
-    """
-
-    def projected(out: FloatArray) -> FloatArray:
-        rows = out[:, FIRST_ROW:].swapaxes(0, 1)
-        return np.asarray(rows.reshape(len(rows), -1) @ layer.projection.T)
-
-    exact = projected(layer.out)
-    size = float(np.square(exact).sum(dtype=np.float64))
+    """Return ``‖T Oᵀ‖²`` a row of a layer's exact output, and the relative distance with every choice (k, w)."""
+    exact = layer.projected(layer.out, FIRST_ROW)
     losses = {}
     for k, w in choices:
         out = sparsek_attention(layer.q, layer.k, layer.v, scores, n_select=k, window=w, gate="none")
-        losses[k, w] = float(np.square(projected(out) - exact).sum(dtype=np.float64)) / size
-    return size / len(exact), losses
+        losses[k, w] = layer.distance(out, FIRST_ROW)
+    return squared(exact) / len(exact), losses
 
 
 def share_out(losses: Sequence[Mapping[Counts, float]], mean: int) -> list[Counts]:
-    """Return (k, w) for every layer, of least total loss.
+    """Return the choice (k, w) of every layer, of least total loss, with `mean` pairs a layer at the most.
 
-    Parameters
-    ----------
-    losses : sequence of mapping
-        By layer: ``a_l e_l(k, w)`` of every choice (k, w).
-    mean : int
-        Pairs a layer on average; the total is never exceeded.
+    `losses` has ``a_l e_l(k, w)`` of every choice, by layer. Exact; time O(L · choices · L mean / g) with g the
+    greatest common divisor of the sizes. A ValueError says that even the smallest choices are too large.
 
-    Returns
-    -------
-    list of (int, int)
-        One choice a layer.
-
-    Raises
-    ------
-    ValueError
-        Even the smallest choices are too large.
-
-    Notes
-    -----
-    Exact; time O(L · choices · L mean / g) with g the greatest common divisor of the sizes.
-
-    Examples
-    --------
     >>> share_out([{(1, 1): 5.0, (2, 2): 1.0}, {(1, 1): 0.2, (2, 2): 0.1}], mean=3)
     [(2, 2), (1, 1)]
     """

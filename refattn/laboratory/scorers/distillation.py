@@ -20,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 
 from refattn._validation import FloatArray
-from refattn.laboratory.scorers.importance import LayerInputs
+from refattn.laboratory.scorers.importance import LayerInputs, squared
 from refattn.sparsek import sparsek_attention_backward, sparsek_attention_forward
 
 
@@ -29,30 +29,10 @@ def distillation_loss(
 ) -> tuple[float, FloatArray]:
     """Return the relative squared distance of the layer's outputs, and its gradient.
 
-    Parameters
-    ----------
-    scores : ndarray, shape (H_kv, n)
-        Scores of the pairs.
-    layer : LayerInputs
-        One window of one layer of the exact model.
-    n_select, window : int
-        k and w; n has to be larger than their sum.
-    hard : bool, optional
-        Gates of one in the forward, as the model will have them; the gradient is the straight-through one.
+    `scores` and gradient are (H_kv, n), n larger than ``n_select + window``: the rows from there on count, earlier ones
+    see every pair. With `hard`, gates are one in the forward, as the model will have them, and the gradient is the
+    straight-through one. Time O(H n (n_select + window) d), memory O(H n d).
 
-    Returns
-    -------
-    loss : float
-        ``‖(Y − T) Oᵀ‖² / ‖T Oᵀ‖²`` over the rows from n_select + window on; earlier rows see every pair.
-    gradient : ndarray, shape (H_kv, n)
-        With respect to the scores.
-
-    Notes
-    -----
-    Time O(H n (n_select + window) d), memory O(H n d).
-
-    Examples
-    --------
     >>> rng = np.random.default_rng(0)
     >>> q, k, v = rng.standard_normal((3, 1, 9, 2))
     >>> from refattn import dense_attention
@@ -68,20 +48,15 @@ def distillation_loss(
     )
     numerator, weight = out[..., :-1], out[..., -1:]
     sparse = numerator / weight
-    judged = slice(n_select + window, None)
-
-    def projected(rows: FloatArray) -> FloatArray:
-        return np.asarray(rows[:, judged].swapaxes(0, 1).reshape(-1, heads * d) @ layer.projection.T)
-
-    size = float(np.square(projected(layer.out)).sum(dtype=np.float64))
-    distance = projected(sparse - layer.out)
-    loss = float(np.square(distance).sum(dtype=np.float64)) / size
+    first = n_select + window
+    size = squared(layer.projected(layer.out, first))
+    distance = layer.projected(sparse - layer.out, first)
     # forward: distance = (sparse − out) projectionᵀ
     dsparse = np.zeros_like(sparse)
-    dsparse[:, judged] = (2 / size * distance @ layer.projection).reshape(-1, heads, d).swapaxes(0, 1)
+    dsparse[:, first:] = (2 / size * distance @ layer.projection).reshape(-1, heads, d).swapaxes(0, 1)
     # forward: sparse = numerator / weight
     dnumerator = dsparse / weight
     dweight = -(dsparse * sparse).sum(axis=-1, keepdims=True) / weight
     upstream = np.concatenate([dnumerator, dweight], axis=-1)
     # forward: out = attention to (values, ones) with gates from the scores
-    return loss, sparsek_attention_backward(upstream, cache).scores
+    return squared(distance) / size, sparsek_attention_backward(upstream, cache).scores

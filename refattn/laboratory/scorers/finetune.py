@@ -16,10 +16,9 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from refattn._npz import read_arrays, write_arrays
 from refattn._threads import one_blas_thread
 from refattn._validation import FloatArray
+from refattn.laboratory import smollm2
 from refattn.laboratory.scorers.budgets import CHOICES, FIRST_ROW, Counts, choice_losses, share_out
 from refattn.laboratory.scorers.distillation import distillation_loss
 from refattn.laboratory.scorers.importance import LayerInputs, block_importance, importance_loss, ridge_scorer
@@ -39,12 +39,9 @@ from refattn.laboratory.scorers.texts import (
     window_tokens,
 )
 from refattn.laboratory.scorers.training import Loss, Stage, train
-from refattn.models import Capture, Llama, Scorer, exact_attention, read_gguf, smollm2_path
+from refattn.models import Capture, Llama, Scorer, exact_attention, smollm2_path
 from refattn.models.scorer import SHIPPED
 from refattn.sparsek import sparsek_scores
-
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
 
 SPLITS = {256: (128, 128), 128: (64, 64)}
 """Pairs selected and in the window, by budget."""
@@ -80,6 +77,7 @@ JUDGED = (6, 13)
 
 SEED = 0
 _LEARNED = ("weight", "slope", "losses", "seconds")
+_TABLES = ("importance", "attention")
 
 
 @dataclass(frozen=True)
@@ -96,15 +94,9 @@ class Work:
         """Return the normalised input of a layer on a window; captured at the first call for the window."""
         path = self.folder / f"input-{window:02}-{layer:02}.npz"
         if not path.exists():
-            self._capture(window)
+            for other, x in observed_inputs(self.model, self.windows[window]).items():
+                write_arrays(self.folder / f"input-{window:02}-{other:02}.npz", {"x": x})
         return np.asarray(read_arrays(path, ("x",))["x"])
-
-    def _capture(self, window: int) -> None:
-        capture = Capture(layers=())
-        found: dict[int, FloatArray] = {}
-        self.model.hidden(window_tokens(self.windows[window]), capture, observe=found.__setitem__)
-        for layer, x in found.items():
-            write_arrays(self.folder / f"input-{window:02}-{layer:02}.npz", {"x": x})
 
     def layer(self, layer: int, window: int) -> LayerInputs:
         """Return what a layer sees and does on a window."""
@@ -121,15 +113,20 @@ class Work:
         """Return importance and attention of a layer by block, on all windows; computed at the first call."""
         path = self.folder / f"importance-{layer:02}.npz"
         if not path.exists():
-            pairs = [block_importance(one) for one in self.layers(layer)]
-            write_arrays(
-                path, {"importance": np.stack([a for a, _ in pairs]), "attention": np.stack([b for _, b in pairs])}
-            )
-        return read_arrays(path, ("importance", "attention"))
+            pairs = zip(*(block_importance(one) for one in self.layers(layer)), strict=True)
+            write_arrays(path, {name: np.stack(arrays) for name, arrays in zip(_TABLES, pairs, strict=True)})
+        return read_arrays(path, _TABLES)
 
     def scorer_path(self, kind: str, budget: int, layer: int) -> Path:
         """Return where the scorer of one layer is."""
         return self.folder / f"{kind}-{budget}-{layer:02}.npz"
+
+
+def observed_inputs(model: Llama, window: Window) -> dict[int, FloatArray]:
+    """Return every layer's normalised input on a window, shape (n, width), from one forward."""
+    found: dict[int, FloatArray] = {}
+    model.hidden(window_tokens(window), Capture(layers=()), observe=found.__setitem__)
+    return found
 
 
 def layer_inputs(model: Llama, layer: int, x: FloatArray) -> LayerInputs:
@@ -160,10 +157,7 @@ def stage_losses(
 def fit_layer(work: Work, layer: int, budget: int, on_pass: Callable[[int], None] | None = None) -> None:
     """Fit the ridge regression of a layer, and train, unless both are in the work folder already.
 
-    Raises
-    ------
-    FileNotFoundError
-        Training begins with the scorer of another budget, which is not trained yet.
+    A FileNotFoundError says that training begins with the scorer of another budget, which is not trained yet.
     """
     if work.scorer_path(work.kind, budget, layer).exists():
         return
@@ -277,10 +271,6 @@ def _manifest(work: Work, kind: str, budget: int, layers: list[dict[str, NDArray
     return about
 
 
-def _show(progress: Progress, task: TaskID, before: int, count: int) -> None:
-    progress.update(task, completed=before + count)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train what is missing, and write the scorers if nothing is."""
     from rich.progress import Progress
@@ -293,8 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--budgets", default="128,256", metavar="128,256", help="budgets to train")
     options = parser.parse_args(arguments)
     recipe = RECIPES[options.kind]
-    model = Llama.from_gguf(read_gguf(smollm2_path()))
-    work = Work(options.work / options.kind, model, recipe.windows(), options.kind)
+    work = Work(options.work / options.kind, smollm2.model(), recipe.windows(), options.kind)
     layers = [int(part) for part in options.layers.split(",") if part] or list(range(work.model.config.n_layers))
     budgets = [int(part) for part in options.budgets.split(",")]
     for folder in (work.folder, options.out):
@@ -305,7 +294,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         done = 0
         for layer in layers:
             for budget in budgets:
-                fit_layer(work, layer, budget, partial(_show, progress, task, done))
+                fit_layer(work, layer, budget, lambda count, done=done: progress.update(task, completed=done + count))
                 done += passes[budget]
                 progress.update(task, completed=done)
     for budget in budgets:

@@ -45,26 +45,27 @@ class LayerInputs(NamedTuple):
     out: FloatArray
     projection: FloatArray
 
+    def projected(self, out: FloatArray, first: int) -> FloatArray:
+        """Return outputs (H, n, d) after the projection, rows from `first` on: ``out Oᵀ``."""
+        rows = out[:, first:].swapaxes(0, 1)
+        return np.asarray(rows.reshape(len(rows), -1) @ self.projection.T)
+
+    def distance(self, out: FloatArray, first: int) -> float:
+        """Return ``‖(Y − T) Oᵀ‖² / ‖T Oᵀ‖²`` of outputs Y over the rows from `first` on."""
+        exact = self.projected(self.out, first)
+        return squared(self.projected(out, first) - exact) / squared(exact)
+
+
+def squared(x: FloatArray) -> float:
+    """Return ``‖x‖²``, summed in float64."""
+    return float(np.square(x).sum(dtype=np.float64))
+
 
 def block_importance(layer: LayerInputs) -> tuple[FloatArray, FloatArray]:
-    """Return importance and attention of every pair, summed over blocks of queries.
+    """Return importance and attention of every pair, each (H_kv, ⌈n/128⌉, n), in O(H n² d).
 
-    Parameters
-    ----------
-    layer : LayerInputs
-        One window of one layer.
+    They are sums over the queries of a block and the query heads of a group; zero for pairs after the block.
 
-    Returns
-    -------
-    importance, attention : ndarray, shape (H_kv, ⌈n/128⌉, n)
-        Sums over the queries of a block and the query heads of a group; zero for pairs after the block.
-
-    Notes
-    -----
-    Time O(H n² d), memory O(H_kv n²/128).
-
-    Examples
-    --------
     >>> rng = np.random.default_rng(0)
     >>> q, k, v = rng.standard_normal((3, 1, 200, 4))
     >>> layer = LayerInputs(v[0], q, k, v, v, np.eye(4))
@@ -104,30 +105,10 @@ def _attention(q: FloatArray, k: FloatArray) -> FloatArray:
 def importance_loss(
     scores: FloatArray, importance: FloatArray, *, n_select: int, window: int
 ) -> tuple[float, NDArray[np.float64]]:
-    """Return the share of the importance outside the window that is not selected, and its gradient.
+    """Return the share of the importance outside the window that is not selected, 0 … 1, and its gradient.
 
-    Parameters
-    ----------
-    scores : ndarray, shape (H_kv, n)
-        Scores z.
-    importance : ndarray, shape (H_kv, blocks, n)
-        From `block_importance`.
-    n_select, window : int
-        k and w.
+    `scores` and gradient are (H_kv, n), `importance` is that of `block_importance`. Time O(H_kv (n log n + n²/128)).
 
-    Returns
-    -------
-    loss : float
-        0 … 1; 0 if nothing is outside the window.
-    gradient : ndarray of float64, shape (H_kv, n)
-        With respect to the scores.
-
-    Notes
-    -----
-    Time O(H_kv (n log n + n²/128)).
-
-    Examples
-    --------
     >>> importance = np.zeros((1, 2, 200)); importance[0, 1, :2] = 3.0, 1.0
     >>> scores = -np.arange(200.0)[None]
     >>> importance_loss(scores, importance, n_select=1, window=4)[0]  # the first pair is kept, the second is not
@@ -153,32 +134,13 @@ def importance_loss(
 def ridge_scorer(
     inputs: Sequence[FloatArray], attention: Sequence[FloatArray] | FloatArray, *, window: int, penalty: float = 100.0
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return weight and slope fitted by ridge regression to the logarithm of a pair's mean future attention.
+    """Return weight (H_kv, width) and slope (H_kv,) fitted to the logarithm of a pair's mean future attention.
 
-    Parameters
-    ----------
-    inputs : sequence of ndarray, shape (n, width)
-        Normalised inputs of the windows.
-    attention : sequence of ndarray, shape (H_kv, blocks, n)
-        Of the same windows, from `block_importance`.
-    window : int
-        w: attention counts from the first block on whose queries all have the pair outside their window.
-    penalty : float, optional
-        On the weights in units of the inputs' deviation; position and constant are free.
+    Of every window, `inputs` has the normalised input (n, width) and `attention` that of `block_importance`. It counts
+    from the first block on whose queries all have the pair outside their window: the last pairs have none. The penalty
+    is on the weights in units of the inputs' deviation; position and constant are free, and the constant is left out of
+    what is returned: it selects nothing. Time O(N width²) for N tokens.
 
-    Returns
-    -------
-    weight : ndarray of float32, shape (H_kv, width)
-        Linear map.
-    slope : ndarray of float32, shape (H_kv,)
-        Score per position. The constant is left out: it selects nothing.
-
-    Notes
-    -----
-    Time O(N width²) for N tokens. A pair needs a block of queries after it; the last of a window have none.
-
-    Examples
-    --------
     >>> rng = np.random.default_rng(0)
     >>> x = rng.standard_normal((512, 3))
     >>> attention = np.ones((1, 4, 1)) * np.exp(x[:, 0])

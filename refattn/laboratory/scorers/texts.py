@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refattn.models import essays, smollm2_path, tokenizer_from_gguf
+from refattn.laboratory.smollm2 import essay
+from refattn.models import essays
 
 HELD_OUT = ("worked", "popular", "gap", "useful")
 JOINED = "every essay for fitting"
@@ -32,24 +33,11 @@ class Window(NamedTuple):
 @cache
 def tokens_of(text: str) -> NDArray[np.int64]:
     """Return the tokens of an essay, or of `JOINED`."""
-    if text == JOINED:
-        return np.concatenate([tokens_of(one) for one in fitting_texts()])
-    return np.array(_tokenizer().encode(essays()[text]).ids, dtype=np.int64)
-
-
-@cache
-def _tokenizer() -> Any:
-    return tokenizer_from_gguf(smollm2_path())
+    return np.concatenate([essay(one) for one in fitting_texts()]) if text == JOINED else essay(text)
 
 
 def window_tokens(window: Window) -> NDArray[np.int64]:
-    """Return the tokens of a window.
-
-    Raises
-    ------
-    ValueError
-        The essay is not so long.
-    """
+    """Return the tokens of a window; a ValueError says that the text is not so long."""
     found = tokens_of(window.text)[window.start : window.start + window.n]
     if len(found) < window.n:
         raise ValueError(f"window: the essay {window.text!r} ends before token {window.start + window.n}")

@@ -42,16 +42,9 @@ class Stage(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Where training stands.
+    """Where training stands: stages finished, passes of the present one, and the mean loss of every pass so far.
 
-    Attributes
-    ----------
-    adam : AdamState
-        Parameters and moments; parameters of shape (H_kv, width + 1), the slope last.
-    stage, passes : int
-        Stages finished, and passes of the present one.
-    losses : ndarray
-        Mean loss of every pass so far.
+    Adam's parameters are of shape (H_kv, width + 1), the slope last.
     """
 
     adam: AdamState
@@ -101,7 +94,7 @@ def train(
     checkpoint: str | os.PathLike[str] | None = None,
     on_pass: Callable[[TrainingState], None] | None = None,
 ) -> tuple[FloatArray, FloatArray, TrainingState]:
-    """Minimise the losses of the stages, one after the other.
+    """Minimise the losses of the stages, one after the other; return weight and slope in float32, and the last state.
 
     Parameters
     ----------
@@ -113,26 +106,13 @@ def train(
         Where to begin, if there is no checkpoint.
     seed : sequence of int
         Of the order of the windows.
-    normalise : bool, optional
-        Normalise the linear part of the scores over time.
-    fit_slope : bool, optional
-        Train the slope; else it stays as it is.
+    normalise, fit_slope : bool, optional
+        Normalise the linear part of the scores over time; train the slope, which else stays as it is.
     checkpoint : path, optional
-        Written after every pass, whole or not at all; if it exists, training goes on from it.
+        Written after every pass, whole or not at all; if it exists, training goes on from it. A ValueError says that
+        it is damaged, or of another training.
     on_pass : callable, optional
         ``on_pass(state)``, called after every pass.
-
-    Returns
-    -------
-    weight, slope : ndarray of float32
-        Of the last step.
-    state : TrainingState
-        With the mean loss of every pass.
-
-    Raises
-    ------
-    ValueError
-        The checkpoint is damaged, or of another training.
 
     Examples
     --------
@@ -203,15 +183,7 @@ def write_checkpoint(path: str | os.PathLike[str], state: TrainingState, key: st
 
 
 def read_checkpoint(path: str | os.PathLike[str], key: str) -> TrainingState:
-    """Read a state.
-
-    Raises
-    ------
-    OSError
-        The file cannot be read.
-    ValueError
-        It is damaged, or of a training that `key` does not describe.
-    """
+    """Read a state; a ValueError says that it is damaged, or of a training that `key` does not describe."""
     arrays = read_arrays(path, _NAMES)
     if arrays["key"].astype(np.uint8).tobytes() != key.encode("ascii"):
         raise ValueError(f"{path}: a checkpoint of another training; move it away, or choose another folder")

@@ -141,5 +141,4 @@ def test_the_shipped_records_are_those_of_the_experiment_and_small(experiment):
     ("name", "table"), [("sparsek-perplexity", perplexity_table), ("sparsek-passkey", passkey_table)]
 )
 def test_the_page_prints_the_records(name, table):
-    lines = list(table(shipped_rows(name)))
-    assert "\n".join(lines) in PAGE.read_text(encoding="utf-8")
+    assert table(shipped_rows(name)) in PAGE.read_text(encoding="utf-8")
