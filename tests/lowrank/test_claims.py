@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from refattn.experiments import full_attention
+from refattn.experiments.conv import full_attention
 from refattn.lowrank.masks import CausalStructure
 from refattn.report.claims import applications, lowrank
 from refattn.report.ledger import FAILS, HOLDS, HOLDS_IF, NOT_RUN, run_each

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import refattn.experiments.real_heads
+import refattn.laboratory.real_heads
 import refattn.models
 from refattn.convbasis import recovery
 from refattn.report import claims
@@ -211,7 +211,7 @@ def test_shipped_heads_that_the_model_does_not_compute_are_seen(steps, expected,
     monkeypatch.setattr(refattn.models, "Llama", Decoder(0.0, 0.0))
     monkeypatch.setattr(refattn.models, "smollm2_path", lambda: None)
     monkeypatch.setattr(
-        refattn.experiments.real_heads, "compute_heads", lambda *args: {"q": q, "k": shipped.k, "v": shipped.v}
+        refattn.laboratory.real_heads, "compute_heads", lambda *args: {"q": q, "k": shipped.k, "v": shipped.v}
     )
     assert BY_ID["model.shipped-heads"].measure(False).verdict == expected
 

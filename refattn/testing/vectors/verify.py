@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib.resources.abc import Traversable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,18 +22,10 @@ from refattn.testing.vectors.files import VectorCase, load_vectors
 Arrays = dict[str, NDArray[Any]]
 
 
-@dataclass(frozen=True)
-class VectorCheck:
-    """One case, verified.
+class VectorCheck(NamedTuple):
+    """One case, verified: the largest error of a result, relative to its largest entry, and what it may be.
 
-    Attributes
-    ----------
-    name : str
-        Operation and case.
-    error : float
-        Largest error of a result, relative to its largest entry; infinite where the two are infinite elsewhere.
-    bound : float
-        What it may be.
+    The error is infinite where the two are infinite elsewhere.
     """
 
     name: str
@@ -48,25 +39,8 @@ class VectorCheck:
 
 
 def verify_vectors(folder: Traversable | None = None) -> tuple[VectorCheck, ...]:
-    """Compare every stored result with what this package computes from the stored inputs.
+    """Compare every stored result, of what `load_vectors` reads, with what this package computes from the inputs.
 
-    Parameters
-    ----------
-    folder : Traversable, optional
-        By default that of the shipped vectors.
-
-    Returns
-    -------
-    tuple of VectorCheck
-        In the order of the files.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As `load_vectors`.
-
-    Examples
-    --------
     >>> all(check.passed for check in verify_vectors())
     True
     """
@@ -82,8 +56,6 @@ def verify_vectors(folder: Traversable | None = None) -> tuple[VectorCheck, ...]
 def difference(got: NDArray[Any], expected: NDArray[Any]) -> float:
     """Largest difference relative to the largest finite entry expected (absolute where that is zero).
 
-    Examples
-    --------
     >>> difference(np.array([1.0, -np.inf]), np.array([2.0, -np.inf]))
     0.5
     """

@@ -6,7 +6,7 @@ import pytest
 from refattn import conv_attention, conv_attention_forward
 from refattn.convbasis import ConvBasis, basis_from_starts
 from refattn.convbasis.fast.cost import Plan
-from refattn.experiments.numerical_domain import numerical_domain
+from refattn.experiments.conv.numerical_domain import numerical_domain
 from refattn.testing import rope_structured
 from refattn.testing.real_heads import load_real_heads
 
