@@ -4,6 +4,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from refattn._compiled_cache import CompiledCacheWarning
 from refattn._validation import PromotionWarning
 from refattn._version import __version__
 from refattn.convbasis import (
@@ -20,13 +21,12 @@ from refattn.convbasis import (
 )
 from refattn.dense import (
     AttentionGradients,
-    DenseCache,
+    DenseForwardCache,
     dense_attention,
     dense_attention_backward,
     dense_attention_forward,
 )
 from refattn.lowrank import (
-    CausalMask,
     ContinuousRowsMask,
     DistinctColumnsMask,
     DistinctRowsMask,
@@ -42,9 +42,9 @@ from refattn.lowrank import (
 )
 from refattn.masks import Causal, SlidingWindow
 from refattn.sparsek import (
-    SparseKAttentionCache,
     SparseKAttentionGradients,
-    SparseKCache,
+    SparseKDecodingCache,
+    SparseKForwardCache,
     prefix_thresholds,
     sparsek_attention,
     sparsek_attention_backward,
@@ -58,12 +58,12 @@ from refattn.versions import show_versions
 __all__ = [
     "AttentionGradients",
     "Causal",
-    "CausalMask",
+    "CompiledCacheWarning",
     "ContinuousRowsMask",
     "ConvBasis",
     "ConvCache",
     "ConvGradients",
-    "DenseCache",
+    "DenseForwardCache",
     "DistinctColumnsMask",
     "DistinctRowsMask",
     "PolynomialFeatures",
@@ -71,9 +71,9 @@ __all__ = [
     "RandomFeatures",
     "RowChangeMask",
     "SlidingWindow",
-    "SparseKAttentionCache",
     "SparseKAttentionGradients",
-    "SparseKCache",
+    "SparseKDecodingCache",
+    "SparseKForwardCache",
     "ToleranceRecovery",
     "__version__",
     "conv_attention",

@@ -34,14 +34,11 @@ _said = False
 
 
 class CompiledCacheWarning(UserWarning):
-    """Compiled loops cannot be kept on disk, so this process compiles what it needs; given once at most.
+    """Compiled loops cannot be kept on disk, so every process compiles its own; given once at most in each.
 
-    Examples
-    --------
-    >>> import warnings
-    >>> warnings.simplefilter("ignore", CompiledCacheWarning)
-
-    Setting ``REFATTN_CACHE_DIR=off`` keeps nothing and says nothing. Source: ours.
+    Notes
+    -----
+    With ``REFATTN_CACHE_DIR=off`` in the environment nothing is kept, and nothing is said. Source: ours.
     """
 
 

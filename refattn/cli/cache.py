@@ -110,25 +110,25 @@ def _sparsek(dtype: Any, gate: Any) -> None:
 
 
 def _generation(dtype: Any) -> None:
-    from refattn.sparsek import SparseKCache
+    from refattn.sparsek import SparseKDecodingCache
 
     rng = np.random.default_rng(0)
     q, k, v = rng.standard_normal((3, 2, 40, 8)).astype(dtype)
     scores = rng.standard_normal((2, 40)).astype(dtype)
-    held = SparseKCache(n_select=6, window=4)
+    held = SparseKDecodingCache(n_select=6, window=4)
     held.prefill(q[:, :30], k[:, :30], v[:, :30], scores[:, :30])
     for t in range(30, 40):
         held.step(q[:, t], k[:, t], v[:, t], scores[:, t])
 
 
 def _lowrank(dtype: Any) -> None:
-    from refattn import lowrank
+    from refattn import Causal, lowrank
 
     n, rng = 120, np.random.default_rng(0)
     patterns, of = rng.random((3, n)) < 0.6, rng.integers(3, size=n)
     patterns[:, 0] = True
     for mask in (
-        lowrank.CausalMask(n), lowrank.shifted_groups(n, 20), lowrank.sliding_window(n, 30),
+        Causal(), lowrank.shifted_groups(n, 20), lowrank.sliding_window(n, 30),
         lowrank.DistinctRowsMask(patterns, of), lowrank.DistinctColumnsMask(patterns, of),
     ):  # fmt: skip
         u1, u2 = rng.random((2, n, 10)).astype(dtype)
@@ -136,5 +136,5 @@ def _lowrank(dtype: Any) -> None:
         lowrank.masked_product_backward(out, held)
     q, k, v = (0.3 * rng.standard_normal((3, n, 6))).astype(dtype)
     features = lowrank.PolynomialFeatures(6, degree=4, bound=4.0)
-    out, held = lowrank.lowrank_attention_forward(q, k, v, features=features, mask=lowrank.CausalMask(n))
+    out, held = lowrank.lowrank_attention_forward(q, k, v, features=features, mask=Causal())
     lowrank.lowrank_attention_backward(out, held)
