@@ -22,6 +22,7 @@ import sys
 from collections.abc import Callable
 from functools import cache, wraps
 from hashlib import sha256
+from itertools import count
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, TypeVar, cast
 
@@ -41,14 +42,26 @@ from refattn._version import __version__
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+_copies = count(1)
+
 
 def compiled(function: Function) -> Function:
     """Compile at the first call, without the interpreter's lock; the type is kept."""
     if numba.config.DISABLE_JIT:
         return _silent(function)
+    if not _is_its_modules(
+        function
+    ):  # a changed copy: Numba's symbols, by name and number, may be those of a kept loop
+        function.__qualname__ += f"-{next(_copies)}"
     dispatcher = numba.njit(nogil=True)(function)
     dispatcher._cache = _OnDisk(dispatcher)
     return cast(Function, dispatcher)
+
+
+def _is_its_modules(function: Any) -> bool:
+    """Whether it belongs to the module that its name leads to, so that another process would find it."""
+    module = sys.modules.get(function.__module__)
+    return module is not None and module.__dict__ is function.__globals__
 
 
 def _silent(function: Function) -> Function:
@@ -101,9 +114,6 @@ class _OnDisk(NullCache):  # type: ignore[misc]
     def _name(self, signature: Any) -> str | None:
         """Name what is compiled for these types: the same name in any process, and for nothing else."""
         function = self._dispatcher.py_func
-        module = sys.modules.get(function.__module__)
-        if module is None or module.__dict__ is not function.__globals__:
-            return None  # another process would not find it by its module's name
         try:
             made_of = repr((normalize_signature(signature), _reached(self._dispatcher)))
         except _UnknownError:
@@ -137,17 +147,19 @@ def _made_of(function: Any) -> tuple[str, list[Any]]:
     """
     referred: list[Any] = []
     plain = getattr(function, "py_func", function)
+    if not _is_its_modules(plain):
+        raise _UnknownError(plain)
     names = sorted(_names(plain.__code__) & plain.__globals__.keys())
     inner = [cell.cell_contents for cell in plain.__closure__ or ()]
+    defaults = plain.__defaults__, tuple(sorted((plain.__kwdefaults__ or {}).items()))
     options = sorted(getattr(function, "targetoptions", {}).items())
     reads = [(name, _described(plain.__globals__[name], referred)) for name in names]
     parts = (plain.__module__, plain.__qualname__, options, reads)
-    own = repr((*parts, _described((plain.__code__, plain.__defaults__, *inner), referred)))
-    cache = getattr(function, "_cache", None)
-    if isinstance(cache, _OnDisk):
-        now = own, [id(other) for other in referred]
-        cache.first = cache.first or now
-        if cache.first != now:
+    own = repr((*parts, _described((plain.__code__, defaults, *inner), referred)))
+    kept = getattr(function, "_cache", None)
+    if isinstance(kept, _OnDisk):
+        kept.first = kept.first or (own, referred)
+        if kept.first != (own, referred):
             raise _UnknownError(plain)
     return own, referred
 

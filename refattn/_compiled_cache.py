@@ -39,6 +39,13 @@ class CompiledCacheWarning(UserWarning):
     Notes
     -----
     With ``REFATTN_CACHE_DIR=off`` in the environment nothing is kept, and nothing is said. Source: ours.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from refattn import CompiledCacheWarning
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore", CompiledCacheWarning)
     """
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -197,24 +198,24 @@ def test_a_process_killed_while_it_writes_leaves_what_works(folder, right, long)
 @pytest.mark.parametrize("damage", ["cut", "empty", "one bit", "pickle", "link", "writable"])
 def test_a_damaged_file_is_compiled_anew_in_silence_and_counted(damage, right, filled, tmp_path):
     kept = shutil.copytree(filled, tmp_path / "copy")
-    path = max(files(kept), key=lambda one: one.stat().st_size)
-    content = path.read_bytes()
-    path.unlink()
-    if damage == "link":
-        path.symlink_to(files(filled)[0])
-    else:
+    text = b"not what a pickle is"
+    for path in files(kept):
+        content = path.read_bytes()
         wrong = bytearray(content)
         wrong[len(wrong) // 2] ^= 1
-        whole = {"cut": content[:-1], "empty": b"", "one bit": bytes(wrong), "writable": content}
-        text = b"not what a pickle is"
-        whole["pickle"] = _compiled_cache.sha256(text).digest() + text
-        path.write_bytes(whole[damage])
-        path.chmod(0o622 if damage == "writable" else 0o600)
+        whole = {"cut": content[:-1], "empty": b"", "one bit": bytes(wrong), "pickle": sha256(text).digest() + text}
+        path.write_bytes(whole.get(damage, content))
+        if damage == "writable":
+            path.chmod(0o622)
+        elif damage == "link":
+            path.unlink()
+            path.symlink_to(filled / path.relative_to(kept))
     found = first(kept)
     assert (found["bits"], found["warned"]) == (right["bits"], [])
-    assert found["compiled"] > 0
+    assert found["compiled"] == right["compiled"]
     assert first(kept)["compiled"] == 0
-    assert (kept / "damaged").stat().st_size == 1
+    assert (kept / "damaged").stat().st_size == right["compiled"]
+    assert (filled / "damaged").exists() is False
 
 
 def unusable(kind, kept):
@@ -462,7 +463,13 @@ def test_a_global_that_changes_after_a_loop_was_compiled_is_kept_out(here):
 def test_a_function_that_another_process_could_not_find_is_not_kept(here):
     from refattn._compiled import compiled
 
-    namespace = {"__name__": "refattn.sparsek", "compiled": compiled}
-    exec("@compiled\ndef f(x):\n    return x + 1.0", namespace)
-    assert namespace["f"](1.0) == 2.0
+    symbols = set()
+    for number in (1.0, 2.0):
+        namespace = {"__name__": "refattn.sparsek", "compiled": compiled}
+        exec(f"@compiled\ndef f(x):\n    return x + {number}", namespace)
+        f = namespace["f"]
+        assert f(1.0) == 1.0 + number
+        symbols.add(f.overloads[f.signatures[0]].fndesc.qualname)
     assert files(here) == []
+    assert len(symbols) == 2, "Numba's symbols of a copy are like those of what it is a copy of"
+    assert not any(symbol.endswith("f") for symbol in symbols)
