@@ -19,6 +19,8 @@ from refattn.convbasis import ConvBasis, least_squares_basis, partition
 from refattn.convbasis.cost import Plan
 from refattn.convbasis.fast import FastSoftmax
 from refattn.convbasis.search import recover_heads
+from refattn.decomposition.measure import measure_head
+from refattn.decomposition.reading import read_heads
 from refattn.lowrank import (
     PolynomialFeatures,
     RandomFeatures,
@@ -28,8 +30,6 @@ from refattn.lowrank import (
     shifted_groups,
     sliding_window,
 )
-from refattn.report.decomposition.measure import measure_head
-from refattn.report.decomposition.reading import read_heads
 from refattn.testing import attention_inputs, rope_structured
 
 
@@ -168,8 +168,8 @@ ESTIMATES = {
         "one-hot, wide": ("arrays of", lambda: lambda: attention_inputs(10, 600, seed=0, kind="one-hot")),
         "rotary": ("arrays of", lambda: lambda: rope_structured(10_000, 16, starts=4, seed=0, lead=(2,))),
     },
-    "report.decomposition.reading": {"a head": ("logits", lambda: decomposition(500))},
-    "report.decomposition.arrays": {
+    "decomposition.reading": {"a head": ("logits", lambda: decomposition(500))},
+    "decomposition.arrays": {
         "npy": ("h", lambda: file_of(np.eye(600), archive=False)),
         "npz": ("h", lambda: file_of(np.eye(600), archive=True)),
     },

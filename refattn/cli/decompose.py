@@ -58,7 +58,7 @@ def decompose(
         place = "" if str(file) in told else f"{file}: "
         print(f"refattn: {place}{told}", file=sys.stderr)
         raise typer.Exit(2) from None
-    from refattn.report.decomposition import SCHEMA
+    from refattn.decomposition import SCHEMA
 
     result = {"schema": SCHEMA, "file": file.name, "matrix": matrix, "heads": documents}
     write_if_asked(json_file, lambda: json.dumps(result, indent=2, ensure_ascii=False) + "\n")
@@ -76,9 +76,9 @@ def _decompose(
     png: Path | None,
 ) -> list[dict[str, Any]]:
     """Read, measure, print and draw every head that is asked for."""
-    from refattn.report.decomposition import measure_head, read_heads
-    from refattn.report.decomposition.picture import picture
-    from refattn.report.decomposition.terminal import print_head
+    from refattn.decomposition import measure_head, read_heads
+    from refattn.decomposition.picture import picture
+    from refattn.decomposition.terminal import print_head
 
     count, heads = read_heads(file, matrix=matrix, length=length, scale=scale)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
