@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from refattn import conv_attention
 from refattn.convbasis import basis_from_starts, conv_product, logit_residual
-from refattn.report.claims.recover import Noisy, noisy
-from refattn.report.ledger import Claim, Measurement, fingerprint
+from refattn.report.claims.recover import Noisy, problems
+from refattn.report.ledger import Measurement, claim, fingerprint
+from refattn.report.measuring import exponent, times
 from refattn.testing import rope_structured
 
 PAPER = "arXiv 2405.05219"
@@ -31,12 +30,15 @@ def _wrong_answers(problem: Noisy) -> int:
     return wrong
 
 
+@claim("recover.monotone", f"{PAPER}, the lemma behind Algorithm 3 (Search)",
+       "Search's predicate is false up to the next start and true from it on.",
+       check="columns at which it is not, every column tried for every segment, from dense logits",
+       planted="a δ three times too large",
+       covers=("(T, δ)-non-degenerate k-conv basis", "the predicate of Search is monotone"))  # fmt: skip
 def _monotone(quick: bool) -> Measurement:
-    seeds = range(5 if quick else 40)
-    inside = [noisy(fraction, seed) for seed in seeds for fraction in (0.1, 0.5, 0.99)]
-    beyond = [noisy(8.0, seed) for seed in seeds]
+    inside, beyond = [*problems(quick)], [*problems(quick, 8.0)]
     return Measurement(
-        f"rotary inputs plus noise of ±ε, n = 160, k = 4, T = 6, {len(seeds)} seeds; {fingerprint(inside[0].q)}",
+        f"rotary inputs plus noise of ±ε, n = 160, k = 4, T = 6, {len(beyond)} seeds; {fingerprint(inside[0].q)}",
         float(sum(map(_wrong_answers, inside))),
         at_most=0.0,
         condition="ε ≤ δ/(5T)",
@@ -44,80 +46,60 @@ def _monotone(quick: bool) -> Measurement:
     )
 
 
+@claim("recover.logits", f"{PAPER}, the lemma behind the theorem on inference (4.4)",
+       "With the true starts and ε-close logits, the basis represents the logits to within 2ε.",
+       check="largest |H − H'| over 2ε",
+       planted="the last true start moved by a column",
+       covers=("the recovered logits are within 2ε",))  # fmt: skip
 def _logits(quick: bool) -> Measurement:
-    worst, seeds = 0.0, range(5 if quick else 40)
-    for seed in seeds:
-        for fraction in (0.1, 0.5, 0.99):
-            problem = noisy(fraction, seed)
-            basis = basis_from_starts(problem.q, problem.k, problem.starts, scale=problem.scale)
-            residual = logit_residual(problem.q, problem.k, basis, scale=problem.scale)
-            worst = max(worst, float(residual.max()) / (2 * problem.eps))
+    shares = []
+    for problem in problems(quick):
+        basis = basis_from_starts(problem.q, problem.k, problem.starts, scale=problem.scale)
+        residual = logit_residual(problem.q, problem.k, basis, scale=problem.scale)
+        shares.append(float(residual.max()) / (2 * problem.eps))
     return Measurement(
-        f"rotary inputs plus noise of ±ε, ε to 0.99 δ/(5T), n = 160, k = 4, T = 6, {len(seeds)} seeds",
-        worst,
+        f"rotary inputs plus noise of ±ε, ε to 0.99 δ/(5T), n = 160, k = 4, T = 6, {len(shares) // 3} seeds",
+        max(shares),
         at_most=1 + 1e-9,
     )
 
 
-def _seconds(function: Callable[[], Any], repeat: int = 4) -> float:
-    """Least processor time of several runs, in which other programs do not count; the first only plans and compiles."""
-    function()
-    least = np.inf
-    for _ in range(repeat):
-        begun = time.process_time()
-        function()
-        least = min(least, time.process_time() - begun)
-    return float(least)
-
-
-def _exponent(sizes: Sequence[int], seconds: Sequence[float]) -> float:
-    return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
-
-
+@claim("conv.product-time", f"{PAPER}, conv(a) x by FFT, and its figure", "conv(a) x by FFT takes near-linear time.",
+       check="exponent of the processor time in n; beside it the times of the direct product",
+       planted="times that grow like n^1.5",
+       covers=("conv(a) x by FFT in O(n log n)", "conv(a) x by FFT against the naive product: time and FLOPs"),
+       must_hold=False, timed=True)  # fmt: skip
 def _product_time(quick: bool) -> Measurement:
     sizes = [4096 << step for step in range(6 if quick else 9)]
-    rng, fft, direct = np.random.default_rng(0), {}, {}
-    for n in sizes:
-        a, x = rng.standard_normal(n), rng.standard_normal((n, 1))
-        fft[n] = _seconds(partial(conv_product, a, x, method="fft"))
-        if n <= (16_384 if quick else 32_768):
-            direct[n] = _seconds(partial(conv_product, a, x, method="direct"), 2)
+    a, x = np.random.default_rng(0).standard_normal((2, sizes[-1], 1))
+    fft = times(lambda n: partial(conv_product, a[:n, 0], x[:n], method="fft"), sizes)
+    few = [n for n in sizes if n <= (16_384 if quick else 32_768)]
+    direct = times(lambda n: partial(conv_product, a[:n, 0], x[:n], method="direct"), few, runs=2)
     detail = {f"seconds by FFT at n = {n}": t for n, t in fft.items()}
     detail |= {f"seconds directly at n = {n}": t for n, t in direct.items()}
     return Measurement(
         f"normal, n = {sizes[0]} … {sizes[-1]}, one column, float64, seed 0",
-        _exponent(sizes, list(fft.values())),
+        exponent(fft),
         at_most=1.3,
-        detail=detail | {"exponent of the direct product": _exponent(list(direct), list(direct.values()))},
+        detail=detail | {"exponent of the direct product": exponent(direct)},
     )
 
 
+@claim("inference.time", f"{PAPER}, theorem on inference (4.4)", "Conv attention takes near-linear time in n.",
+       check="exponent of the forward's processor time in n, all threads together",
+       planted="times that grow like n^1.5",
+       covers=("theorem 4.4",), must_hold=False, timed=True)  # fmt: skip
 def _time(quick: bool) -> Measurement:
     sizes = [4096 << step for step in range(4 if quick else 6)]
-    seconds = []
-    for n in sizes:
+
+    def forward(n: int) -> Callable[[], object]:
         q, k, v, _ = rope_structured(n, 16, starts=4, seed=0, dtype=np.float32)
-        seconds.append(_seconds(partial(conv_attention, q, k, v, n_basis=4, probe=1, delta=1e-3)))
+        return partial(conv_attention, q, k, v, n_basis=4, probe=1, delta=1e-3)
+
+    found = times(forward, sizes)
     return Measurement(
         f"rotary inputs, n = {sizes[0]} … {sizes[-1]}, d = 16, k = 4, float32, fast path",
-        _exponent(sizes, seconds),
+        exponent(found),
         at_most=1.15,
-        detail={f"seconds at n = {n}": t for n, t in zip(sizes, seconds, strict=True)},
+        detail={f"seconds at n = {n}": t for n, t in found.items()},
     )
-
-
-CLAIMS = (
-    Claim("recover.monotone", f"{PAPER}, the lemma behind Algorithm 3 (Search)",
-          "Search's predicate is false up to the next start and true from it on.",
-          "columns at which it is not, every column tried for every segment, from dense logits", _monotone),
-    Claim("recover.logits", f"{PAPER}, the lemma behind the theorem on inference (4.4)",
-          "With the true starts and ε-close logits, the basis represents the logits to within 2ε.",
-          "largest |H − H'| over 2ε", _logits),
-    Claim("conv.product-time", f"{PAPER}, conv(a) x by FFT, and its figure",
-          "conv(a) x by FFT takes near-linear time.",
-          "exponent of the processor time in n; beside it the times of the direct product", _product_time,
-          must_hold=False, timed=True),
-    Claim("inference.time", f"{PAPER}, theorem on inference (4.4)", "Conv attention takes near-linear time in n.",
-          "exponent of the forward's processor time in n, all threads together", _time,
-          must_hold=False, timed=True),
-)  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -13,13 +14,18 @@ from refattn import ConvBasis, conv_attention, dense_attention, recover
 from refattn._validation import FloatArray
 from refattn.convbasis import basis_from_starts, inference_bound, logit_residual, posterior_bound, sharp_bound
 from refattn.convbasis.recover import search
-from refattn.report.ledger import Claim, Measurement, fingerprint
-from refattn.report.peak import peak_memory
+from refattn.report.ledger import Measurement, claim, fingerprint
+from refattn.report.measuring import exponent, peak_memory
 from refattn.testing import attention_inputs, rope_structured, row_errors
 
 PAPER = "arXiv 2405.05219"
 
 
+@claim("recover.known-starts", f"{PAPER}, Algorithms 2 and 3 (Recover, Search)",
+       "Recover finds the starts of a (T, δ)-non-degenerate k-conv matrix exactly.",
+       check="inputs whose starts come back wrong",
+       planted="every start found one column late",
+       covers=("(T, δ)-non-degenerate k-conv basis", "algorithm 2", "algorithm 3"))  # fmt: skip
 def _known_starts(quick: bool) -> Measurement:
     wrong, cases, prints = 0, 0, []
     for seed in range(4 if quick else 20):
@@ -64,6 +70,12 @@ def noisy(fraction: float, seed: int) -> Noisy:
     return Noisy(q, k, v, starts, delta, eps, probe, 1 / math.sqrt(width))
 
 
+def problems(quick: bool, *fractions: float) -> Iterator[Noisy]:
+    """Yield logits with noise of these fractions of the theorem's limit, by default inside it, for every seed."""
+    for seed in range(5 if quick else 40):
+        yield from (noisy(fraction, seed) for fraction in fractions or (0.1, 0.5, 0.99))
+
+
 def _recovered(given: Noisy) -> ConvBasis:
     q, k, _, _, delta, eps, probe, scale = given
     return recover(q, k, n_basis=4, probe=probe, delta=delta, eps=eps, scale=scale)
@@ -73,12 +85,15 @@ def _starts_found(given: Noisy) -> bool:
     return np.array_equal(_recovered(given).starts, given.starts)
 
 
+@claim("recover.noise", f"{PAPER}, Algorithm 2 with ε-close logits",
+       "Recover finds the starts exactly in the presence of noise ε.",
+       check="inputs whose starts come back wrong",
+       planted="every start found one column late",
+       covers=("ε-close (T, δ)-non-degenerate k-conv basis", "algorithm 2"))  # fmt: skip
 def _noisy_starts(quick: bool) -> Measurement:
-    seeds = range(5 if quick else 40)
-    inside = [noisy(fraction, seed) for seed in seeds for fraction in (0.1, 0.5, 0.99)]
-    beyond = [_starts_found(noisy(8.0, seed)) for seed in seeds]
+    inside, beyond = [*problems(quick)], [_starts_found(given) for given in problems(quick, 8.0)]
     return Measurement(
-        f"rotary inputs plus noise of ±ε, n = 160, k = 4, T = 6, {len(seeds)} seeds; {fingerprint(inside[0].q)}",
+        f"rotary inputs plus noise of ±ε, n = 160, k = 4, T = 6, {len(beyond)} seeds; {fingerprint(inside[0].q)}",
         float(sum(not _starts_found(given) for given in inside)),
         at_most=0.0,
         condition="ε ≤ δ/(5T)",
@@ -87,22 +102,11 @@ def _noisy_starts(quick: bool) -> Measurement:
     )
 
 
-def _theorem(quick: bool) -> Measurement:
-    seeds, ratios = range(5 if quick else 40), []
-    for seed in seeds:
-        for fraction in (0.1, 0.5, 0.99):
-            given = noisy(fraction, seed)
-            out = conv_attention(given.q, given.k, given.v, basis=_recovered(given))
-            error = np.abs(out - dense_attention(given.q, given.k, given.v, scale=given.scale)).max()
-            ratios.append(float(error) / inference_bound(given.eps, float(np.abs(given.v).max())))
-    return Measurement(
-        f"rotary inputs plus noise of ±ε, ε to 0.99 δ/(5T), n = 160, k = 4, {len(seeds)} seeds",
-        max(ratios),
-        at_most=1.0,
-        detail={"smallest error over bound": min(ratios), "largest error over bound": max(ratios)},
-    )
-
-
+@claim("recover.probes", f"{PAPER}, Algorithm 3 (Search)",
+       "A search among n columns probes at most ⌈log₂ n⌉ + 1 of them (the last probe is ours).",
+       check="most probes of a search, less ⌈log₂ n⌉",
+       planted="every start found one column late",
+       covers=("algorithm 3",))  # fmt: skip
 def _search_probes(quick: bool) -> Measurement:
     worst = -math.inf
     for length in (1, 2, 3, 64, 1000, 1 << 20):
@@ -119,6 +123,11 @@ def _search_probes(quick: bool) -> Measurement:
     return Measurement("every length 1 … 2²⁰ tried, random starts, seeds by length", worst, at_most=1.0)
 
 
+@claim("recover.first-columns", "ours",
+       "With T = 1 and a tiny δ, Recover returns the first k columns of any generic input.",
+       check="inputs for which it returns others",
+       planted="every start found one column late",
+       covers=("(T, δ)-non-degenerate k-conv basis", "algorithm 2"))  # fmt: skip
 def _first_columns(quick: bool) -> Measurement:
     wrong = 0
     seeds = range(5 if quick else 50)
@@ -129,6 +138,33 @@ def _first_columns(quick: bool) -> Measurement:
     return Measurement(f"normal, n = 200, d = 16, k = 30, {len(seeds)} seeds", float(wrong), at_most=0.0)
 
 
+@claim("recover.memory", f"{PAPER}, theorem on inference (4.4)",
+       "Conv attention takes O(kn + nd) memory: n × n is never formed.",
+       check="fitted exponent in n of the peak memory of method='paper', row guard off",
+       planted="an n × n array held for a moment",
+       covers=("theorem 4.4",))  # fmt: skip
+def _memory(quick: bool) -> Measurement:
+    """Exponent in n of the peak memory of recover and attention."""
+    sizes = (1024, 2048, 4096) if quick else (1024, 2048, 4096, 8192, 16384)
+    peaks = {}
+    for n in sizes:
+        q, k, v, _ = rope_structured(n, 16, starts=4, seed=0, deviation=0.5)
+        run = functools.partial(conv_attention, q, k, v, n_basis=4, probe=1, delta=1e-6, method="paper", tol=1e300)
+        run()  # plans are not counted
+        peaks[n] = peak_memory(run)
+    return Measurement(
+        f"rotary inputs, n = {sizes[0]} … {sizes[-1]}, d = 16, k = 4",
+        exponent(peaks),
+        at_most=1.1,
+        detail={f"peak MB at n = {n}": peak / 1e6 for n, peak in peaks.items()},
+    )
+
+
+@claim("inference.exact-basis", f"{PAPER}, theorem on inference (4.4) at ε = 0",
+       "With an exact basis conv attention equals exact attention.",
+       check="worst relative row error of method='paper' against exact attention, float64",
+       planted="the last segment's columns dropped; logits without their 1/√d",
+       covers=("algorithm 1", "theorem 4.4"))  # fmt: skip
 def _exact_basis(quick: bool) -> Measurement:
     worst, prints = 0.0, []
     n = 500 if quick else 2000
@@ -146,6 +182,11 @@ def _exact_basis(quick: bool) -> Measurement:
     )
 
 
+@claim("inference.k-equals-n", f"{PAPER}, corollary for any input",
+       "With k = n, T = 1 and δ = 0 conv attention is exact for any input, causal and full.",
+       check="worst relative row error of method='paper' against exact attention, float64",
+       planted="the last segment's columns dropped",
+       covers=("k = n is exact for any input", "full (non-causal) attention by two bases"))  # fmt: skip
 def _all_columns(quick: bool) -> Measurement:
     worst = 0.0
     sizes = (1, 2, 65, 200) if quick else (1, 2, 3, 65, 200, 501)
@@ -160,24 +201,30 @@ def _all_columns(quick: bool) -> Measurement:
     )
 
 
-def _memory(quick: bool) -> Measurement:
-    """Exponent in n of the peak memory of recover and attention."""
-    sizes = (1024, 2048, 4096) if quick else (1024, 2048, 4096, 8192, 16384)
-    peaks = []
-    for n in sizes:
-        q, k, v, _ = rope_structured(n, 16, starts=4, seed=0, deviation=0.5)
-        run = functools.partial(conv_attention, q, k, v, n_basis=4, probe=1, delta=1e-6, method="paper", tol=1e300)
-        run()  # plans are not counted
-        peaks.append(peak_memory(run))
-    slope = float(np.polyfit(np.log(sizes), np.log(peaks), 1)[0])
+@claim("inference.theorem", f"{PAPER}, theorem on inference (4.4)",
+       "For ε-close logits the output is within 2 (e^{2ε} − 1) ‖V‖_∞ of exact attention.",
+       check="largest error over the bound",
+       planted="a bound 20 times too small",
+       covers=("an error of the logits carried to the output", "theorem 4.4"))  # fmt: skip
+def _theorem(quick: bool) -> Measurement:
+    ratios = []
+    for given in problems(quick):
+        out = conv_attention(given.q, given.k, given.v, basis=_recovered(given))
+        error = np.abs(out - dense_attention(given.q, given.k, given.v, scale=given.scale)).max()
+        ratios.append(float(error) / inference_bound(given.eps, float(np.abs(given.v).max())))
     return Measurement(
-        f"rotary inputs, n = {sizes[0]} … {sizes[-1]}, d = 16, k = 4",
-        slope,
-        at_most=1.1,
-        detail={f"peak MB at n = {n}": peak / 1e6 for n, peak in zip(sizes, peaks, strict=True)},
+        f"rotary inputs plus noise of ±ε, ε to 0.99 δ/(5T), n = 160, k = 4, {len(ratios) // 3} seeds",
+        max(ratios),
+        at_most=1.0,
+        detail={"smallest error over bound": min(ratios), "largest error over bound": max(ratios)},
     )
 
 
+@claim("inference.a-posteriori", f"{PAPER}, the argument of theorem 4.4; the sharp form is ours",
+       "For any input and starts, with r = ‖H − H'‖_∞, the error is at most 2 (eʳ − 1) ‖V‖_∞, and 2 tanh(r/2) ‖V‖_∞.",
+       check="largest error over either bound, row by row",
+       planted="a bound 20 times too small",
+       covers=("an error of the logits carried to the output",))  # fmt: skip
 def _posterior(quick: bool) -> Measurement:
     ratios, sharp = [], []
     for seed in range(4 if quick else 30):
@@ -199,70 +246,3 @@ def _posterior(quick: bool) -> Measurement:
             "largest error over 2 tanh(r/2) ‖V‖": float(max(sharp)),
         },
     )
-
-
-CLAIMS = (
-    Claim(
-        "recover.known-starts",
-        f"{PAPER}, Algorithms 2 and 3 (Recover, Search)",
-        "Recover finds the starts of a (T, δ)-non-degenerate k-conv matrix exactly.",
-        "inputs whose starts come back wrong",
-        _known_starts,
-    ),
-    Claim(
-        "recover.noise",
-        f"{PAPER}, Algorithm 2 with ε-close logits",
-        "Recover finds the starts exactly in the presence of noise ε.",
-        "inputs whose starts come back wrong",
-        _noisy_starts,
-    ),
-    Claim(
-        "recover.probes",
-        f"{PAPER}, Algorithm 3 (Search)",
-        "A search among n columns probes at most ⌈log₂ n⌉ + 1 of them (the last probe is ours).",
-        "most probes of a search, less ⌈log₂ n⌉",
-        _search_probes,
-    ),
-    Claim(
-        "recover.first-columns",
-        "ours",
-        "With T = 1 and a tiny δ, Recover returns the first k columns of any generic input.",
-        "inputs for which it returns others",
-        _first_columns,
-    ),
-    Claim(
-        "recover.memory",
-        f"{PAPER}, theorem on inference (4.4)",
-        "Conv attention takes O(kn + nd) memory: n × n is never formed.",
-        "fitted exponent in n of the peak memory of method='paper', row guard off",
-        _memory,
-    ),
-    Claim(
-        "inference.exact-basis",
-        f"{PAPER}, theorem on inference (4.4) at ε = 0",
-        "With an exact basis conv attention equals exact attention.",
-        "worst relative row error of method='paper' against exact attention, float64",
-        _exact_basis,
-    ),
-    Claim(
-        "inference.k-equals-n",
-        f"{PAPER}, corollary for any input",
-        "With k = n, T = 1 and δ = 0 conv attention is exact for any input, causal and full.",
-        "worst relative row error of method='paper' against exact attention, float64",
-        _all_columns,
-    ),
-    Claim(
-        "inference.theorem",
-        f"{PAPER}, theorem on inference (4.4)",
-        "For ε-close logits the output is within 2 (e^{2ε} − 1) ‖V‖_∞ of exact attention.",
-        "largest error over the bound",
-        _theorem,
-    ),
-    Claim(
-        "inference.a-posteriori",
-        f"{PAPER}, the argument of theorem 4.4; the sharp form is ours",
-        "For any input and starts, with r = ‖H − H'‖_∞, the error is at most 2 (eʳ − 1) ‖V‖_∞, and 2 tanh(r/2) ‖V‖_∞.",
-        "largest error over either bound, row by row",
-        _posterior,
-    ),
-)
