@@ -35,23 +35,10 @@ def paper_of(source: str) -> str:
 
 @dataclass(frozen=True)
 class Item:
-    """An item of a paper, and the rows that cover it.
+    """An item of a paper: its kind, ``"property"`` where it has no heading of its own, and what it is about.
 
-    Parameters
-    ----------
-    paper : str
-        arXiv number.
-    kind : str
-        ``"definition"``, ``"lemma"``, ``"theorem"``, ``"corollary"``, ``"algorithm"``, ``"figure"``, ``"table"``, or
-        ``"property"`` for a statement without a heading of its own.
-    name : str
-        What it is about.
-    number : str
-        As this package's sources cite it; empty where they cite none.
-    rows : tuple of str
-        Ids of the ledger.
-    remark : str
-        Why no row covers it, or what the rows leave out.
+    The number is as this package's sources cite it, if they do; the remark says why no row covers it, or what they
+    leave out.
     """
 
     paper: str

@@ -95,6 +95,10 @@ class Measurement:
         return HOLDS_IF
 
 
+Check = Callable[[bool], Measurement]
+"""What a claim's function is: of whether to be quick."""
+
+
 @dataclass(frozen=True)
 class Claim:
     """A statement and its check.
@@ -140,7 +144,7 @@ class Claim:
     source: str
     claim: str
     check: str
-    measure: Callable[[bool], Measurement] | None
+    measure: Check | None
     must_hold: bool = True
     needs: tuple[str, ...] = ()
     why_not: str = ""
@@ -160,7 +164,7 @@ def claim(
     must_hold: bool = True,
     needs: tuple[str, ...] = (),
     timed: bool = False,
-) -> Callable[[Callable[[bool], Measurement]], Claim]:
+) -> Callable[[Check], Claim]:
     """Make the function under this decorator a claim: everything about a row of the ledger stands in one place."""
     return lambda measure: Claim(
         id, source, sentence, check, measure, must_hold, needs, timed=timed, planted=planted, covers=covers
@@ -333,7 +337,7 @@ def run_each(claims: Iterable[Claim], *, quick: bool) -> Iterator[Row]:
             yield _measure(claim, claim.measure, quick)
 
 
-def _measure(claim: Claim, measure: Callable[[bool], Measurement], quick: bool) -> Row:
+def _measure(claim: Claim, measure: Check, quick: bool) -> Row:
     begun = time.perf_counter()
     try:
         found = measure(quick)

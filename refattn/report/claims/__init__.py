@@ -9,7 +9,6 @@ from refattn.report.claims import (
     lowrank,
     model,
     real_heads,
-    recover,
     sparsek,
     sparsek_fast,
     sparsek_model,
@@ -19,7 +18,7 @@ from refattn.report.claims import (
 from refattn.report.ledger import Claim
 
 _SUBJECTS = (
-    dense, convbasis, recover, inference, tolerance, fast, real_heads, model, training, lowrank, applications,
+    dense, convbasis, inference, tolerance, fast, real_heads, model, training, lowrank, applications,
     sparsek, sparsek_fast, sparsek_model,
 )  # fmt: skip
 

@@ -54,7 +54,7 @@ def _first_heads(quick: bool) -> tuple[str, int, Iterator[tuple[FloatArray, Floa
     """What they are, their length, and queries, keys and values of the first head of every layer."""
     real = load_real_heads(dtype=np.float64)
     n = 512 if quick else real.q.shape[-2]
-    heads = zip(*(array[:, 0, :n] for array in (real.q, real.k, real.v)), strict=True)
+    heads = zip(real.q[:, 0, :n], real.k[:, 0, :n], real.v[:, 0, :n], strict=True)
     return _describe(len(real.layers), n, real.sha256), n, heads
 
 

@@ -83,8 +83,6 @@ def _fast_equals_paper(quick: bool) -> Measurement:
 
 
 _ORDERS = 8
-
-
 """Orders of summation in which plain dense computation is run for its error."""
 
 

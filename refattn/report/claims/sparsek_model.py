@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 from refattn.experiments import sparsek_passkey, sparsek_perplexity
 from refattn.experiments.experiment import Item, Record
@@ -16,7 +15,7 @@ from refattn.experiments.sparsek_passkey import successes
 from refattn.experiments.sparsek_perplexity import gap_ratio, perplexities, scorer_digest
 from refattn.experiments.sparsek_records import shipped_rows
 from refattn.models.scorer import BUDGETS, KINDS, SHIPPED, load_scorer
-from refattn.report.ledger import Measurement, claim, fingerprint
+from refattn.report.ledger import Check, Claim, Measurement, claim, fingerprint
 
 PAPER = "arXiv 2406.16747"
 CLOSE = 2e-3
@@ -80,7 +79,9 @@ def _gap(attention: str, budget: int, n: int, quick: bool) -> Measurement:
     return Measurement(_inputs(rows, quick), ratio.value, at_most=0.5, detail=detail)
 
 
-def _about_gap(budget: int, ending: str = "", how: str = "in every layer", texts: str = _SHORT_TEXTS) -> Any:
+def _about_gap(
+    budget: int, ending: str = "", how: str = "in every layer", texts: str = _SHORT_TEXTS
+) -> Callable[[Check], Claim]:
     """What every row about the gap at a budget claims."""
     return claim(f"sparsek.model-gap-{budget}{ending}", f"{PAPER}, SparseK in a pretrained model; the bound is ours",
                  f"With {budget} pairs a query {how}, learned scores leave at most half of the gap to exact attention"

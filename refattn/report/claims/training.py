@@ -171,8 +171,6 @@ def _fast_equals_paper(quick: bool) -> Measurement:
 
 
 NO_GUARD = 1e300
-
-
 """A tolerance that keeps every row."""
 
 
