@@ -8,11 +8,11 @@ import dataclasses
 
 import numpy as np
 
-import refattn.experiments.real_heads
+import refattn.laboratory.real_heads
 import refattn.models
 from refattn._threads import thread_count
 from refattn.convbasis import ConvBasis, attention
-from refattn.lowrank import CausalMask
+from refattn.lowrank.masks import CausalStructure
 from refattn.testing import rope_structured
 from refattn.testing.real_heads import load_real_heads
 
@@ -239,7 +239,7 @@ def features_weighted(weights):
     return change
 
 
-class LaxCausal(CausalMask):
+class LaxCausal(CausalStructure):
     """Takes a mask whose rows are not causal."""
 
     @classmethod
@@ -350,6 +350,6 @@ def heads_of_the_model(steps):
         for _ in range(steps):
             q[place] = np.nextafter(q[place], np.float16(np.inf))
         computed = {"q": q, "k": shipped.k, "v": shipped.v}
-        monkeypatch.setattr(refattn.experiments.real_heads, "compute_heads", lambda *args: computed)
+        monkeypatch.setattr(refattn.laboratory.real_heads, "compute_heads", lambda *args: computed)
 
     return plant

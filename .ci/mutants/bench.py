@@ -21,14 +21,15 @@ PARTS = {
     "_kept.py": ["tests/test_callers_arrays.py"],
     "dense.py": ["tests/test_dense*.py", "tests/test_edge_numerics.py"],
     "masks.py": ["tests/test_masks.py", "tests/test_dense.py"],
-    "convbasis": ["tests/convbasis/test_*.py", MEMORY],
+    "convbasis": ["tests/convbasis/**/test_*.py", MEMORY],
     "sparsek": ["tests/sparsek/test_*.py", MEMORY],
     "lowrank": ["tests/lowrank/test_*.py", MEMORY],
-    "testing/conformance": ["tests/testing/test_conform*.py"],
-    "testing": ["tests/testing/test_[!ct]*.py", "tests/testing/test_tolerances.py", MEMORY],
+    "testing/conformance": ["tests/testing/conformance/test_*.py", "tests/cli/test_conform.py"],
+    "testing/vectors": ["tests/testing/vectors/test_*.py"],
+    "testing": ["tests/testing/test_[!t]*.py", "tests/testing/test_tolerances.py", MEMORY],
+    "decomposition": ["tests/decomposition/test_*.py", MEMORY],
     "report/claims": ["tests/report/claims/test_*.py"],
-    "decomposition": ["tests/decomposition/test_*.py", "tests/report/test_cli.py", MEMORY],
-    "report": ["tests/report/test_*.py"],
+    "report": ["tests/report/test_*.py", "tests/cli/test_report.py"],
 }
 """What is mutated, by the longest of these that its path below ``refattn`` begins with, and the tests that judge it."""
 EVERYWHERE = ["tests/test_validation.py", "tests/test_hostile_arguments.py"]
@@ -96,7 +97,7 @@ class Bench:
         try:
             tests = [f"refattn/{mutant.file}", *sorted(seconds, key=rank)]
             limit = 120 + 4 * sum(seconds.values())
-            status, printed = self.test(tests, limit, loops="_kernels" in mutant.file)
+            status, printed = self.test(tests, limit, loops="_loops" in mutant.file)
         finally:
             self.write(path, right)
         if status == 0:

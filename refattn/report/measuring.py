@@ -11,16 +11,10 @@ from typing import Any
 import numpy as np
 
 from refattn._threads import set_thread_count, thread_count
+from refattn._timing import shortest_seconds
 from refattn.testing import check_gradients
 
 _PAGE = 1 << 14
-
-
-def seconds(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Return how long one run takes; by `time.process_time`, other programs do not count."""
-    begun = clock()
-    run()
-    return clock() - begun
 
 
 def times(
@@ -30,13 +24,8 @@ def times(
     runs: int = 4,
     clock: Callable[[], float] = time.process_time,
 ) -> dict[int, float]:
-    """Return the least time of several runs by the size that was made, after one that only plans and compiles."""
-    found = {}
-    for n in sizes:
-        run = make(n)
-        run()
-        found[n] = min(seconds(run, clock) for _ in range(runs))
-    return found
+    """Return the shortest time of several runs by the size that was made, after one that only plans and compiles."""
+    return {n: shortest_seconds(make(n), rounds=runs, clock=clock) for n in sizes}
 
 
 def exponent(values: Mapping[int, float]) -> float:

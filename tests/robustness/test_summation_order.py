@@ -13,14 +13,14 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
 JUDGED_BY_LAST_BITS = (
-    "tests/testing/test_gradients.py", "tests/convbasis/test_gradients.py", "tests/convbasis/test_training.py",
-    "tests/convbasis/test_least_squares.py", "tests/lowrank/test_attention.py", "tests/sparsek/test_scoring.py",
+    "tests/testing/test_gradients.py", "tests/convbasis/guarded/test_gradients.py", "tests/convbasis/test_training.py",
+    "tests/convbasis/starts/test_least_squares.py", "tests/lowrank/test_attention.py", "tests/sparsek/test_scoring.py",
 )  # fmt: skip
 EVERYTHING = (
     *JUDGED_BY_LAST_BITS,
     "tests/convbasis", "tests/lowrank", "tests/sparsek", "tests/decomposition", "tests/test_dense.py",
     "tests/test_dense_onnx.py", "tests/test_edge_numerics.py", "tests/test_heads.py", "tests/test_masks.py",
-    "tests/testing/test_conformance.py", "tests/testing/test_errors.py", "tests/testing/test_vectors.py",
+    "tests/testing/conformance/test_check.py", "tests/testing/test_errors.py", "tests/testing/vectors",
 )  # fmt: skip
 
 DIGESTS = """

@@ -34,8 +34,8 @@ def _near_rope(quick: bool) -> Measurement:
 
 def _encoder(quick: bool, *shares: float) -> tuple[dict[float, float], int]:
     """Relative error of a real encoder's heads, mean over all, by k/n; and n."""
-    from refattn.experiments.error_against_k import STARTS
-    from refattn.experiments.full_attention import error_by_layer
+    from refattn.experiments.conv.error_against_k import STARTS
+    from refattn.experiments.conv.full_attention import error_by_layer
     from refattn.models.encoder import Encoder, encoder_tokenizer
     from refattn.models.safetensors_file import minilm_folder
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from refattn import conv_attention, dense_attention
 from refattn.convbasis import Plan
-from refattn.convbasis.blocks import BlockProduct
-from refattn.experiments.numerical_domain import numerical_domain
+from refattn.convbasis.fast.blocks import BlockProduct
+from refattn.experiments.conv.numerical_domain import numerical_domain
 from refattn.report.ledger import Measurement, claim, fingerprint
 from refattn.report.measuring import entries_that_change
 from refattn.testing import rope_structured

@@ -20,7 +20,7 @@ from refattn.convbasis import (
     posterior_bound,
     sharp_bound,
 )
-from refattn.convbasis.recover import search
+from refattn.convbasis.recovery import search
 from refattn.report.ledger import Measurement, claim, fingerprint
 from refattn.report.measuring import exponent, peak_memory, times
 from refattn.testing import attention_inputs, rope_structured, row_errors

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from refattn import dense_attention
 from refattn.lowrank import (
-    CausalMask,
     ContinuousRowsMask,
     DistinctColumnsMask,
     DistinctRowsMask,
@@ -37,6 +36,7 @@ from refattn.lowrank import (
     shifted_groups,
     sliding_window,
 )
+from refattn.lowrank.masks import CausalStructure
 from refattn.report.ledger import Measurement, claim, fingerprint
 from refattn.report.measuring import exponent, gradient_error, times
 from refattn.testing import relative_error, tolerance
@@ -44,7 +44,7 @@ from refattn.testing.real_heads import load_real_heads
 
 PAPER = "arXiv 2405.05219, section 6"
 Boolean = NDArray[np.bool_]
-_KINDS = (CausalMask, RowChangeMask, ContinuousRowsMask, DistinctColumnsMask, DistinctRowsMask)
+_KINDS = (CausalStructure, RowChangeMask, ContinuousRowsMask, DistinctColumnsMask, DistinctRowsMask)
 
 
 def _bounded_pairs(count: int, bound: float, seed: int) -> NDArray[np.float64]:
@@ -132,7 +132,7 @@ def _rank_of_real_heads(quick: bool) -> Measurement:
        planted="the last row of the compiled product off by 1e-10",
        covers=("algorithm 4",))  # fmt: skip
 def _causal(quick: bool) -> Measurement:
-    return _product(CausalMask, quick)
+    return _product(CausalStructure, quick)
 
 
 @claim("lowrank.row-change", f"{PAPER}, Definition 6.1 and Algorithm 5",
@@ -172,7 +172,7 @@ def _distinct_rows(quick: bool) -> Measurement:
 
 
 def _random_dense(kind: type[StructuredMask], n: int, rng: np.random.Generator) -> Boolean:
-    if kind is CausalMask:
+    if kind is CausalStructure:
         return np.tri(n, dtype=bool)
     if kind is RowChangeMask:
         return np.asarray(np.logical_xor.accumulate(rng.random((n, n)) < 2 / n, axis=0))
@@ -236,7 +236,7 @@ def _first_bad_row(quick: bool) -> Measurement:
             two[i, : rng.integers(1, n - 1)] = 1
         columns = np.where(np.arange(n) == rows[0], 0, np.arange(n))  # that row enters column 0 once more
         cases: tuple[tuple[Callable[[], Any], str], ...] = (
-            (partial(CausalMask.from_dense, causal), "row"),
+            (partial(CausalStructure.from_dense, causal), "row"),
             (partial(ContinuousRowsMask.from_dense, gaps), "row"),
             (partial(RowChangeMask, np.arange(n + 1), columns, np.ones(n, np.int8)), "row"),
             (partial(DistinctRowsMask.from_dense, two, most=2), "row"),
@@ -284,7 +284,7 @@ def _linear_time(quick: bool) -> Measurement:
     lengths = [2048, 8192, 32_768] if quick else [4096, 16_384, 65_536, 262_144]
     exponents = {}
     makers: dict[str, Callable[[int], StructuredMask]] = {
-        "causal": CausalMask,
+        "causal": CausalStructure,
         "continuous rows": lambda n: sliding_window(n, 512),
         "row change": lambda n: shifted_groups(n, 512),
         "distinct rows": lambda n: DistinctRowsMask(np.arange(n) % 4 == np.arange(4)[:, None], np.arange(n) % 4),

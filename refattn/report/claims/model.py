@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from refattn.experiments.error_against_k import chosen_starts, represented_attention
+from refattn.experiments.conv.error_against_k import chosen_starts, represented_attention
 from refattn.report.ledger import Measurement, NotRunError, claim, fingerprint
 from refattn.testing.real_heads import load_real_heads
 
@@ -48,7 +48,7 @@ def _full_only(quick: bool) -> None:
        planted="a query off by two steps of float16", needs=_WEIGHTS)  # fmt: skip
 def _heads(quick: bool) -> Measurement:
     _full_only(quick)
-    from refattn.experiments.real_heads import compute_heads, float16_steps
+    from refattn.laboratory.real_heads import compute_heads, float16_steps
     from refattn.models import Llama, smollm2_path
 
     shipped = load_real_heads()

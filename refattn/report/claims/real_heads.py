@@ -9,7 +9,7 @@ import numpy as np
 from refattn import conv_attention, dense_attention
 from refattn._validation import FloatArray
 from refattn.convbasis import basis_from_starts, closeness, logit_residual, sharp_bound
-from refattn.experiments.error_against_k import STARTS, chosen_starts, error_against_k, represented_attention
+from refattn.experiments.conv.error_against_k import STARTS, chosen_starts, error_against_k, represented_attention
 from refattn.report.ledger import Measurement, claim
 from refattn.testing.real_heads import load_real_heads
 

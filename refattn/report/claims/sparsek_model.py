@@ -9,11 +9,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from refattn.experiments import sparsek_passkey, sparsek_perplexity
 from refattn.experiments.experiment import Item, Record
-from refattn.experiments.sparsek_passkey import successes
-from refattn.experiments.sparsek_perplexity import gap_ratio, perplexities, scorer_digest
-from refattn.experiments.sparsek_records import shipped_rows
+from refattn.experiments.sparsek import passkey as sparsek_passkey
+from refattn.experiments.sparsek import perplexity as sparsek_perplexity
+from refattn.experiments.sparsek.passkey import successes
+from refattn.experiments.sparsek.perplexity import gap_ratio, perplexities, scorer_digest
+from refattn.experiments.sparsek.shipped import shipped_rows
 from refattn.models.scorer import BUDGETS, KINDS, SHIPPED, load_scorer
 from refattn.report.ledger import Check, Claim, Measurement, claim, fingerprint
 

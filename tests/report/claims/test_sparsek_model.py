@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from refattn.experiments import sparsek_passkey, sparsek_perplexity
+from refattn.experiments.sparsek import passkey as sparsek_passkey
+from refattn.experiments.sparsek import perplexity as sparsek_perplexity
 from refattn.report.claims import sparsek_model as claims
 from refattn.report.ledger import FAILS, HOLDS, NOT_RUN, Claim, run_each
 
