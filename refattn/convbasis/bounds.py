@@ -217,6 +217,7 @@ class Closeness(NamedTuple):
 
     Examples
     --------
+    >>> import numpy as np
     >>> from refattn.convbasis import basis_from_starts, closeness
     >>> q, k = np.eye(6), np.diag([1, 1, 1, 2, 2, 2.125])  # two segments, but for the last logit
     >>> basis = basis_from_starts(q, k, [0, 3], scale=1)
