@@ -5,13 +5,11 @@ Each takes pytest's ``monkeypatch``. They are planted in the tests of rows and i
 
 from __future__ import annotations
 
-from importlib import import_module
-
 import numpy as np
 
-from refattn.convbasis import fast, fast_gradients
-
-kernel_gradient = import_module("refattn.convbasis.kernel_gradient")
+from refattn.convbasis.fast import correlations
+from refattn.convbasis.fast import gradients as fast_gradients
+from refattn.convbasis.fast import softmax as fast
 
 
 def forward_list_reused(monkeypatch):
@@ -64,7 +62,7 @@ def lags_unguarded(monkeypatch):
 
 def tolerance_of_the_array(monkeypatch):
     """Every row is held to the largest natural size there is, not to its own."""
-    for module in (fast, kernel_gradient):
+    for module in (fast, correlations):
 
         def of_the_array(error, size, size_error, right=module.row_bound):
             return right(error, np.full_like(size, np.max(size, initial=0)), 0.0)

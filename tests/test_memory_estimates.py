@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 import refattn
-from refattn import SparseKCache, _fft, _memory, _threads
-from refattn.convbasis import ConvBasis, least_squares_basis, partition
-from refattn.convbasis.cost import Plan
-from refattn.convbasis.fast import FastSoftmax
-from refattn.convbasis.search import recover_heads
+from refattn import SparseKDecodingCache, _fft, _memory, _threads
+from refattn.convbasis import ConvBasis, least_squares_basis
+from refattn.convbasis.fast.cost import Plan
+from refattn.convbasis.fast.recover import recover_heads
+from refattn.convbasis.fast.softmax import FastSoftmax
+from refattn.convbasis.starts import partition
 from refattn.lowrank import (
     PolynomialFeatures,
     RandomFeatures,
@@ -75,7 +76,7 @@ def partitions(m, k_max):
 def first_token(n_select, window, d, d_v, dtype, heads, *, hard=False):
     rng = np.random.default_rng(0)
     k, v = rng.standard_normal((heads, d)).astype(dtype), rng.standard_normal((heads, d_v)).astype(dtype)
-    return lambda: SparseKCache(n_select, window, hard=hard).step(k, k, v, np.zeros(heads))
+    return lambda: SparseKDecodingCache(n_select, window, hard=hard).step(k, k, v, np.zeros(heads))
 
 
 def product(n, r):
@@ -113,7 +114,7 @@ def least_squares(n, d, terms):
 
 SINGLE, DOUBLE = np.float32, np.float64
 ESTIMATES = {
-    "convbasis.fast": {
+    "convbasis.fast.softmax": {
         "lower": ("block transform", lambda: conv_head(4096, 16, 4, SINGLE)),
         "lower, float64, odd width": ("block transform", lambda: conv_head(4096, 9, 4, DOUBLE)),
         "lower, many segments": ("block transform", lambda: conv_head(4096, 8, 64, DOUBLE)),
@@ -121,18 +122,18 @@ ESTIMATES = {
         "lower and upper": ("block transform", lambda: conv_head(4096, 16, 4, SINGLE, upper=4)),
         "more segments above": ("block transform", lambda: conv_head(4096, 2, 2, DOUBLE, upper=128)),
     },
-    "convbasis.search": {
+    "convbasis.fast.recover": {
         "one head": ("kernels of the basis", lambda: recovered(4096, 64, DOUBLE, ())),
         "heads, float32": ("kernels of the basis", lambda: recovered(2048, 64, SINGLE, (2, 3))),
     },
-    "convbasis.partition": {
+    "convbasis.starts.partition": {
         "all diagonals": ("sums of the diagonals", lambda: diagonals(1000)),
         "all diagonals on a grid": ("sums of the diagonals", lambda: diagonals(3000, 8)),
         "some diagonals": ("sampled diagonals", lambda: of_lags(2000, 200)),
         "costs": ("costs of all segments", lambda: costs(1000, 4)),
         "a table": ("dynamic programme", lambda: partitions(300, 290)),
     },
-    "convbasis.least_squares": {
+    "convbasis.starts.least_squares": {
         "narrow": ("kernels and their transforms", lambda: least_squares(2000, 2, 100)),
         "wide": ("kernels and their transforms", lambda: least_squares(2000, 256, 4)),
     },
@@ -176,7 +177,7 @@ ESTIMATES = {
 }
 
 
-FACTORS = {"convbasis.partition": 1.2, "convbasis.search": 1.2, "lowrank.products": 1.2}
+FACTORS = {"convbasis.starts.partition": 1.2, "convbasis.fast.recover": 1.2, "lowrank.products": 1.2}
 """How far an estimate may be off where its arrays are all that is held; 2 otherwise."""
 
 

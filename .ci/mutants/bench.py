@@ -21,7 +21,7 @@ PARTS = {
     "_kept.py": ["tests/test_callers_arrays.py"],
     "dense.py": ["tests/dense/test_*.py", "tests/test_edge_numerics.py"],
     "masks.py": ["tests/test_masks.py", "tests/dense/test_*.py"],
-    "convbasis": ["tests/convbasis/test_*.py", MEMORY],
+    "convbasis": ["tests/convbasis/**/test_*.py", MEMORY],
     "sparsek": ["tests/sparsek/test_*.py", MEMORY],
     "lowrank": ["tests/lowrank/test_*.py", MEMORY],
     "testing/conformance": ["tests/testing/conformance/test_*.py", "tests/cli/test_conform.py"],
@@ -97,7 +97,7 @@ class Bench:
         try:
             tests = [f"refattn/{mutant.file}", *sorted(seconds, key=rank)]
             limit = 120 + 4 * sum(seconds.values())
-            status, printed = self.test(tests, limit, loops="_kernels" in mutant.file)
+            status, printed = self.test(tests, limit, loops="_loops" in mutant.file)
         finally:
             self.write(path, right)
         if status == 0:

@@ -4,9 +4,8 @@ import time
 
 import numpy as np
 
-from refattn import dense_attention
+from refattn import Causal, dense_attention
 from refattn.lowrank import (
-    CausalMask,
     DistinctColumnsMask,
     DistinctRowsMask,
     PolynomialFeatures,
@@ -33,7 +32,7 @@ def mask_of(kind, n):
     group = np.arange(n) % PATTERNS
     patterns = group == np.arange(PATTERNS)[:, None]
     return {
-        "causal": lambda: CausalMask(n),
+        "causal": lambda: Causal(),
         "row change": lambda: shifted_groups(n, 512),
         "continuous rows": lambda: sliding_window(n, 512),
         "distinct columns": lambda: DistinctColumnsMask(patterns, group),

@@ -6,8 +6,8 @@ from refattn.sparsek import (
     prefix_pullback,
     prefix_thresholds,
     selection_intervals,
-    sparsek,
     sparsek_by_bisection,
+    sparsek_operator,
     sparsek_vjp,
     support_intervals,
 )
@@ -108,10 +108,10 @@ class Operator:
     def setup(self, m):
         self.z = np.random.default_rng(2).standard_normal(m)
         self.k = m / 8
-        self.p = sparsek(self.z, self.k)
+        self.p = sparsek_operator(self.z, self.k)
 
     def time_sorting(self, m):
-        sparsek(self.z, self.k)
+        sparsek_operator(self.z, self.k)
 
     def time_bisection(self, m):
         sparsek_by_bisection(self.z, self.k)

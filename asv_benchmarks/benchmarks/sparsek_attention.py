@@ -11,7 +11,12 @@ from threadpoolctl import threadpool_limits
 
 from refattn import dense_attention, dense_attention_backward, dense_attention_forward
 from refattn._threads import set_thread_count
-from refattn.sparsek import SparseKCache, sparsek_attention, sparsek_attention_backward, sparsek_attention_forward
+from refattn.sparsek import (
+    SparseKDecodingCache,
+    sparsek_attention,
+    sparsek_attention_backward,
+    sparsek_attention_forward,
+)
 from refattn.testing import relative_error, row_errors
 
 from .timing import in_turns
@@ -244,7 +249,7 @@ class SparseKGeneration:
         self.cache = self.filled(position)
 
     def filled(self, position):
-        cache = SparseKCache(**OPTIONS)
+        cache = SparseKDecodingCache(**OPTIONS)
         cache.prefill(*(self.inputs[name][:position] for name in ("q", "k", "v", "scores")))
         return cache
 

@@ -1,9 +1,7 @@
 """Conv-Basis attention: arXiv 2405.05219, verified at three levels (oracle, paper, fast)."""
 
-from refattn.convbasis.attention import ConvCache, conv_attention, conv_attention_forward
-from refattn.convbasis.backward import conv_attention_backward
+from refattn.convbasis.attention import ConvCache, conv_attention, conv_attention_backward, conv_attention_forward
 from refattn.convbasis.basis import ConvBasis, basis_from_starts, decompose
-from refattn.convbasis.best_starts import BestStarts, best_starts, best_starts_of_matrix
 from refattn.convbasis.bounds import (
     Closeness,
     closeness,
@@ -13,12 +11,13 @@ from refattn.convbasis.bounds import (
     posterior_bound,
     sharp_bound,
 )
-from refattn.convbasis.cost import Plan, choose_plan
-from refattn.convbasis.gradients import ConvGradients
-from refattn.convbasis.least_squares import least_squares_basis, segment_means
-from refattn.convbasis.recover import recover
+from refattn.convbasis.fast.cost import Plan, choose_plan
+from refattn.convbasis.guarded.gradients import ConvGradients
+from refattn.convbasis.recovery import recover
+from refattn.convbasis.starts.best import BestStarts, best_starts, best_starts_of_matrix
+from refattn.convbasis.starts.fewest import CurvePoint, ToleranceRecovery, recover_to_tolerance
+from refattn.convbasis.starts.least_squares import least_squares_basis, segment_means
 from refattn.convbasis.toeplitz import conv_matrix, conv_product, correlation, subconv_matrix, subconv_product
-from refattn.convbasis.tolerance import CurvePoint, ToleranceRecovery, recover_to_tolerance
 
 __all__ = [
     "BestStarts",

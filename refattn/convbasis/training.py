@@ -30,8 +30,8 @@ from numpy.typing import ArrayLike
 from refattn._threads import one_blas_thread
 from refattn._validation import FloatArray, as_float_arrays, as_real
 from refattn.convbasis.bounds import ROW_TOLERANCE
-from refattn.convbasis.paper import Softmax
-from refattn.convbasis.recover import recover_heads, search_options
+from refattn.convbasis.guarded.softmax import Softmax
+from refattn.convbasis.recovery import recover_heads, search_options
 
 
 class LossGradients(NamedTuple):

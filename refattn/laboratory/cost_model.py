@@ -1,8 +1,9 @@
 """Measure the constants of the cost model on this machine: ``python -m refattn.laboratory.cost_model``.
 
 Heads of several n and k are computed by every plan that could be chosen, and non-negative constants fitted to the
-fastest time of each, by least squares of the relative errors. The result goes into `refattn.convbasis.cost.SECONDS` by
-hand: a library that chose differently on every start would not give the same bits.
+fastest time of each, by least squares of the relative errors. The result goes into
+`refattn.convbasis.fast.cost.SECONDS` by hand: a library that chose differently on every start would not give the same
+bits.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 from refattn._timing import shortest_seconds
-from refattn.convbasis import fast
 from refattn.convbasis.basis import ConvBasis
-from refattn.convbasis.cost import SECONDS, Plan, block_transform_work, direct_work
+from refattn.convbasis.fast.cost import SECONDS, Plan, block_transform_work, direct_work
+from refattn.convbasis.fast.softmax import FastSoftmax
 
 WIDTH = 64
 BLOCK_TRANSFORM = tuple(
@@ -26,9 +27,9 @@ DIRECT = (64, 128, 256, 512, 1024, 2048, 4096)
 
 
 def calibrate(*, repeats: int = 5) -> dict[str, float]:
-    """Return constants for `refattn.convbasis.cost.SECONDS`, in float32, on the threads there are; in a minute or two.
+    """Return constants for `refattn.convbasis.fast.cost.SECONDS`, in float32, on the threads there are.
 
-    Of the runs of every case the fastest counts.
+    It takes a minute or two. Of the runs of every case the fastest counts.
     """
     rows, seconds = [], []
     for n, k, block in BLOCK_TRANSFORM:
@@ -54,9 +55,7 @@ def _fastest(n: int, k: int, plan: Plan, repeats: int) -> float:
     kernels[np.arange(n) >= n - starts[:, None]] = 0
     basis, v = ConvBasis(starts, kernels), rng.standard_normal((n, WIDTH)).astype(np.float32)
     out = np.empty_like(v)
-    return shortest_seconds(
-        lambda: fast.FastSoftmax(basis, None, plan, v.shape[1], 1e300).write(v, out), rounds=repeats
-    )
+    return shortest_seconds(lambda: FastSoftmax(basis, None, plan, v.shape[1], 1e300).write(v, out), rounds=repeats)
 
 
 if __name__ == "__main__":

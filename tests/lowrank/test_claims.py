@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from refattn.experiments.conv import full_attention
-from refattn.lowrank import CausalMask
+from refattn.lowrank.masks import CausalStructure
 from refattn.report.claims import applications, lowrank
 from refattn.report.ledger import FAILS, HOLDS, HOLDS_IF, NOT_RUN, run_each
 
@@ -83,7 +83,7 @@ def _first_gradient_off(right):
     )
 
 
-class _LaxCausal(CausalMask):
+class _LaxCausal(CausalStructure):
     """Takes a mask whose rows are not causal."""
 
     @classmethod
@@ -164,7 +164,7 @@ PLANTED = {
     "lowrank.distinct-columns": (lowrank, "masked_product_forward", _fast_off),
     "lowrank.distinct-rows": (lowrank, "masked_product_backward", _gradient_by_method),
     "lowrank.product-gradients": (lowrank, "masked_product_backward", _first_gradient_off),
-    "lowrank.first-bad-row": (lowrank, "CausalMask", lambda right: _LaxCausal),
+    "lowrank.first-bad-row": (lowrank, "CausalStructure", lambda right: _LaxCausal),
     "lowrank.layouts": (lowrank, "shifted_groups", _one_column_short),
     "lowrank.linear-time": (lowrank, "_seconds", _steep),
     "lowrank.attention-bound": (lowrank, "lowrank_attention_forward", _with(_bound_halved)),

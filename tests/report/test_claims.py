@@ -1,15 +1,15 @@
 """The claims themselves: all run, what must hold holds, and each check fails on a planted error."""
 
-from importlib import import_module
-
 import numpy as np
 import pytest
 from gradient_faults import FAULTS
 
 import refattn.convbasis.attention as conv_attention_module
 from refattn._threads import thread_count
-from refattn.convbasis import ConvBasis, basis, blocks, bounds, paper, toeplitz
-from refattn.convbasis import fast as fast_path
+from refattn.convbasis import ConvBasis, basis, bounds, recovery, toeplitz
+from refattn.convbasis.fast import blocks
+from refattn.convbasis.fast import softmax as fast_path
+from refattn.convbasis.guarded import softmax as guarded
 from refattn.report.claims import ALL
 from refattn.report.claims import convbasis as convbasis_claims
 from refattn.report.claims import dense as dense_claims
@@ -18,8 +18,6 @@ from refattn.report.claims import real_heads as real_heads_claims
 from refattn.report.claims import recover as recover_claims
 from refattn.report.claims import training as training_claims
 from refattn.report.ledger import FAILS, HOLDS, HOLDS_IF, NOT_RUN, run_each
-
-recover = import_module("refattn.convbasis.recover")  # the package's name `recover` is the function
 
 BY_ID = {claim.id: claim for claim in ALL}
 
@@ -79,13 +77,13 @@ def future_leak(monkeypatch):
 
 
 def start_off_by_one(monkeypatch):
-    right = recover.search
+    right = recovery.search
 
     def late(predicate, s, t):
         found = right(predicate, s, t)
         return None if found is None else min(found + 1, t)
 
-    monkeypatch.setattr(recover, "search", late)
+    monkeypatch.setattr(recovery, "search", late)
     monkeypatch.setattr(recover_claims, "search", late)
 
 
@@ -188,14 +186,14 @@ def fast_gradient_off(monkeypatch):
 
 def segment_dropped(monkeypatch):
     """The last segment's columns left out of the lower product."""
-    right = paper.segment_product
+    right = guarded.segment_product
 
     def drop(g, x):
         x = x.copy()
         x[g.starts[-1] :] = 0
         return right(g, x)
 
-    monkeypatch.setattr(paper, "segment_product", drop)
+    monkeypatch.setattr(guarded, "segment_product", drop)
 
 
 PLANTED = [

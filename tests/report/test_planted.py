@@ -11,6 +11,7 @@ import pytest
 
 import refattn.laboratory.real_heads
 import refattn.models
+from refattn.convbasis import recovery
 from refattn.report import claims
 from refattn.report.claims import ALL
 from refattn.report.claims import convbasis as convbasis_claims
@@ -24,7 +25,6 @@ from refattn.report.ledger import FAILS, HOLDS, HOLDS_IF, run_each
 from refattn.report.planted import PLANTED as DESCRIBED
 from refattn.testing.real_heads import load_real_heads
 
-recover = import_module("refattn.convbasis.recover")  # the package's name `recover` is the function
 BY_ID = {claim.id: claim for claim in ALL}
 
 
@@ -80,13 +80,13 @@ def wild_logits(monkeypatch):
 
 
 def start_off_by_one(monkeypatch):
-    right = recover.search
+    right = recovery.search
 
     def late(predicate, s, t):
         found = right(predicate, s, t)
         return None if found is None else min(found + 1, t)
 
-    monkeypatch.setattr(recover, "search", late)
+    monkeypatch.setattr(recovery, "search", late)
 
 
 def quadratic_memory(monkeypatch):

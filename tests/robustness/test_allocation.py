@@ -8,7 +8,7 @@ from collections import deque
 import numpy as np
 import pytest
 
-from refattn import SparseKCache, _fft, _memory, _threads, conv_attention, sparsek_attention
+from refattn import SparseKDecodingCache, _fft, _memory, _threads, conv_attention, sparsek_attention
 from refattn.convbasis import Plan
 
 LIMITED = """
@@ -119,7 +119,7 @@ def test_a_cache_that_ran_out_of_memory_in_a_step_says_by_its_position_what_it_t
     failing = 0
     while True:
         failing += 1
-        cache = SparseKCache(n_select=5, window=3)
+        cache = SparseKDecodingCache(n_select=5, window=3)
         cache.prefill(q[:20], k[:20], v[:20], scores[:20])
         with pytest.MonkeyPatch.context() as monkeypatch:
             allocator = Allocator(monkeypatch, failing)
@@ -169,7 +169,7 @@ def test_nothing_that_the_package_keeps_grows_with_the_number_of_shapes():
     for number in range(60):  # every operation, in both dtypes
         call_with_shape(number, rng, 300)
     before = held()
-    assert {"refattn._memory._idle", "refattn.convbasis._kernels.add_window_sums"} <= before.keys()
+    assert {"refattn._memory._idle", "refattn.convbasis.fast.blocks_loops.add_window_sums"} <= before.keys()
     for number in range(240):
         call_with_shape(number, rng, 300)
         assert _fft._shelf.count <= _fft.KEPT_TRANSFORMS

@@ -104,10 +104,10 @@ def test_threads_inside_a_pool_of_processes_spawned_or_forked(run_python):
 
 
 KERNEL_TESTS = (
-    "tests/convbasis/test_blocks.py", "tests/convbasis/test_kernel_gradient.py", "tests/convbasis/test_search.py",
-    "tests/sparsek/test_prefix.py", "tests/lowrank/test_products.py",
+    "tests/convbasis/fast/test_blocks.py", "tests/convbasis/fast/test_correlations.py",
+    "tests/convbasis/fast/test_recover.py", "tests/sparsek/test_prefix.py", "tests/lowrank/test_products.py",
 )  # fmt: skip
-QUICK_KERNEL_TESTS = ("tests/convbasis/test_kernel_gradient.py", "tests/convbasis/test_search.py")
+QUICK_KERNEL_TESTS = ("tests/convbasis/fast/test_correlations.py", "tests/convbasis/fast/test_recover.py")
 
 
 def test_kernels_pass_their_tests_without_compilation(long):

@@ -13,8 +13,8 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
 JUDGED_BY_LAST_BITS = (
-    "tests/testing/test_gradients.py", "tests/convbasis/test_gradients.py", "tests/convbasis/test_training.py",
-    "tests/convbasis/test_least_squares.py", "tests/lowrank/test_attention.py", "tests/sparsek/test_scoring.py",
+    "tests/testing/test_gradients.py", "tests/convbasis/guarded/test_gradients.py", "tests/convbasis/test_training.py",
+    "tests/convbasis/starts/test_least_squares.py", "tests/lowrank/test_attention.py", "tests/sparsek/test_scoring.py",
 )  # fmt: skip
 EVERYTHING = (
     *JUDGED_BY_LAST_BITS,

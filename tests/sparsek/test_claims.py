@@ -66,11 +66,11 @@ def _falls_once(tau):
 
 
 PLANTED = {
-    "sparsek.two-solvers": ("sparsek", _with(lambda p: p * (1 + 1e-9))),
-    "sparsek.optimality": ("sparsek", _with(lambda p: p * (1 + 1e-9))),
-    "sparsek.convex-solver": ("sparsek", _with(_off)),
-    "sparsek.sparsemax": ("sparsek", _with(_off)),
-    "sparsek.top-k-limit": ("sparsek", _keeps_one_too_many),
+    "sparsek.two-solvers": ("sparsek_operator", _with(lambda p: p * (1 + 1e-9))),
+    "sparsek.optimality": ("sparsek_operator", _with(lambda p: p * (1 + 1e-9))),
+    "sparsek.convex-solver": ("sparsek_operator", _with(_off)),
+    "sparsek.sparsemax": ("sparsek_operator", _with(_off)),
+    "sparsek.top-k-limit": ("sparsek_operator", _keeps_one_too_many),
     "sparsek.jacobian": ("sparsek_jacobian", _with(_off)),
     "sparsek.monotone": ("prefix_thresholds", _with(_falls_once)),
     "sparsek.two-heaps": ("prefix_thresholds", _compiled_with_another_budget),

@@ -86,7 +86,7 @@ PLANTED = {
     "sparsek.linear-memory": ("_peak", lambda right: lambda n: right(n) + n / 64),
     "sparsek.speed": ("_seconds", lambda right: lambda inputs, both: 1e3),
     "sparsek.cache-replay": ("sparsek_attention", _off),
-    "sparsek.cache-memory": ("SparseKCache", _no_cache_is_the_same),
+    "sparsek.cache-memory": ("SparseKDecodingCache", _no_cache_is_the_same),
 }
 
 

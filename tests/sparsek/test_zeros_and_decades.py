@@ -25,14 +25,14 @@ from decades import (
 )
 
 from refattn.sparsek import (
-    SparseKCache,
+    SparseKDecodingCache,
     _fast_blocks,
     attention,
     fast,
     prefix,
-    sparsek,
     sparsek_attention_backward,
     sparsek_attention_forward,
+    sparsek_operator,
     sparsek_threshold,
 )
 
@@ -91,7 +91,7 @@ def chosen_and_gates(scores, options):
     np.put_along_axis(rank, order, np.arange(n)[None, :], axis=1)
     chosen = candidate & (rank < options["n_select"])
     near = (lag >= 0) & ~candidate
-    gates = sparsek(of_row, options["n_select"])
+    gates = sparsek_operator(of_row, options["n_select"])
     tau = sparsek_threshold(of_row, options["n_select"])[:, None]
     with np.errstate(all="ignore"):
         above = np.where(candidate & np.isfinite(tau), of_row - tau, 0.5)
@@ -172,7 +172,7 @@ def require_replay(inputs, options, lead, right):
     n, heads = q.shape[-2], len(right)
     settings = {name: value for name, value in options.items() if name not in ("n_select", "window")}
     for prompt in (0, n // 2):
-        cache = SparseKCache(options["n_select"], options["window"], **settings)
+        cache = SparseKDecodingCache(options["n_select"], options["window"], **settings)
         rows = []
         if prompt:
             part = (..., slice(0, prompt), slice(None))

@@ -2,8 +2,9 @@
 
 Causal Toeplitz attention (k = 1) with the kernel ``exp(N(0, σ))``: the sum of row r is ``D_r = Σ_{t ≤ r} g[t]``. An
 FFT's error is relative to the largest D, so the relative error of small D_r grows with σ without limit. The guarded
-path (`refattn.convbasis.fast`) keeps the rows whose estimated error is inside its tolerance and computes the others
-directly. arXiv 2405.05219, section 4, counts operations and does not ask about rounding; question and answer are ours.
+path (`refattn.convbasis.fast.softmax`) keeps the rows whose estimated error is inside its tolerance and computes the
+others directly. arXiv 2405.05219, section 4, counts operations and does not ask about rounding; question and answer
+are ours.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from refattn._validation import as_count
 from refattn.convbasis.attention import conv_attention_forward
 from refattn.convbasis.basis import ConvBasis
-from refattn.convbasis.cost import Plan
+from refattn.convbasis.fast.cost import Plan
 from refattn.convbasis.toeplitz import conv_product
 from refattn.experiments.experiment import Experiment, Item, Record, significant
 

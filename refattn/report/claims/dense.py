@@ -6,7 +6,7 @@ from decimal import Decimal, localcontext
 
 import numpy as np
 
-from refattn import DenseCache, SlidingWindow, dense_attention, dense_attention_backward, dense_attention_forward
+from refattn import DenseForwardCache, SlidingWindow, dense_attention, dense_attention_backward, dense_attention_forward
 from refattn.report.ledger import Claim, Measurement, fingerprint
 from refattn.testing import attention_inputs, check_gradients, row_errors, tolerance
 
@@ -51,7 +51,7 @@ def _gradients(quick: bool) -> Measurement:
         def function(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: object = mask) -> np.ndarray:
             return dense_attention(q, k, v, mask=mask, softcap=5.0)
 
-        def gradients(upstream: np.ndarray, cache: DenseCache = cache) -> dict[str, np.ndarray]:
+        def gradients(upstream: np.ndarray, cache: DenseForwardCache = cache) -> dict[str, np.ndarray]:
             return dense_attention_backward(upstream, cache)._asdict()
 
         errors = check_gradients(

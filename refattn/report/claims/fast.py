@@ -7,7 +7,7 @@ import numpy as np
 from refattn import conv_attention, dense_attention
 from refattn._threads import set_thread_count
 from refattn.convbasis import Plan
-from refattn.convbasis.blocks import BlockProduct
+from refattn.convbasis.fast.blocks import BlockProduct
 from refattn.experiments.conv.numerical_domain import numerical_domain
 from refattn.report.ledger import Claim, Measurement, fingerprint
 from refattn.testing import rope_structured

@@ -13,12 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from refattn import dense_attention
 from refattn.lowrank import (
-    CausalMask,
     ContinuousRowsMask,
     DistinctColumnsMask,
     DistinctRowsMask,
-    LowRankCache,
-    MaskedProductCache,
+    LowRankForwardCache,
+    MaskedProductForwardCache,
     PolynomialFeatures,
     RandomFeatures,
     RowChangeMask,
@@ -40,6 +39,7 @@ from refattn.lowrank import (
     shifted_groups,
     sliding_window,
 )
+from refattn.lowrank.masks import CausalStructure
 from refattn.report.ledger import Claim, Measurement, fingerprint
 from refattn.testing import check_gradients, relative_error, tolerance
 from refattn.testing.real_heads import load_real_heads
@@ -112,7 +112,7 @@ def _rank_of_real_heads(quick: bool) -> Measurement:
 
 
 def _random_dense(kind: type[StructuredMask], n: int, rng: np.random.Generator) -> Boolean:
-    if kind is CausalMask:
+    if kind is CausalStructure:
         return np.tri(n, dtype=bool)
     if kind is RowChangeMask:
         return np.asarray(np.logical_xor.accumulate(rng.random((n, n)) < 2 / n, axis=0))
@@ -145,13 +145,13 @@ def _product(kind: Any, quick: bool) -> Measurement:
     return Measurement(f"{count} random masks, n to 500, r = 4, d = 3, seed 1", worst, at_most=1e-12)
 
 
-def _product_pulled(cache: MaskedProductCache, upstream: ArrayLike) -> dict[str, Any]:
+def _product_pulled(cache: MaskedProductForwardCache, upstream: ArrayLike) -> dict[str, Any]:
     return masked_product_backward(upstream, cache)._asdict()
 
 
 def _product_gradients(quick: bool) -> Measurement:
     rng, worst = np.random.default_rng(2), 0.0
-    for kind in (CausalMask, RowChangeMask, ContinuousRowsMask, DistinctColumnsMask, DistinctRowsMask):
+    for kind in (CausalStructure, RowChangeMask, ContinuousRowsMask, DistinctColumnsMask, DistinctRowsMask):
         mask: Any = kind.from_dense(_random_dense(kind, 12, rng))
         inputs = dict(zip(("u1", "u2", "v"), rng.standard_normal((3, 12, 3)), strict=True))
         _, cache = masked_product_forward(**inputs, mask=mask)
@@ -179,7 +179,7 @@ def _first_bad_row(quick: bool) -> Measurement:
             two[i, : rng.integers(1, n - 1)] = 1
         columns = np.where(np.arange(n) == rows[0], 0, np.arange(n))  # that row enters column 0 once more
         cases: tuple[tuple[Callable[[], Any], str], ...] = (
-            (partial(CausalMask.from_dense, causal), "row"),
+            (partial(CausalStructure.from_dense, causal), "row"),
             (partial(ContinuousRowsMask.from_dense, gaps), "row"),
             (partial(RowChangeMask, np.arange(n + 1), columns, np.ones(n, np.int8)), "row"),
             (partial(DistinctRowsMask.from_dense, two, most=2), "row"),
@@ -229,7 +229,7 @@ def _linear_time(quick: bool) -> Measurement:
     lengths = [2048, 8192, 32_768] if quick else [4096, 16_384, 65_536, 262_144]
     exponents = {}
     makers: dict[str, Callable[[int], StructuredMask]] = {
-        "causal": CausalMask,
+        "causal": CausalStructure,
         "continuous rows": lambda n: sliding_window(n, 512),
         "row change": lambda n: shifted_groups(n, 512),
         "distinct rows": lambda n: DistinctRowsMask(np.arange(n) % 4 == np.arange(4)[:, None], np.arange(n) % 4),
@@ -247,7 +247,7 @@ def _linear_time(quick: bool) -> Measurement:
 def _attention_bound(quick: bool) -> Measurement:
     """Largest share of the bound that the error of an output reaches."""
     rng, worst, n, prints = np.random.default_rng(5), 0.0, 60 if quick else 300, []
-    for kind in (CausalMask, RowChangeMask, ContinuousRowsMask, DistinctColumnsMask, DistinctRowsMask):
+    for kind in (CausalStructure, RowChangeMask, ContinuousRowsMask, DistinctColumnsMask, DistinctRowsMask):
         q, k = rng.uniform(-0.7, 0.7, (2, n, 3))
         v = rng.standard_normal((n, 3))
         prints += [q, k, v]
@@ -259,7 +259,7 @@ def _attention_bound(quick: bool) -> Measurement:
     return Measurement(f"uniform, n = {n}, d = 3, δ to 0.5, every mask; {fingerprint(*prints)}", worst, at_most=1.0)
 
 
-def _attention_pulled(cache: LowRankCache, upstream: ArrayLike) -> dict[str, Any]:
+def _attention_pulled(cache: LowRankForwardCache, upstream: ArrayLike) -> dict[str, Any]:
     return lowrank_attention_backward(upstream, cache)._asdict()
 
 
@@ -315,7 +315,7 @@ CLAIMS = (
     Claim("lowrank.real-heads", PAPER, "The rank that real heads need for a relative error of 1/2 is below n.",
           "rank over n, by the largest logit of the head where it is smallest", _rank_of_real_heads, must_hold=False),
     Claim("lowrank.causal", f"{PAPER}, Algorithm 4", "A running sum gives the causal product, and its gradients.",
-          "worst relative error against dense, paper and compiled", partial(_product, CausalMask)),
+          "worst relative error against dense, paper and compiled", partial(_product, CausalStructure)),
     Claim("lowrank.row-change", f"{PAPER}, Definition 6.1 and Algorithm 5",
           "Adding and removing what changes gives the product for row changes, and its gradients.",
           "worst relative error against dense, paper and compiled", partial(_product, RowChangeMask)),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from refattn import ConvBasis, conv_attention, dense_attention, recover
 from refattn._validation import FloatArray
 from refattn.convbasis import basis_from_starts, inference_bound, logit_residual, posterior_bound, sharp_bound
-from refattn.convbasis.recover import search
+from refattn.convbasis.recovery import search
 from refattn.report.ledger import Claim, Measurement, fingerprint
 from refattn.report.peak import peak_memory
 from refattn.testing import attention_inputs, rope_structured, row_errors

@@ -14,16 +14,16 @@ from numpy.typing import ArrayLike, NDArray
 from refattn import dense_attention
 from refattn.report.ledger import Claim, Measurement, fingerprint
 from refattn.sparsek import (
-    SparseKAttentionCache,
+    SparseKForwardCache,
     prefix_pullback,
     prefix_thresholds,
     selection_intervals,
-    sparsek,
     sparsek_attention,
     sparsek_attention_backward,
     sparsek_attention_forward,
     sparsek_by_bisection,
     sparsek_jacobian,
+    sparsek_operator,
     sparsek_scores_forward,
     sparsek_threshold,
     support_intervals,
@@ -53,7 +53,7 @@ def _grid_text(quick: bool, problems: int) -> str:
 def _solvers(quick: bool) -> Measurement:
     worst, problems = 0.0, 0
     for z, k in _problems(quick):
-        worst = max(worst, float(np.abs(sparsek(z, k) - sparsek_by_bisection(z, k)[0]).max()))
+        worst = max(worst, float(np.abs(sparsek_operator(z, k) - sparsek_by_bisection(z, k)[0]).max()))
         problems += len(z)
     return Measurement(_grid_text(quick, problems), worst, at_most=1e-12)
 
@@ -61,7 +61,7 @@ def _solvers(quick: bool) -> Measurement:
 def _optimality(quick: bool) -> Measurement:
     worst, problems = 0.0, 0
     for z, k in _problems(quick):
-        p = sparsek(z, k)
+        p = sparsek_operator(z, k)
         residual, size = z - p, np.maximum(1, np.abs(z).max(axis=-1))
         above = np.where(p > 0, residual, np.inf).min(axis=-1)  # a multiplier is at most this
         below = np.where(p < 1, residual, -np.inf).max(axis=-1)  # and at least this
@@ -88,7 +88,7 @@ def _convex_solver(quick: bool) -> Measurement:
                 "options": {"ftol": 1e-15, "maxiter": 500},
             }
             found = scipy.optimize.minimize(x0=np.full(9, k / 9), **problem)
-            worst = max(worst, float(np.abs(sparsek(z, k) - found.x).max()))
+            worst = max(worst, float(np.abs(sparsek_operator(z, k) - found.x).max()))
     return Measurement(f"normal, m = 9, four budgets, seed 1; {fingerprint(*prints)}", worst, at_most=1e-7)
 
 
@@ -98,14 +98,16 @@ def _sparsemax(quick: bool) -> Measurement:
     sums = np.cumsum(ordered, axis=-1)
     size = (1 + np.arange(1, 13) * ordered > sums).sum(axis=-1, keepdims=True)
     tau = (np.take_along_axis(sums, size - 1, axis=-1) - 1) / size
-    error = float(np.abs(sparsek(z, 1) - np.maximum(z - tau, 0)).max())
+    error = float(np.abs(sparsek_operator(z, 1) - np.maximum(z - tau, 0)).max())
     return Measurement(f"normal, m = 12, seed 2; {fingerprint(z)}", error, at_most=1e-14)
 
 
 def _top_k_limit(quick: bool) -> Measurement:
     z = np.random.default_rng(3).standard_normal((100 if quick else 10_000, 10))
     top = np.argsort(np.argsort(-z, axis=-1), axis=-1) < 4
-    distances = {f"distance at t = {t:g}": float(np.abs(sparsek(z / t, 4) - top).max()) for t in (1, 1e-2, 1e-9)}
+    distances = {
+        f"distance at t = {t:g}": float(np.abs(sparsek_operator(z / t, 4) - top).max()) for t in (1, 1e-2, 1e-9)
+    }
     return Measurement(
         f"normal, m = 10, k = 4, seed 3; {fingerprint(z)}", distances["distance at t = 1e-09"], 0.0, detail=distances
     )
@@ -118,8 +120,8 @@ def _jacobian(quick: bool) -> Measurement:
         above = z - sparsek_threshold(z, k)
         if min(np.abs(above).min(), np.abs(above - 1).min()) < 5e-3:
             continue  # too close to a kink for a difference
-        columns = [(sparsek(z + h * e, k) - sparsek(z - h * e, k)) / (2 * h) for e in np.eye(8)]
-        worst = max(worst, float(np.abs(sparsek_jacobian(sparsek(z, k)) - np.array(columns).T).max()))
+        columns = [(sparsek_operator(z + h * e, k) - sparsek_operator(z - h * e, k)) / (2 * h) for e in np.eye(8)]
+        worst = max(worst, float(np.abs(sparsek_jacobian(sparsek_operator(z, k)) - np.array(columns).T).max()))
         points += 1
     return Measurement(f"normal, m = 8, {points} points away from kinks, five budgets, seed 4", worst, at_most=1e-8)
 
@@ -261,7 +263,7 @@ def _paper_equals_oracle(quick: bool) -> Measurement:
     )
 
 
-def _pulled(cache: SparseKAttentionCache, upstream: ArrayLike) -> dict[str, Any]:
+def _pulled(cache: SparseKForwardCache, upstream: ArrayLike) -> dict[str, Any]:
     return sparsek_attention_backward(upstream, cache)._asdict()
 
 

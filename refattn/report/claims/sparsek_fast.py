@@ -11,7 +11,12 @@ from numpy.typing import DTypeLike
 from refattn._threads import set_thread_count, thread_count
 from refattn.report.ledger import Claim, Measurement, fingerprint
 from refattn.report.peak import peak_memory
-from refattn.sparsek import SparseKCache, sparsek_attention, sparsek_attention_backward, sparsek_attention_forward
+from refattn.sparsek import (
+    SparseKDecodingCache,
+    sparsek_attention,
+    sparsek_attention_backward,
+    sparsek_attention_forward,
+)
 from refattn.testing import relative_error, row_errors
 from refattn.testing.real_heads import load_real_heads
 
@@ -204,7 +209,7 @@ def _replay(quick: bool) -> Measurement:
     inputs = _inputs(7, n, d=8)
     options: dict[str, Any] = {"n_select": 64, "window": 32}
     right = sparsek_attention(**inputs, **options)
-    stepped, filled = SparseKCache(**options), SparseKCache(**options)
+    stepped, filled = SparseKDecodingCache(**options), SparseKDecodingCache(**options)
     rows = np.stack([stepped.step(*(array[t] for array in inputs.values())) for t in range(n)])
     worst = max(float(row_errors(out, right).max()) for out in (rows, filled.prefill(**inputs)))
     return Measurement(
@@ -216,7 +221,7 @@ def _growth(inputs: dict[str, Any], hard: bool) -> float:
     """Bytes of a cache after all tokens to those after a hundredth of them."""
     sizes = []
     for n in (len(inputs["q"]) // 100, len(inputs["q"])):
-        cache = SparseKCache(16, 16, hard=hard)
+        cache = SparseKDecodingCache(16, 16, hard=hard)
         cache.prefill(**{name: array[:n] for name, array in inputs.items()})
         sizes.append(cache.nbytes)
     return sizes[1] / sizes[0]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from refattn._heads import HeadLayout
 from refattn._memory import require_memory
 from refattn._validation import FloatArray, as_float_arrays, as_scale, require_rank
-from refattn.convbasis.recover import require_square
+from refattn.convbasis.recovery import require_square
 from refattn.report.decomposition.arrays import read_npy, read_npz
 
 MOST_COLUMNS = 4096

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from refattn.convbasis import oracle
 from refattn.convbasis.attention import conv_attention
 from refattn.convbasis.basis import basis_from_starts, decompose
-from refattn.convbasis.recover import recover
+from refattn.convbasis.recovery import recover
 from refattn.dense import dense_attention_backward, dense_attention_forward
 from refattn.sparsek.attention import sparsek_attention_backward, sparsek_attention_forward
-from refattn.sparsek.operator import sparsek, sparsek_threshold, sparsek_vjp
+from refattn.sparsek.operator import sparsek_operator, sparsek_threshold, sparsek_vjp
 from refattn.sparsek.prefix import prefix_thresholds
 from refattn.testing.tolerances import tolerance
 from refattn.testing.vectors.files import VectorCase, load_vectors
@@ -99,7 +99,7 @@ def _conv(case: VectorCase) -> Arrays:
 
 def _operator(case: VectorCase) -> Arrays:
     z, k = case.arrays["z"], case.options["k"]
-    p = sparsek(z, k)
+    p = sparsek_operator(z, k)
     found = sparsek_vjp(p, case.arrays["dp"])
     return {"p": p, "tau": sparsek_threshold(z, k), "dz": found.z, "dk": found.k}
 

@@ -9,7 +9,7 @@ from refattn import dense_attention
 from refattn.laboratory.scorers import distillation, importance
 from refattn.laboratory.scorers.distillation import distillation_loss
 from refattn.laboratory.scorers.importance import LayerInputs, block_importance, importance_loss, ridge_scorer
-from refattn.sparsek import sparsek, sparsek_scores, sparsek_scores_backward, sparsek_scores_forward
+from refattn.sparsek import sparsek_operator, sparsek_scores, sparsek_scores_backward, sparsek_scores_forward
 from refattn.testing import GradientMismatchError, check_gradients
 
 K, W = 3, 2
@@ -37,7 +37,7 @@ def _sparse_output(scores, layer, hard):
             m = max(i - W + 1, 0)
             gates = np.ones(i + 1)
             if m:
-                inside = sparsek(scores[g, :m], K) if not hard else np.ones(m)
+                inside = sparsek_operator(scores[g, :m], K) if not hard else np.ones(m)
                 chosen = np.argsort(-scores[g, :m], kind="stable")[:K]
                 gates[:m] = 0
                 gates[chosen] = inside[chosen]
@@ -131,7 +131,7 @@ def test_the_importance_loss_is_the_share_that_is_not_selected():
     for g in range(KV):
         for block in (1, 2):
             m = block * 128 - W + 1
-            gates = sparsek(scores[g, :m], K)
+            gates = sparsek_operator(scores[g, :m], K)
             lost += importance[g, block, :m] @ (1 - gates)
             total += importance[g, block, :m].sum()
     found, _ = importance_loss(scores, importance, n_select=K, window=W)

@@ -6,8 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 
 import refattn
-from refattn.convbasis import basis, fast, fast_gradients, gradients, paper
+from refattn.convbasis import basis
 from refattn.convbasis.bounds import ROW_TOLERANCE
+from refattn.convbasis.fast import gradients as fast_gradients
+from refattn.convbasis.fast import softmax as fast
+from refattn.convbasis.guarded import gradients
+from refattn.convbasis.guarded import softmax as guarded
 from refattn.sparsek import _problem, operator, prefix
 
 
@@ -55,7 +59,7 @@ def conv_heads(one_head):
     return run
 
 
-def conv(paper=paper, gradients=gradients, basis=basis, gradient="approximation_gradient"):
+def conv(guarded=guarded, gradients=gradients, basis=basis, gradient="approximation_gradient"):
     """Algorithm 1 and the derivative of conv attention, from modules like the paper's path."""
 
     def tolerance(v):
@@ -63,11 +67,11 @@ def conv(paper=paper, gradients=gradients, basis=basis, gradient="approximation_
 
     def forward_head(q, k, v, *, starts, scale):
         found = basis.basis_from_starts(q, k, starts, scale=scale)
-        return (paper.conv_attention_head(v, found, None, tolerance(v))[0],)
+        return (guarded.conv_attention_head(v, found, None, tolerance(v))[0],)
 
     def backward_head(dout, q, k, v, *, starts, scale):
         found = basis.basis_from_starts(q, k, starts, scale=scale)
-        softmax = paper.Softmax(found, None, tolerance(v))
+        softmax = guarded.Softmax(found, None, tolerance(v))
         return getattr(gradients, gradient)(dout, softmax.apply(v), q, k, v, softmax, scale)
 
     def forward(q, k, v, **options):
@@ -80,7 +84,7 @@ def conv(paper=paper, gradients=gradients, basis=basis, gradient="approximation_
 
 
 def conv_fast(module, plan):
-    """Conv attention by the fast path, from a module like `refattn.convbasis.fast`; forward only."""
+    """Conv attention by the fast path, from a module like `refattn.convbasis.fast.softmax`; forward only."""
 
     def forward_head(q, k, v, *, starts, scale):
         out = np.empty_like(v)
@@ -166,9 +170,9 @@ def sparsek_operator(module=operator):
     """The operator and its pullback."""
 
     def backward(dp, z, *, k):
-        return module.sparsek_vjp(module.sparsek(z, k), dp).z
+        return module.sparsek_vjp(module.sparsek_operator(z, k), dp).z
 
-    return lambda z, *, k: module.sparsek(z, k), backward
+    return lambda z, *, k: module.sparsek_operator(z, k), backward
 
 
 def thresholds(module=prefix, method="paper"):

@@ -5,9 +5,11 @@
 import pytest
 
 import refattn.dense
-from refattn.convbasis import basis, gradients, paper
-from refattn.convbasis import fast as conv_fast
-from refattn.convbasis.cost import Plan
+from refattn.convbasis import basis
+from refattn.convbasis.fast import softmax as conv_fast
+from refattn.convbasis.fast.cost import Plan
+from refattn.convbasis.guarded import gradients
+from refattn.convbasis.guarded import softmax as guarded
 from refattn.sparsek import fast as sparsek_fast
 from refattn.sparsek import operator, prefix
 from refattn.sparsek import paper as sparsek_paper
@@ -278,13 +280,13 @@ CONV = {
     ),
     "last segment left out": (
         "last segment dropped",
-        paper,
+        guarded,
         [("    for c, end, kernel in zip(g.starts,", "    for c, end, kernel in list(zip(g.starts,"),
          ("g.kernels, strict=True):\n        if c < n:", "g.kernels, strict=True))[: max(len(g.starts) - 1, 1)]:\n        if c < n:")],
     ),
-    "no padding": (UNNAMED, paper, [("_BLOCK_ENTRIES = 1 << 21", CIRCULAR)]),
-    "rows not guarded": (UNNAMED, paper, [("self.lost = np.flatnonzero(~kept)", "self.lost = np.flatnonzero(~kept)[:0]"), ("kept = bound <= self.tol / 2 ", "kept = np.ones(bound.shape, bool) ")]),
-    "no shift": (UNNAMED, paper, [("shift = lower.largest if", "shift = 0.0 if")]),
+    "no padding": (UNNAMED, guarded, [("_BLOCK_ENTRIES = 1 << 21", CIRCULAR)]),
+    "rows not guarded": (UNNAMED, guarded, [("self.lost = np.flatnonzero(~kept)", "self.lost = np.flatnonzero(~kept)[:0]"), ("kept = bound <= self.tol / 2 ", "kept = np.ones(bound.shape, bool) ")]),
+    "no shift": (UNNAMED, guarded, [("shift = lower.largest if", "shift = 0.0 if")]),
     "only the first column": (
         UNNAMED,
         gradients,
@@ -299,10 +301,10 @@ CONV = {
 @pytest.mark.parametrize("planted", ids(CONV))
 def test_an_error_planted_in_the_papers_conv_path_is_caught(planted, kernels):
     cause, module, replacements = CONV[planted]
-    part = {basis: "basis", paper: "paper", gradients: "gradients"}[module]
+    part = {basis: "basis", guarded: "guarded", gradients: "gradients"}[module]
     wrong = kernels.altered(module, *replacements)
     changed = {part: wrong}
-    if part == "paper":  # the gradients' own walk over the segments is the paper's
+    if part == "guarded":  # the gradients' own walk over the segments is the paper's
         changed["gradients"] = kernels.altered(gradients)
         changed["gradients"].kernel_gradients.__globals__["segments"] = wrong.segments
     forward, backward = kernels.conv(**changed)

@@ -1,0 +1,1 @@
+"""Choosing where segments start, by how near the basis comes to the logits (ours)."""
