@@ -67,7 +67,7 @@ def by_head(
         own = {x: to_mp(a[h if a.shape[0] == heads else h // group]) for x, a in inputs.items()}
         for name, value in compute(**own).items():
             rows = found.setdefault(name, [])
-            if name[1:] in ("k", "v", "scores") and name in shared and h % group:
+            if name in shared and h % group:
                 rows[-1] = _add(rows[-1], value)
             else:
                 rows.append(value)
@@ -265,12 +265,6 @@ def generate(folder: Path) -> dict[str, Any]:
 
 
 def _described(one: VectorCase) -> dict[str, Any]:
-    return {
-        "operation": one.operation,
-        "name": one.name,
-        "description": one.description,
-        "options": one.options,
-        "inputs": list(one.inputs),
-        "results": list(one.results),
-        "arrays": {x: {"dtype": a.dtype.newbyteorder("<").str, "shape": list(a.shape)} for x, a in one.arrays.items()},
-    }
+    arrays = {x: {"dtype": a.dtype.newbyteorder("<").str, "shape": list(a.shape)} for x, a in one.arrays.items()}
+    names = ("operation", "name", "description", "options", "inputs", "results")
+    return {name: getattr(one, name) for name in names} | {"arrays": arrays}
