@@ -102,7 +102,8 @@ def dense_cases() -> Iterable[VectorCase]:
             q *= given["one_hot"]
         if "constant" in given:
             q, k = np.ones_like(q), np.full_like(k, given["constant"])
-        inputs = {"q": q, "k": k, "v": draw(seed + 2, kv, m, d_v), "dout": draw(seed + 3, heads, n, d_v)}
+        inputs: dict[str, Array] = {"q": q, "k": k}
+        inputs |= {"v": draw(seed + 2, kv, m, d_v), "dout": draw(seed + 3, heads, n, d_v)}
         causal, scale = given.get("causal", True), given.get("scale", 1 / d**0.5)
         mask = np.ones((n, m), np.uint8)
         if "mask" in given:
