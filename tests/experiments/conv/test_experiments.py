@@ -108,7 +108,7 @@ def test_perplexity_is_exact_attentions_at_k_equal_to_n(monkeypatch):
     weights = {name: rng.standard_normal(shape) for name, shape in config.tensor_shapes().items()}
     model = Llama(config, weights, dtype=np.float64)
     monkeypatch.setattr(perplexity_against_k, "model", lambda: model)
-    monkeypatch.setattr(perplexity_against_k, "essay_tokens", lambda name, n: (np.arange(n) * 7) % 10)
+    monkeypatch.setattr(perplexity_against_k, "essay", lambda name: (np.arange(64) * 7) % 10)
     found = {}
     for item in perplexity_against_k.items([32]):
         (record,) = perplexity_against_k.run(item)
