@@ -20,6 +20,8 @@ from refattn.convbasis.fast.cost import Plan
 from refattn.convbasis.fast.recover import recover_heads
 from refattn.convbasis.fast.softmax import FastSoftmax
 from refattn.convbasis.starts import partition
+from refattn.decomposition.measure import measure_head
+from refattn.decomposition.reading import read_heads
 from refattn.lowrank import (
     PolynomialFeatures,
     RandomFeatures,
@@ -29,8 +31,6 @@ from refattn.lowrank import (
     shifted_groups,
     sliding_window,
 )
-from refattn.report.decomposition.measure import measure_head
-from refattn.report.decomposition.reading import read_heads
 from refattn.testing import attention_inputs, rope_structured
 
 
@@ -169,8 +169,8 @@ ESTIMATES = {
         "one-hot, wide": ("arrays of", lambda: lambda: attention_inputs(10, 600, seed=0, kind="one-hot")),
         "rotary": ("arrays of", lambda: lambda: rope_structured(10_000, 16, starts=4, seed=0, lead=(2,))),
     },
-    "report.decomposition.reading": {"a head": ("logits", lambda: decomposition(500))},
-    "report.decomposition.arrays": {
+    "decomposition.reading": {"a head": ("logits", lambda: decomposition(500))},
+    "decomposition.arrays": {
         "npy": ("h", lambda: file_of(np.eye(600), archive=False)),
         "npz": ("h", lambda: file_of(np.eye(600), archive=True)),
     },

@@ -258,7 +258,7 @@ def _scorer_seeds(folder: Path) -> list[bytes]:
 
 
 def _decomposed(folder: Path, content: bytes) -> Any:
-    from refattn.report.decomposition import read_heads
+    from refattn.decomposition import read_heads
 
     name = "own.npz" if content[:2] == b"PK" else "own.npy"
     count, heads = read_heads(_put(folder, name, content))
@@ -303,10 +303,10 @@ def main(name: str, *options: str) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["refattn"]):
+        import refattn.decomposition
         import refattn.experiments.records
         import refattn.models.scorer
         import refattn.models.weights
-        import refattn.report.decomposition
         import refattn.testing  # noqa: F401
 
     reader = READERS[name]

@@ -115,4 +115,4 @@ def test_the_table_of_the_numerical_domain():
     assert plain["float32", 8.0] > 1
     for record in records:
         assert record.guarded_error <= record.tolerance
-        assert 0 <= record.rows_recomputed <= 1024
+        assert record.rows_lost <= record.rows_recomputed < 512

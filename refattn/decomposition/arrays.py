@@ -29,29 +29,13 @@ _PIECE = 1 << 16
 
 
 def read_npy(path: Path) -> NDArray[Any]:
-    """Return the array of a ``.npy`` file.
-
-    Raises
-    ------
-    OSError
-        The file cannot be opened.
-    ValueError
-        It is not such a file, or truncated, or damaged, or holds objects; the message names the file.
-    MemoryError
-        It does not fit.
-    """
+    """Return the array of a ``.npy`` file; ValueError names the file if it is none, or damaged, or holds objects."""
     with path.open("rb") as file:
         return _array(str(path), file, path.stat().st_size)
 
 
 def read_npz(path: Path, wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """Return those arrays of a ``.npz`` file that are wanted and there, compressed or not; others are not looked at.
-
-    Raises
-    ------
-    OSError, ValueError, MemoryError
-        As for `read_npy`; the message names the file and the array.
-    """
+    """Return those arrays of a ``.npz`` file that are wanted and there, compressed or not; others are not looked at."""
     with path.open("rb") as file:
         with one_refusal(str(path), "an archive of NumPy arrays"):
             archive = zipfile.ZipFile(file)

@@ -15,7 +15,7 @@ from refattn._heads import HeadLayout
 from refattn._memory import require_memory
 from refattn._validation import FloatArray, as_float_arrays, as_scale, require_rank
 from refattn.convbasis.recovery import require_square
-from refattn.report.decomposition.arrays import read_npy, read_npz
+from refattn.decomposition.arrays import read_npy, read_npz
 
 MOST_COLUMNS = 4096
 """Longest n: the errors are measured densely."""
@@ -40,10 +40,6 @@ class Head:
         Values, where the file has them.
     unit : float
         Unit roundoff of the file's numbers.
-
-    Notes
-    -----
-    Memory O(n²). Source: ours.
 
     Examples
     --------

@@ -23,7 +23,7 @@ from refattn.convbasis import (
     segment_means,
     sharp_bound,
 )
-from refattn.report.decomposition.reading import Head
+from refattn.decomposition.reading import Head
 
 SCHEMA = "refattn-decompose/1"
 """Name of the JSON layout, raised when a field changes its meaning."""
@@ -50,10 +50,6 @@ class HeadReport:
         The answer to whether the head is conv-like.
     document : dict
         Plain data: everything that is printed and written.
-
-    Notes
-    -----
-    Memory O(n²). Source: ours.
 
     Examples
     --------

@@ -8,9 +8,9 @@ import pytest
 from numpy.lib import format as npy
 
 from refattn import PromotionWarning, dense_attention
-from refattn.report.decomposition import read_heads
-from refattn.report.decomposition.measure import measure_head, softmax
-from refattn.report.decomposition.reading import MOST_COLUMNS
+from refattn.decomposition import read_heads
+from refattn.decomposition.measure import measure_head, softmax
+from refattn.decomposition.reading import MOST_COLUMNS
 from refattn.testing import attention_inputs, rope_structured
 
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from refattn import cli
 from refattn._npz import arrays_in
-from refattn.report.decomposition.arrays import read_npy, read_npz
+from refattn.decomposition.arrays import read_npy, read_npz
 
 METHODS = {
     "stored": zipfile.ZIP_STORED, "deflated": zipfile.ZIP_DEFLATED, "bz2": zipfile.ZIP_BZIP2, "lzma": zipfile.ZIP_LZMA,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refattn.report.decomposition.measure import HeadReport
+from refattn.decomposition.measure import HeadReport
 
 COLOURS = {
     "uniform, columns": ("#d55e00", "o"),
@@ -19,24 +19,7 @@ COLOURS = {
 
 
 def picture(report: HeadReport, title: str) -> bytes:
-    """Draw a head.
-
-    Parameters
-    ----------
-    report : HeadReport
-        As `measure_head` gives it.
-    title : str
-        Above the picture.
-
-    Returns
-    -------
-    bytes
-        A PNG file.
-
-    Notes
-    -----
-    Time O(n²). Source: ours.
-    """
+    """Draw a head under a title, and return the PNG file."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 9.5), layout="constrained", dpi=110)

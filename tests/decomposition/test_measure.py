@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 from refattn import conv_attention, dense_attention
 from refattn.cli import app
 from refattn.convbasis import best_starts, logit_residual
-from refattn.report.decomposition import measure_head, read_heads
-from refattn.report.decomposition.measure import exact_terms, rounding_of_logits
-from refattn.report.decomposition.picture import picture
+from refattn.decomposition import measure_head, read_heads
+from refattn.decomposition.measure import exact_terms, rounding_of_logits
+from refattn.decomposition.picture import picture
 from refattn.testing import attention_inputs, rope_structured
 
 runner = CliRunner()
