@@ -127,8 +127,8 @@ class _UnknownError(Exception):
 
 def _reached(dispatcher: Any) -> list[object]:
     """Describe a function and all that it reaches: what each is made of, and the places here of those it refers to."""
-    order, described = {id(dispatcher): 0}, []
-    found = [dispatcher]
+    order, found = {id(dispatcher): 0}, [dispatcher]
+    described: list[object] = []
     for function in found:  # which grows
         own, referred = _made_of(function)
         for other in referred:
@@ -184,11 +184,11 @@ def _described(value: Any, referred: list[Any]) -> object:
         return "code", value.co_code, value.co_exceptiontable, counts, names, _described(value.co_consts, referred)
     if isinstance(value, Dispatcher | FunctionType):
         referred.append(value)
-        return "function", value.__module__, value.__qualname__
+        return "function", value.__module__, getattr(value, "__qualname__", "")
     if isinstance(value, ModuleType):
         home = name = value.__name__
     else:
-        name = getattr(value, "__qualname__", getattr(value, "__name__", None))
+        name = getattr(value, "__qualname__", getattr(value, "__name__", ""))
         home = "numpy" if isinstance(value, np.ufunc) else getattr(value, "__module__", None) or ""
     if name and home.partition(".")[0] in ("builtins", "math", "numpy", "numba"):  # their versions are in the key
         return type(value).__name__, home, name

@@ -136,8 +136,8 @@ def _lowrank(dtype: Any) -> None:
         lowrank.DistinctRowsMask(patterns, of), lowrank.DistinctColumnsMask(patterns, of),
     ):  # fmt: skip
         u1, u2 = rng.random((2, n, 10)).astype(dtype)
-        out, held = lowrank.masked_product_forward(u1, u2, rng.random((n, 8)).astype(dtype), mask=mask)
-        lowrank.masked_product_backward(out, held)
+        product, factors = lowrank.masked_product_forward(u1, u2, rng.random((n, 8)).astype(dtype), mask=mask)
+        lowrank.masked_product_backward(product, factors)
     q, k, v = (0.3 * rng.standard_normal((3, n, 6))).astype(dtype)
     features = lowrank.PolynomialFeatures(6, degree=4, bound=4.0)
     out, held = lowrank.lowrank_attention_forward(q, k, v, features=features, mask=Causal())
