@@ -12,7 +12,7 @@ from refattn.convbasis.bounds import (
     sharp_bound,
 )
 from refattn.convbasis.fast.cost import Plan, choose_plan
-from refattn.convbasis.guarded.gradients import ConvGradients
+from refattn.convbasis.guarded.gradients import ConvGradients, Recomputed
 from refattn.convbasis.recovery import recover
 from refattn.convbasis.starts.best import BestStarts, best_starts, best_starts_of_matrix
 from refattn.convbasis.starts.fewest import CurvePoint, ToleranceRecovery, recover_to_tolerance
@@ -27,6 +27,7 @@ __all__ = [
     "ConvGradients",
     "CurvePoint",
     "Plan",
+    "Recomputed",
     "ToleranceRecovery",
     "basis_from_starts",
     "best_starts",

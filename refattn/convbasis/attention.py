@@ -1,14 +1,12 @@
 """Conv attention, the public operation: recover a basis, apply it by one of the methods (arXiv 2405.05219, section 4).
 
-Of its gradients there are two, and they are different things: see docs/explanation/training.md.
-
-Causal attention has one basis, of the logits ``H = M ∘ (scale · Q Kᵀ)``. Full attention has two: of the lower triangle
-with the diagonal, and of the strict upper triangle, which transposed is lower triangular with Q and K exchanged.
+What is computed stands in `refattn.convbasis._problem`; how, in `refattn.convbasis.oracle`, `refattn.convbasis.guarded`
+and `refattn.convbasis.fast`. Of its gradients there are two, and they are different things: see
+docs/explanation/training.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,30 +14,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refattn._heads import HeadLayout
-from refattn._kept import kept
 from refattn._threads import one_blas_thread
-from refattn._validation import (
-    FloatArray,
-    as_float_arrays,
-    as_option,
-    as_real,
-    as_scale,
-    cast,
-    require_finite,
-    require_kind,
-)
+from refattn._validation import FloatArray, as_float_arrays, as_option, cast, require_finite, require_kind
 from refattn.convbasis import oracle
+from refattn.convbasis._problem import ConvProblem, as_problem
 from refattn.convbasis.basis import ConvBasis
-from refattn.convbasis.bounds import ROW_TOLERANCE
 from refattn.convbasis.fast.cost import Plan
 from refattn.convbasis.guarded import gradients
 from refattn.convbasis.guarded.gradients import ConvGradients, Recomputed
-from refattn.convbasis.guarded.softmax import Softmax, conv_attention_head
+from refattn.convbasis.guarded.softmax import Softmax
 from refattn.convbasis.guarded.units import scaled, spans_too_much
-from refattn.convbasis.recovery import recover_heads, require_square, search_options
 from refattn.convbasis.toeplitz import near_one
 
-METHODS = ("fast", "paper", "oracle")
 GRADIENTS = ("approximation", "attention")
 
 
@@ -204,23 +190,11 @@ def conv_attention(
     >>> bool(np.allclose(out, dense_attention(q, k, v), rtol=1e-12))
     True
     """
-    return _attend(
-        q,
-        k,
-        v,
-        n_basis=n_basis,
-        probe=probe,
-        delta=delta,
-        eps=eps,
-        basis=basis,
-        mask=mask,
-        scale=scale,
-        method=method,
-        plan=plan,
-        tol=tol,
-        check_finite=check_finite,
-        keep=False,
-    ).out
+    problem = as_problem(
+        q, k, v, n_basis=n_basis, probe=probe, delta=delta, eps=eps, basis=basis, mask=mask, scale=scale, method=method,
+        plan=plan, tol=tol, check_finite=check_finite,
+    )  # fmt: skip
+    return _attend(problem, None).out
 
 
 def conv_attention_forward(
@@ -277,80 +251,26 @@ def conv_attention_forward(
     >>> cache.basis.starts.tolist()  # T = 1 and a tiny δ: the first columns, as every column differs from the last
     [0, 1, 2, 3]
     """
-    cache = _attend(
-        q,
-        k,
-        v,
-        n_basis=n_basis,
-        probe=probe,
-        delta=delta,
-        eps=eps,
-        basis=basis,
-        mask=mask,
-        scale=scale,
-        method=method,
-        plan=plan,
-        tol=tol,
-        check_finite=check_finite,
-        keep=True,
-    )
+    problem = as_problem(
+        q, k, v, n_basis=n_basis, probe=probe, delta=delta, eps=eps, basis=basis, mask=mask, scale=scale, method=method,
+        plan=plan, tol=tol, check_finite=check_finite,
+    )  # fmt: skip
+    cache = _attend(problem.kept(), {})
+    for array in (cache.out, cache.plans, cache.rows_recomputed, cache.largest_bound):
+        array.flags.writeable = False
     return cache.out.copy(), cache  # the caller may write to its own
 
 
 @one_blas_thread()
-def _attend(
-    q: ArrayLike,
-    k: ArrayLike,
-    v: ArrayLike,
-    *,
-    n_basis: int | None,
-    probe: int | None,
-    delta: float | None,
-    eps: float,
-    basis: ConvBasis | tuple[ConvBasis, ConvBasis] | None,
-    mask: str,
-    scale: float | None,
-    method: str,
-    plan: Plan | None,
-    tol: float | None,
-    check_finite: bool,
-    keep: bool,
-) -> ConvCache:
-    """The forward; `keep` says whether a backward may follow, so that the operators are worth their memory."""
-    q, k, v = as_float_arrays(check_finite=check_finite, q=q, k=k, v=v)
-    if keep:
-        q, k, v = kept(q), kept(k), kept(v)
-    layout = HeadLayout.of(q, k, v)
-    require_square(q, k)
-    as_option("mask", mask, ("causal", "full"))
-    as_option("method", method, METHODS)
-    if plan is not None and (method != "fast" or not isinstance(plan, Plan)):
-        raise TypeError(f"plan: {plan!r} came with method {method!r}, a Plan with method 'fast' was wanted")
-    factor = as_scale(scale, q.shape[-1], q.dtype)
-    row_tol = ROW_TOLERANCE[q.dtype.name] if tol is None else as_real("tol", tol, least=0.0)
-    queries, keys, values = layout.expand(q, k, v)
-    n = q.shape[-2]
-
-    upper = None
-    if basis is None:
-        _require_given(n_basis=n_basis, probe=probe, delta=delta)
-        options = search_options(n, n_basis, probe, delta, eps)
-        recover = _recover_heads(method)
-        lower = recover(queries, keys, *options, factor)
-        if mask == "full":
-            upper = recover(keys, queries, *options, factor)
-    elif mask == "full":
-        if not (isinstance(basis, tuple) and len(basis) == 2):
-            raise TypeError("basis: full attention wants a pair (lower, upper) of ConvBasis")
-        lower, upper = (_given(one, layout, n, q.dtype) for one in basis)
-    else:
-        lower = _given(basis, layout, n, q.dtype)
-
-    out = np.empty((*layout.inner, n, v.shape[-1]), q.dtype)
+def _attend(problem: ConvProblem, operators: dict[tuple[int, ...], Any] | None) -> ConvCache:
+    """The forward; the operators of the fast method are put into `operators`, where a backward may follow."""
+    layout, method = problem.layout, problem.method
+    lower, upper = problem.bases()
+    _, _, values = layout.expand(problem.q, problem.k, problem.v)
+    out = np.empty((*layout.inner, *problem.v.shape[-2:]), problem.q.dtype)
     recomputed = np.zeros(layout.inner, dtype=np.int64)
     largest = np.zeros(layout.inner)
     plans = np.full(layout.inner, None, dtype=object)
-    operators: dict[tuple[int, ...], Any] = {}
     for head in np.ndindex(*layout.inner):
         above = None if upper is None else upper[head]
         if method == "oracle":
@@ -358,80 +278,27 @@ def _attend(
                 out[head] = oracle.conv_attention_head(values[head], lower[head], above)
         elif method == "paper":
             with np.errstate(over="ignore", invalid="ignore"):  # judged below
-                out[head], report = conv_attention_head(values[head], lower[head], above, row_tol)
+                out[head], report = Softmax(lower[head], above, problem.tol).product(values[head])
             recomputed[head], largest[head] = report.rows.size, report.largest_bound
         else:
-            from refattn.convbasis.fast import softmax
+            from refattn.convbasis.fast.softmax import FastSoftmax, plan_head
 
-            chosen = plan or softmax.plan_head(values[head], lower[head], above)
-            f = softmax.FastSoftmax(lower[head], above, chosen, v.shape[-1], row_tol)
-            plans[head] = chosen
+            plans[head] = problem.plan or plan_head(values[head], lower[head], above)
+            f = FastSoftmax(lower[head], above, plans[head], out.shape[-1], problem.tol)
             report = f.write(values[head], out[head])
             recomputed[head] = report.rows.size if f.below is not None else 0
             largest[head] = report.largest_bound
-            if keep:
+            if operators is not None:
                 operators[head] = f
-    if method != "fast" and (check_finite or all(np.isfinite(one).all() for one in (q, k, v))):
+    known = problem.check_finite or all(np.isfinite(one).all() for one in (problem.q, problem.k, problem.v))
+    if method != "fast" and known:
         require_finite("v: output", out)  # the fast one judges the rows that may overflow
-    merged = layout.merge(out)
-    by_head = [array.reshape(layout.lead) for array in (plans, recomputed, largest)]
-    if keep:
-        for array in (merged, *by_head):
-            array.flags.writeable = False
     return ConvCache(
-        q,
-        k,
-        v,
-        merged,
-        _merge(lower, layout),
-        None if upper is None else _merge(upper, layout),
-        method,
-        by_head[0],
-        row_tol,
-        by_head[1],
-        by_head[2],
-        factor,
-        basis is None,
-        layout,
-        operators,
-    )
-
-
-def _recover_heads(method: str) -> Callable[..., ConvBasis]:
-    """Recover as the method does it: next to the paper, or compiled. Numba is imported when it is first needed."""
-    if method != "fast":
-        return recover_heads
-    from refattn.convbasis.fast import recover
-
-    return recover.recover_heads
-
-
-def _require_given(**options: Any) -> None:
-    missing = [name for name, value in options.items() if value is None]
-    if missing:
-        raise TypeError(f"{', '.join(missing)}: nothing came; n_basis, probe and delta, or a basis, were wanted")
-
-
-def _given(basis: Any, layout: HeadLayout, n: int, dtype: np.dtype[Any]) -> ConvBasis:
-    """Give a caller's basis the leading axes of the computation."""
-    if not isinstance(basis, ConvBasis):
-        raise TypeError(f"basis: {type(basis).__name__} came, a ConvBasis was wanted")
-    lead = basis.starts.shape[:-1]
-    if basis.n != n or lead not in ((), layout.lead):
-        raise ValueError(f"basis: heads {lead} and n = {basis.n} came, heads {layout.lead} and n = {n} were wanted")
-    terms = basis.starts.shape[-1]
-    kernels = cast("basis", basis.kernels, dtype)
-    return ConvBasis.trusted(
-        np.broadcast_to(basis.starts, (*layout.lead, terms)).reshape(*layout.inner, terms),
-        np.broadcast_to(kernels, (*layout.lead, terms, n)).reshape(*layout.inner, terms, n),
-    )
-
-
-def _merge(basis: ConvBasis, layout: HeadLayout) -> ConvBasis:
-    terms = basis.starts.shape[-1]
-    return ConvBasis.trusted(
-        basis.starts.reshape(*layout.lead, terms), basis.kernels.reshape(*layout.lead, terms, basis.n)
-    )
+        problem.q, problem.k, problem.v, layout.merge(out), problem.merged(lower),
+        None if upper is None else problem.merged(upper), method, plans.reshape(layout.lead), problem.tol,
+        recomputed.reshape(layout.lead), largest.reshape(layout.lead), problem.scale, problem.given is None, layout,
+        {} if operators is None else operators,
+    )  # fmt: skip
 
 
 @one_blas_thread()
@@ -567,4 +434,4 @@ def _head_gradient(
 
 
 def _in_float64(basis: ConvBasis) -> ConvBasis:
-    return ConvBasis.trusted(basis.starts, basis.kernels.astype(np.float64))
+    return ConvBasis._trusted(basis.starts, basis.kernels.astype(np.float64))

@@ -103,23 +103,15 @@ class ConvBasis:
             object.__setattr__(self, name, view)
 
     @classmethod
-    def trusted(cls, starts: NDArray[np.int64], kernels: FloatArray) -> ConvBasis:
-        """Return a basis of arrays that are known to fit and that nobody will write to, without looking at them.
-
-        Parameters
-        ----------
-        starts : ndarray of int64, shape (…, k)
-            As for `ConvBasis`.
-        kernels : ndarray, shape (…, k, n)
-            As for `ConvBasis`.
-        """
+    def _trusted(cls, starts: NDArray[np.int64], kernels: FloatArray) -> ConvBasis:
+        """Return a basis of arrays that are known to fit and that nobody will write to, without looking at them."""
         basis = cls.__new__(cls)
         basis._hold(starts, kernels)
         return basis
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copied or pickled, its arrays are read-only as well."""
-        return ConvBasis.trusted, (self.starts, self.kernels)
+        return ConvBasis._trusted, (self.starts, self.kernels)
 
     @property
     def n(self) -> int:
@@ -156,7 +148,7 @@ class ConvBasis:
 
     def __getitem__(self, index: Any) -> ConvBasis:
         """Return the basis of one matrix, or of some, of a stack."""
-        return ConvBasis.trusted(self.starts[index], self.kernels[index])
+        return ConvBasis._trusted(self.starts[index], self.kernels[index])
 
     def segments(self) -> NDArray[np.int64]:
         """Segment number of every column, shape (…, n); −1 before the first start, where columns are zero."""

@@ -45,7 +45,7 @@ def dense_logits(basis: ConvBasis) -> FloatArray:
     """``Σ_i conv(b_i, m_i)`` of one matrix, shape (n, n), from the paper's vectors, one column after the other."""
     n = basis.n
     h = np.zeros((n, n), np.longdouble)  # b_i = u_i − u_{i−1} is summed up again: the roundings of neither may show
-    wide = ConvBasis.trusted(basis.starts, basis.kernels.astype(np.longdouble))
+    wide = ConvBasis._trusted(basis.starts, basis.kernels.astype(np.longdouble))
     for vector, size in zip(wide.vectors, wide.sizes, strict=True):
         for j in range(n - size, n):
             h[j:, j] += vector[: n - j]

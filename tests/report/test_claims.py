@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from gradient_faults import FAULTS
 
-import refattn.convbasis.attention as conv_attention_module
 from refattn._threads import thread_count
 from refattn.convbasis import ConvBasis, basis, bounds, recovery, toeplitz
 from refattn.convbasis.fast import blocks
@@ -111,7 +110,7 @@ def last_column_forgotten(monkeypatch):
 
 
 def no_guard(monkeypatch):
-    monkeypatch.setitem(conv_attention_module.ROW_TOLERANCE, "float64", 1e300)
+    monkeypatch.setitem(bounds.ROW_TOLERANCE, "float64", 1e300)
 
 
 def optimistic_estimate(monkeypatch):

@@ -146,7 +146,7 @@ class FastSoftmax:
     def in_float64(self) -> FastSoftmax:
         """The same operator in float64."""
         one, two = (
-            None if part is None else ConvBasis.trusted(part[0], part[1].astype(np.float64))
+            None if part is None else ConvBasis._trusted(part[0], part[1].astype(np.float64))
             for part in (self.lower, self.upper)
         )
         assert one is not None

@@ -1,7 +1,7 @@
 """The paper's f as an operator: products by FFT, every row guarded (arXiv 2405.05219, section 4; the guard is ours).
 
 Symbols as in `refattn.convbasis.paper`, whose `algorithm_1` is the paper's. Floating point breaks it in two ways, so
-`conv_attention_head`, which ``method="paper"`` calls, departs from it:
+`Softmax.product`, which ``method="paper"`` calls, departs from it:
 
 - ``b̃_i = exp(u_i) − exp(u_{i−1})`` cancels. Summed by parts over the segments, ``Σ_i conv(b̃_i, m_i) x`` is
   ``Σ_i conv(g_i, m_i) x_i`` with ``g_i = exp(u_i)`` and x_i the entries of x in segment i: as many products, and no
@@ -188,28 +188,6 @@ class Softmax:
         """Error of the entries of a row of `_transposed_numerator`."""
         noise = transposed_noise(self.g, z)
         return noise if self.g_upper is None else np.hypot(noise, segment_noise(self.g_upper, z))
-
-
-def conv_attention_head(
-    v: FloatArray, lower: ConvBasis, upper: ConvBasis | None, tol: float
-) -> tuple[FloatArray, RowReport]:
-    """Algorithm 1 on segments, with every row inside the tolerance or computed directly.
-
-    Parameters
-    ----------
-    v : ndarray, shape (n, d_v)
-        Values.
-    lower, upper, tol
-        As for `Softmax`.
-
-    Returns
-    -------
-    out : ndarray, shape (n, d_v)
-        ``Ỹ = f V``.
-    report : RowReport
-        Which rows were recomputed.
-    """
-    return Softmax(lower, upper, tol).product(v)
 
 
 def row_sizes(w: FloatArray) -> FloatArray:

@@ -139,7 +139,7 @@ def recover_to_tolerance(
     tolerance: float,
     *,
     kernels: str = "column",
-    max_basis: int = 128,
+    n_basis: int = 128,
     samples: int = 256,
     confidence: float = 0.99,
     seed: int = 0,
@@ -157,7 +157,7 @@ def recover_to_tolerance(
     kernels : {"column", "least-squares"}, optional
         The paper's kernels, which are the columns at the starts, or the means of the diagonals, as
         `least_squares_basis` has them: better where logits are noisy.
-    max_basis : int, optional
+    n_basis : int, optional
         Most terms that are tried, at least 1; more than n are not.
     samples : int, optional
         Rows that every check draws, at least 1; all rows where there are no more.
@@ -203,7 +203,7 @@ def recover_to_tolerance(
     >>> result.found, result.basis.starts.tolist()
     (True, [0, 120, 333])
     >>> q, k, v = attention_inputs(500, 16, seed=0)
-    >>> print(recover_to_tolerance(q, k, 0.1, max_basis=4))
+    >>> print(recover_to_tolerance(q, k, 0.1, n_basis=4))
     Not conv-like: with 4 terms a sampled row is off by 1..., 0.1 was allowed.
     k      error
     1      1...
@@ -216,7 +216,7 @@ def recover_to_tolerance(
     n = q.shape[0]
     tolerance = as_real("tolerance", tolerance, positive=True)
     build = KERNELS[as_option("kernels", kernels, KERNELS)]
-    max_basis = min(as_count("max_basis", max_basis, least=1), n)
+    n_basis = min(as_count("n_basis", n_basis, least=1), n)
     samples = min(as_count("samples", samples, least=1), n)
     confidence = as_real("confidence", confidence, positive=True)
     if confidence >= 1:
@@ -240,7 +240,7 @@ def recover_to_tolerance(
         return np.sort(rng.choice(n, samples, replace=False))
 
     with np.errstate(over="ignore", invalid="ignore"), one_blas_thread():  # overflow is named where logits are used
-        starts = sampled_starts(wide_q, wide_k, factor, max_basis, rng).starts
+        starts = sampled_starts(wide_q, wide_k, factor, n_basis, rng).starts
         search = TermSearch(measure, len(starts), tolerance, drawn())
         risk = 1 - confidence
         while (count := search.fewest()) is not None:

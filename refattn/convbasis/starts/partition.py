@@ -178,13 +178,13 @@ def _running_sum(values: Floats) -> Floats:
 
 
 class Partitions(NamedTuple):
-    """Cheapest partitions into 1 … k_max segments.
+    """Cheapest partitions into 1 … n_basis segments.
 
     Attributes
     ----------
     starts : tuple of ndarray of int64
         ``starts[k − 1]`` are the first columns of the best k segments.
-    squared_error : ndarray, shape (k_max,)
+    squared_error : ndarray, shape (n_basis,)
         What they cost.
     """
 
@@ -192,14 +192,14 @@ class Partitions(NamedTuple):
     squared_error: Floats
 
 
-def cheapest_partitions(diagonals: DiagonalSums, k_max: int, *, zero_before: bool) -> Partitions:
-    """Find the cheapest partition into k segments for every k up to `k_max`, by dynamic programming.
+def cheapest_partitions(diagonals: DiagonalSums, n_basis: int, *, zero_before: bool) -> Partitions:
+    """Find the cheapest partition into k segments for every k up to `n_basis`, by dynamic programming.
 
     Parameters
     ----------
     diagonals : DiagonalSums
         With m + 1 places.
-    k_max : int
+    n_basis : int
         At most m.
     zero_before : bool
         Whether the first segment may begin later than column 0; the columns before it are then represented by zero, as
@@ -211,18 +211,18 @@ def cheapest_partitions(diagonals: DiagonalSums, k_max: int, *, zero_before: boo
 
     Notes
     -----
-    Time O(k_max m²) after `segment_costs`; memory O(m² + k_max m).
+    Time O(n_basis m²) after `segment_costs`; memory O(m² + n_basis m).
     """
     from refattn.convbasis.starts import partition_loops
 
     m = diagonals.bounds.size - 1
-    require_memory("k_max: the table of the dynamic programme", k_max * (m + 1) * 4)
+    require_memory("n_basis: the table of the dynamic programme", n_basis * (m + 1) * 4)
     before = diagonals.plain_energy.copy() if zero_before else np.full(m + 1, np.inf)
     before[0] = 0.0
-    errors, parents = np.empty(k_max), np.zeros((k_max, m + 1), np.int32)
+    errors, parents = np.empty(n_basis), np.zeros((n_basis, m + 1), np.int32)
     partition_loops.shortest_partitions(segment_costs(diagonals), before, errors, parents)
     starts = []
-    for k in range(1, k_max + 1):
+    for k in range(1, n_basis + 1):
         places = [m]
         for layer in range(k - 1, -1, -1):
             places.append(int(parents[layer, places[-1]]))
