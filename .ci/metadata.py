@@ -58,10 +58,10 @@ def codemeta_errors(written, converted, packaged):
     return [f"codemeta.json: {key} is not that of CITATION.cff or pyproject.toml" for key in different]
 
 
-def licence_errors(package):
-    """Return the data files of a package that no licence text beside them names, as ``heads.npz`` or as ``*.jsonl``."""
+def licence_errors(package, kept="data"):
+    """Return the files in folders `kept` that no licence text beside them names, as ``heads.npz`` or as ``*.jsonl``."""
     errors = []
-    for folder in sorted(path for path in package.rglob("data") if path.is_dir()):
+    for folder in sorted(path for path in package.rglob(kept) if path.is_dir()):
         notes = " ".join(path.read_text(encoding="utf-8") for path in folder.glob("*LICENSE*.txt"))
         named = {word.strip(",:;.") for word in notes.split()}
         files = [path for path in sorted(folder.rglob("*")) if path.is_file() and "LICENSE" not in path.name]
@@ -90,7 +90,7 @@ def check_sources():
     texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in names}
     converted = json.loads(Citation(texts["CITATION.cff"]).as_codemeta())
     errors = version_errors(texts) + codemeta_errors(json.loads(texts["codemeta.json"]), converted, project())
-    return errors + licence_errors(ROOT / "refattn")
+    return errors + licence_errors(ROOT / "refattn") + licence_errors(ROOT / "docs", "records")
 
 
 def check_archives(wheel, sdist):

@@ -20,13 +20,12 @@ from refattn.convbasis import (
 )
 from refattn.dense import (
     AttentionGradients,
-    DenseCache,
+    DenseForwardCache,
     dense_attention,
     dense_attention_backward,
     dense_attention_forward,
 )
 from refattn.lowrank import (
-    CausalMask,
     ContinuousRowsMask,
     DistinctColumnsMask,
     DistinctRowsMask,
@@ -42,9 +41,9 @@ from refattn.lowrank import (
 )
 from refattn.masks import Causal, SlidingWindow
 from refattn.sparsek import (
-    SparseKAttentionCache,
     SparseKAttentionGradients,
-    SparseKCache,
+    SparseKDecodingCache,
+    SparseKForwardCache,
     prefix_thresholds,
     sparsek_attention,
     sparsek_attention_backward,
@@ -58,12 +57,11 @@ from refattn.versions import show_versions
 __all__ = [
     "AttentionGradients",
     "Causal",
-    "CausalMask",
     "ContinuousRowsMask",
     "ConvBasis",
     "ConvCache",
     "ConvGradients",
-    "DenseCache",
+    "DenseForwardCache",
     "DistinctColumnsMask",
     "DistinctRowsMask",
     "PolynomialFeatures",
@@ -71,9 +69,9 @@ __all__ = [
     "RandomFeatures",
     "RowChangeMask",
     "SlidingWindow",
-    "SparseKAttentionCache",
     "SparseKAttentionGradients",
-    "SparseKCache",
+    "SparseKDecodingCache",
+    "SparseKForwardCache",
     "ToleranceRecovery",
     "__version__",
     "conv_attention",

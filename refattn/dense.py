@@ -60,7 +60,7 @@ _LEAST_ROWS = 256
 
 
 @dataclass(frozen=True)
-class DenseCache:
+class DenseForwardCache:
     """What `dense_attention_backward` needs of the forward.
 
     Attributes
@@ -227,7 +227,7 @@ def dense_attention_forward(
     softcap: float | None = None,
     block: int | None = None,
     check_finite: bool = True,
-) -> tuple[FloatArray, DenseCache]:
+) -> tuple[FloatArray, DenseForwardCache]:
     """Exact softmax attention, and what its backward needs.
 
     Parameters
@@ -241,7 +241,7 @@ def dense_attention_forward(
     -------
     out : ndarray, shape (…, n_q, d_v)
         The output.
-    cache : DenseCache
+    cache : DenseForwardCache
         For `dense_attention_backward`; its ``log_sum_exp`` is what flash-attention kernels return.
 
     Raises
@@ -300,17 +300,17 @@ def dense_attention_forward(
     out = layout.merge(out)
     require_finite("v: output", out)
     row_max, row_sum = (kept(rows.reshape(*layout.lead, n_q)) for rows in (row_max, row_sum))
-    return out, DenseCache(q, k, v, row_max, row_sum, layout, rule, factor, cap, step)
+    return out, DenseForwardCache(q, k, v, row_max, row_sum, layout, rule, factor, cap, step)
 
 
-def dense_attention_backward(dout: ArrayLike, cache: DenseCache) -> AttentionGradients:
+def dense_attention_backward(dout: ArrayLike, cache: DenseForwardCache) -> AttentionGradients:
     """Gradients of exact attention with respect to q, k and v.
 
     Parameters
     ----------
     dout : array_like, shape (…, n_q, d_v)
         Gradient of the loss with respect to the output; of the output's shape.
-    cache : DenseCache
+    cache : DenseForwardCache
         From `dense_attention_forward`.
 
     Returns
@@ -340,7 +340,7 @@ def dense_attention_backward(dout: ArrayLike, cache: DenseCache) -> AttentionGra
     >>> bool(np.allclose(gradients.v.sum(), 5 * 4))  # the weights of every row sum to one
     True
     """
-    require_kind("cache", cache, DenseCache, "dense_attention_forward")
+    require_kind("cache", cache, DenseForwardCache, "dense_attention_forward")
     (dout,) = as_float_arrays(dout=dout)
     layout, scale, cap = cache.layout, cache.scale, cache.softcap
     shape = (*cache.row_max.shape, cache.v.shape[-1])

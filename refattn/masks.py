@@ -26,7 +26,8 @@ Alignment: TypeAlias = Literal["top-left", "bottom-right"] | int | None
 _ALIGNMENTS = ("top-left", "bottom-right")
 
 
-def _offset(name: str, alignment: Alignment, n_q: int, n_k: int) -> int:
+def offset_of(name: str, alignment: Alignment, n_q: int, n_k: int) -> int:
+    """Return the position of the first query among the keys."""
     if alignment is None:
         if n_q != n_k:
             raise ValueError(
@@ -72,7 +73,7 @@ class Causal:
         n_q, n_k : int
             Numbers of queries and keys.
         """
-        position = np.arange(rows.start, rows.stop) + _offset("causal", self.alignment, n_q, n_k)
+        position = np.arange(rows.start, rows.stop) + offset_of("causal", self.alignment, n_q, n_k)
         return np.asarray(np.arange(n_k) <= position[:, None])
 
 
@@ -125,7 +126,7 @@ class SlidingWindow:
         n_q, n_k : int
             Numbers of queries and keys.
         """
-        position = np.arange(rows.start, rows.stop) + _offset("sliding window", self.alignment, n_q, n_k)
+        position = np.arange(rows.start, rows.stop) + offset_of("sliding window", self.alignment, n_q, n_k)
         lag = position[:, None] - np.arange(n_k)
         near = (lag < self.window) | (np.arange(n_k) < self.sinks)
         return np.asarray((lag >= 0) & near)

@@ -8,6 +8,7 @@ What several folders draw from (`decades`) can be imported.
 """
 
 import os
+import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,3 +38,10 @@ def pytest_runtest_makereport(item, call):
         report.outcome = "failed"
         report.longrepr = f"skipped where every package is installed: {report.longrepr}"
     return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible():
+    """Started in the background, a test run ignores Ctrl-C, and so would every process it starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -84,7 +84,9 @@ def test_a_gradient_that_overflows_is_refused():
 
 @pytest.mark.parametrize("cache", [None, 1.0, "cache", ()], ids=repr)
 def test_a_cache_of_another_kind_is_refused(cache):
-    with pytest.raises(TypeError, match=r"^cache: .* came, a DenseCache from dense_attention_forward was wanted"):
+    with pytest.raises(
+        TypeError, match=r"^cache: .* came, a DenseForwardCache from dense_attention_forward was wanted"
+    ):
         dense_attention_backward(np.ones((2, 2)), cache)
 
 

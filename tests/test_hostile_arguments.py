@@ -17,9 +17,9 @@ from refattn.convbasis import (
     recover,
     recover_to_tolerance,
 )
+from refattn.decomposition import read_heads
 from refattn.experiments.records import read_records
 from refattn.lowrank import PolynomialFeatures, RowChangeMask, document_blocks, masked_product_backward, shifted_groups
-from refattn.report.decomposition import read_heads
 from refattn.sparsek import sparsek_scores_backward
 from refattn.testing import attention_inputs, check_gradients, relative_error, rope_structured, row_errors, tolerance
 

@@ -1,7 +1,9 @@
 """Importing the package is cheap: nothing is compiled, no thread is started, no optional package is touched."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +46,30 @@ def test_packages_need_no_import_of_their_own():
 
     with pytest.raises(AttributeError, match="has no attribute 'tessting'"):
         refattn.tessting  # noqa: B018  the error is what is looked at
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def imported(tree):
+    """Parts of the package that a module imports, wherever in it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("refattn"):
+            names = [node.module] if "." in node.module else [f"refattn.{alias.name}" for alias in node.names]
+        else:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        yield from (name.split(".")[1] for name in names if name.startswith("refattn."))
+
+
+def test_imports_point_the_way_that_the_page_for_contributors_draws():
+    drawn = next(line for line in (ROOT / "CONTRIBUTING.md").read_text("utf-8").splitlines() if "←" in line)
+    places = {name.strip(): place for place, names in enumerate(drawn.split("←")) for name in names.split(",")}
+    assert {"dense", "convbasis", "decomposition", "cli"} <= set(places)
+    against = [
+        f"{file}: {other}"
+        for file in (ROOT / "refattn").rglob("*.py")
+        if (own := file.relative_to(ROOT / "refattn").parts[0].removesuffix(".py")) != "__init__"
+        for other in imported(ast.parse(file.read_text("utf-8")))
+        if own != other and places.get(other, 0) >= max(1, places.get(own, 0))
+    ]
+    assert against == []

@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 
 import refattn
-from refattn import SparseKCache, _fft, _memory, _threads
+from refattn import SparseKDecodingCache, _fft, _memory, _threads
 from refattn.convbasis import ConvBasis, least_squares_basis
 from refattn.convbasis.fast.cost import Plan
 from refattn.convbasis.fast.recover import recover_heads
 from refattn.convbasis.fast.softmax import FastSoftmax
 from refattn.convbasis.starts import partition
+from refattn.decomposition.measure import measure_head
+from refattn.decomposition.reading import read_heads
 from refattn.lowrank import (
     PolynomialFeatures,
     RandomFeatures,
@@ -29,8 +31,6 @@ from refattn.lowrank import (
     shifted_groups,
     sliding_window,
 )
-from refattn.report.decomposition.measure import measure_head
-from refattn.report.decomposition.reading import read_heads
 from refattn.testing import attention_inputs, rope_structured
 
 
@@ -76,7 +76,7 @@ def partitions(m, n_basis):
 def first_token(n_select, window, d, d_v, dtype, heads, *, hard=False):
     rng = np.random.default_rng(0)
     k, v = rng.standard_normal((heads, d)).astype(dtype), rng.standard_normal((heads, d_v)).astype(dtype)
-    return lambda: SparseKCache(n_select, window, hard=hard).step(k, k, v, np.zeros(heads))
+    return lambda: SparseKDecodingCache(n_select, window, hard=hard).step(k, k, v, np.zeros(heads))
 
 
 def product(n, r):
@@ -169,8 +169,8 @@ ESTIMATES = {
         "one-hot, wide": ("arrays of", lambda: lambda: attention_inputs(10, 600, seed=0, kind="one-hot")),
         "rotary": ("arrays of", lambda: lambda: rope_structured(10_000, 16, starts=4, seed=0, lead=(2,))),
     },
-    "report.decomposition.reading": {"a head": ("logits", lambda: decomposition(500))},
-    "report.decomposition.arrays": {
+    "decomposition.reading": {"a head": ("logits", lambda: decomposition(500))},
+    "decomposition.arrays": {
         "npy": ("h", lambda: file_of(np.eye(600), archive=False)),
         "npz": ("h", lambda: file_of(np.eye(600), archive=True)),
     },

@@ -17,21 +17,22 @@ from places import Mutant
 ROOT = Path(__file__).resolve().parents[2]
 MEMORY = "tests/test_memory_estimates.py"
 PARTS = {
-    "_overflow.py": ["tests/test_edge_numerics.py", "tests/*/test_edge_numerics.py", "tests/test_dense*.py"],
+    "_overflow.py": ["tests/test_edge_numerics.py", "tests/*/test_edge_numerics.py", "tests/dense/test_*.py"],
     "_kept.py": ["tests/test_callers_arrays.py"],
-    "dense.py": ["tests/test_dense*.py", "tests/test_edge_numerics.py"],
-    "masks.py": ["tests/test_masks.py", "tests/test_dense.py"],
+    "dense.py": ["tests/dense/test_*.py", "tests/test_edge_numerics.py"],
+    "masks.py": ["tests/test_masks.py", "tests/dense/test_*.py"],
     "convbasis": ["tests/convbasis/**/test_*.py", MEMORY],
     "sparsek": ["tests/sparsek/test_*.py", MEMORY],
     "lowrank": ["tests/lowrank/test_*.py", MEMORY],
-    "testing/conformance": ["tests/testing/test_conform*.py"],
-    "testing": ["tests/testing/test_[!ct]*.py", "tests/testing/test_tolerances.py", MEMORY],
-    "report/claims": ["tests/*/test_*claims.py", "tests/report/test_planted.py"],
-    "report/decomposition": ["tests/report/decomposition/test_*.py", "tests/report/test_cli.py", MEMORY],
-    "report": ["tests/report/test_[!cp]*.py", "tests/report/test_c[!l]*.py", "tests/report/test_cli.py"],
+    "testing/conformance": ["tests/testing/conformance/test_*.py", "tests/cli/test_conform.py"],
+    "testing/vectors": ["tests/testing/vectors/test_*.py"],
+    "testing": ["tests/testing/test_[!t]*.py", "tests/testing/test_tolerances.py", MEMORY],
+    "decomposition": ["tests/decomposition/test_*.py", MEMORY],
+    "report/claims": ["tests/report/claims/test_*.py"],
+    "report": ["tests/report/test_*.py", "tests/cli/test_report.py"],
 }
 """What is mutated, by the longest of these that its path below ``refattn`` begins with, and the tests that judge it."""
-EVERYWHERE = ["tests/test_validation.py", "tests/test_hostile_arguments.py"]
+EVERYWHERE = [f"tests/test_{name}.py" for name in ("validation", "finiteness", "conversions", "hostile_arguments")]
 """Tests that judge every part."""
 
 

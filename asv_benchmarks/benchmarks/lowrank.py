@@ -4,9 +4,8 @@ import time
 
 import numpy as np
 
-from refattn import dense_attention
+from refattn import Causal, dense_attention
 from refattn.lowrank import (
-    CausalMask,
     DistinctColumnsMask,
     DistinctRowsMask,
     PolynomialFeatures,
@@ -22,6 +21,8 @@ from refattn.lowrank import (
     sliding_window,
 )
 
+from .timing import seconds
+
 RANK, WIDTH = 64, 64
 LENGTHS = [4096, 16_384, 65_536, 262_144]
 PATTERNS = 4
@@ -31,7 +32,7 @@ def mask_of(kind, n):
     group = np.arange(n) % PATTERNS
     patterns = group == np.arange(PATTERNS)[:, None]
     return {
-        "causal": lambda: CausalMask(n),
+        "causal": lambda: Causal(),
         "row change": lambda: shifted_groups(n, 512),
         "continuous rows": lambda: sliding_window(n, 512),
         "distinct columns": lambda: DistinctColumnsMask(patterns, group),
@@ -45,17 +46,6 @@ KINDS = ["causal", "row change", "continuous rows", "distinct columns", "distinc
 def factors(n, r=RANK, d=WIDTH):
     rng = np.random.default_rng(0)
     return rng.standard_normal((n, r)), rng.standard_normal((n, r)), rng.standard_normal((n, d))
-
-
-def seconds(function, repeat, clock=time.perf_counter):
-    """Best time of `repeat` calls, after one that is not counted."""
-    function()
-    best = np.inf
-    for _ in range(repeat):
-        begun = clock()
-        function()
-        best = min(best, clock() - begun)
-    return best
 
 
 class Products:

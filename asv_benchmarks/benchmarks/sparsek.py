@@ -1,18 +1,18 @@
 """SparseK: the operator, the thresholds of all prefixes against one sort of the scores, the linear-time backward."""
 
-import time
-
 import numpy as np
 
 from refattn.sparsek import (
     prefix_pullback,
     prefix_thresholds,
     selection_intervals,
-    sparsek,
     sparsek_by_bisection,
+    sparsek_operator,
     sparsek_vjp,
     support_intervals,
 )
+
+from .timing import seconds
 
 BUDGET = 128
 LENGTHS = [10_000, 31_623, 100_000, 316_228, 1_000_000, 3_162_278, 10_000_000]
@@ -27,17 +27,6 @@ def scores_of(kind, n):
         "drifting": lambda: independent + 1e-3 * np.arange(n),
         "rising": lambda: np.sort(independent),
     }[kind]()
-
-
-def seconds(function, repeat):
-    """Best time of `repeat` calls, after one that is not counted."""
-    function()
-    best = np.inf
-    for _ in range(repeat):
-        start = time.perf_counter()
-        function()
-        best = min(best, time.perf_counter() - start)
-    return best
 
 
 class Thresholds:
@@ -119,10 +108,10 @@ class Operator:
     def setup(self, m):
         self.z = np.random.default_rng(2).standard_normal(m)
         self.k = m / 8
-        self.p = sparsek(self.z, self.k)
+        self.p = sparsek_operator(self.z, self.k)
 
     def time_sorting(self, m):
-        sparsek(self.z, self.k)
+        sparsek_operator(self.z, self.k)
 
     def time_bisection(self, m):
         sparsek_by_bisection(self.z, self.k)

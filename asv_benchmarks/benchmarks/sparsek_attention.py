@@ -11,8 +11,15 @@ from threadpoolctl import threadpool_limits
 
 from refattn import dense_attention, dense_attention_backward, dense_attention_forward
 from refattn._threads import set_thread_count
-from refattn.sparsek import SparseKCache, sparsek_attention, sparsek_attention_backward, sparsek_attention_forward
+from refattn.sparsek import (
+    SparseKDecodingCache,
+    sparsek_attention,
+    sparsek_attention_backward,
+    sparsek_attention_forward,
+)
 from refattn.testing import relative_error, row_errors
+
+from .timing import in_turns
 
 try:
     import torch
@@ -74,17 +81,6 @@ def warm():
     begun = perf_counter()
     Refattn(4096).both()
     return perf_counter() - begun
-
-
-def in_turns(functions, rounds):
-    """Seconds of every function in every round, one after the other, shape (rounds, functions)."""
-    times = np.empty((rounds, len(functions)))
-    for row in times:
-        for place, function in enumerate(functions):
-            begun = perf_counter()
-            function()
-            row[place] = perf_counter() - begun
-    return times
 
 
 class Dense(Refattn):
@@ -253,7 +249,7 @@ class SparseKGeneration:
         self.cache = self.filled(position)
 
     def filled(self, position):
-        cache = SparseKCache(**OPTIONS)
+        cache = SparseKDecodingCache(**OPTIONS)
         cache.prefill(*(self.inputs[name][:position] for name in ("q", "k", "v", "scores")))
         return cache
 

@@ -1,7 +1,7 @@
 """Draw the pictures of these pages: ``python docs/pictures/draw.py [--out DIR] [--records DIR]``.
 
-The same versions give the same bytes. Pictures of records are drawn from those that ship with the package, or from
-those in the folder given; where there are none, the picture stays as it is.
+The same versions give the same bytes. Pictures of records are drawn from those in ``docs/records``, or in the folder
+given; where there are none, the picture stays as it is.
 """
 
 import argparse
@@ -10,11 +10,10 @@ from pathlib import Path
 
 from style import save
 
-import refattn
 from refattn.experiments.records import read_records
 
 HERE = Path(__file__).parent
-SHIPPED = Path(refattn.__file__).parent / "experiments" / "data"
+RECORDS = HERE.parent / "records"
 PICTURES = (
     "block_transform",
     "conv_basis",
@@ -43,6 +42,6 @@ def draw_all(folder: Path, records: Path) -> list[Path]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=HERE)
-    parser.add_argument("--records", type=Path, default=SHIPPED)
+    parser.add_argument("--records", type=Path, default=RECORDS)
     options = parser.parse_args()
     print(*draw_all(options.out, options.records), sep="\n")

@@ -16,8 +16,8 @@ def generate(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to; made if missing.")],
 ) -> None:
     """Compute the reference vectors to 50 digits and write them, bit for bit the shipped ones. Needs mpmath."""
+    from refattn.laboratory.vectors import generate as generate_vectors
     from refattn.testing.vectors import load_manifest
-    from refattn.testing.vectors.generate import generate as generate_vectors
 
     try:
         manifest = generate_vectors(out)

@@ -1,1 +1,4 @@
-"""One module per question that the papers ask or leave open; each returns records (ours)."""
+"""Questions that the papers ask or leave open, a module each, by paper: `conv`, `sparsek`, and both `compared` (ours).
+
+``refattn experiment NAME`` runs one of them; `refattn.experiments.catalogue` knows the names.
+"""

@@ -8,32 +8,25 @@ from importlib import import_module
 from refattn.experiments.experiment import Experiment
 
 MODULES: Mapping[str, str] = {
-    "conv-by-fft": "conv_by_fft",
-    "numerical-domain": "numerical_domain",
-    "error-against-k": "error_against_k",
-    "maps": "maps",
-    "full-attention": "full_attention",
-    "perplexity-against-k": "perplexity_against_k",
-    "retrieval-against-k": "retrieval_against_k",
-    "time-against-n": "time_against_n",
-    "baselines": "baselines",
-    "sparsek-perplexity": "sparsek_perplexity",
-    "sparsek-passkey": "sparsek_passkey",
-    "sparsek-variations": "sparsek_variations",
+    "conv-by-fft": "conv.by_fft",
+    "numerical-domain": "conv.numerical_domain",
+    "error-against-k": "conv.error_against_k",
+    "maps": "conv.maps",
+    "full-attention": "conv.full_attention",
+    "perplexity-against-k": "conv.perplexity_against_k",
+    "retrieval-against-k": "conv.retrieval_against_k",
+    "time-against-n": "compared.time_against_n",
+    "baselines": "compared.baselines",
+    "sparsek-perplexity": "sparsek.perplexity",
+    "sparsek-passkey": "sparsek.passkey",
+    "sparsek-variations": "sparsek.variations",
 }
 """Module of `refattn.experiments` that holds each ``EXPERIMENT``, in the order of the results page."""
 
 
 def load(name: str) -> Experiment:
-    """Return an experiment.
+    """Return an experiment; a ValueError says that there is none of that name, and which there are.
 
-    Raises
-    ------
-    ValueError
-        There is none of that name; the message has those there are.
-
-    Examples
-    --------
     >>> load("conv-by-fft").name
     'conv-by-fft'
     """

@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 Scalar = str | int | float | bool | None
-Item = dict[str, Scalar]
+Item = dict[str, Any]
 Record = dict[str, Scalar]
 
 
@@ -51,8 +52,6 @@ class Experiment:
 def significant(number: float, digits: int = 4) -> float | None:
     """Round to so many significant digits; None for what JSON has no word for. Keeps records small.
 
-    Examples
-    --------
     >>> significant(0.123456), significant(float("nan"))
     (0.1235, None)
     """

@@ -50,16 +50,9 @@ class Result:
 
 @dataclass(frozen=True)
 class Records:
-    """A file of records.
+    """A file of records: its header, whose fields the schema names, and a result for every item that was finished.
 
-    Parameters
-    ----------
-    header : dict
-        The first line; the schema names its fields.
-    results : tuple of Result
-        One for every item that was finished.
-    end : int, optional
-        Byte at which the last whole line ends.
+    `end` is the byte at which the last whole line ends.
     """
 
     header: dict[str, Any]
@@ -126,35 +119,15 @@ def result_line(result: Result) -> str:
 
 
 def read_records(path: str | os.PathLike[str]) -> Records:
-    """Read a file of records.
+    """Read a file of records, complete or not: header and results, in the file's order.
 
-    Parameters
-    ----------
-    path : path
-        The file, complete or not.
+    A ValueError says that it is not such a file, and names the line and what is wrong with it. Time and memory are
+    proportional to the file's length; a line of more than 4 MB is refused before it is read whole.
 
-    Returns
-    -------
-    Records
-        Header and results, in the file's order.
-
-    Raises
-    ------
-    OSError
-        The file cannot be read.
-    ValueError
-        It is not such a file: the message names the line and what is wrong with it.
-
-    Notes
-    -----
-    Time and memory are proportional to the file's length; a line of more than 4 MB is refused before it is read whole.
-
-    Examples
-    --------
     >>> import tempfile
-    >>> from refattn.experiments import conv_by_fft
+    >>> from refattn.experiments.conv import by_fft
     >>> from refattn.experiments.runner import run_experiment
-    >>> path = run_experiment(conv_by_fft.EXPERIMENT, tempfile.mkdtemp(), sizes=[100])
+    >>> path = run_experiment(by_fft.EXPERIMENT, tempfile.mkdtemp(), sizes=[100])
     >>> records = read_records(path)
     >>> records.header["experiment"], records.complete
     ('conv-by-fft', True)

@@ -1,29 +1,29 @@
-"""The results page, generated from records: ``python -m refattn.experiments.results --write docs/results.md`` (ours).
+"""The results page, from records: ``python -m refattn.experiments.results --records DIR … --write FILE`` (ours).
 
-The records of a full run ship with the package, ``refattn/experiments/data/*.jsonl``; ``--records DIR`` takes others.
-Every number on the page, those in its sentences too, comes from them.
+Every number on the page, those in its sentences too, comes from the records, of one folder or of several.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from refattn._files import write_whole
 from refattn.experiments import catalogue, tables
 from refattn.experiments.records import Records, read_records
+from refattn.experiments.sparsek.perplexity import gap_ratio
+from refattn.experiments.sparsek.shipped import passkey_table, perplexity_table
 from refattn.experiments.tables import Rows
-
-DATA = Path(__file__).parent / "data"
 
 INTRODUCTION = """\
 # Results
 
-What the two papers leave open, measured. This page is generated from the records of a full run, which ship with the
-package; `refattn experiment NAME` makes them anew ([how](how-to/run-experiments.md)), and
-`python -m refattn.experiments.results --write FILE` this page. An error is `‖Y − Ỹ‖_F / ‖Y‖_F` against exact attention.
+What the two papers leave open, measured. This page is generated from the records of a full run, in `docs/records` and,
+those that the ledger judges, in `refattn/experiments/data`; `refattn experiment NAME` makes them anew
+([how](how-to/run-experiments.md)), and `python -m refattn.experiments.results --records DIR … --write FILE` this page.
+An error is `‖Y − Ỹ‖_F / ‖Y‖_F` against exact attention.
 """
 
 ALWAYS = """\
@@ -34,33 +34,15 @@ ALWAYS = """\
 """
 
 
-def read_all(folder: Path) -> dict[str, Records]:
-    """Return the records there are, by experiment, in the catalogue's order.
-
-    Raises
-    ------
-    OSError, ValueError
-        A file cannot be read, or is damaged.
-    """
-    paths = {name: folder / f"{name}.jsonl" for name in catalogue.MODULES}
-    return {name: read_records(path) for name, path in paths.items() if path.exists()}
+def read_all(*folders: Path) -> dict[str, Records]:
+    """Return the records there are in some folders, by experiment, in the catalogue's order."""
+    paths = [(name, folder / f"{name}.jsonl") for name in catalogue.MODULES for folder in folders]
+    return {name: read_records(path) for name, path in paths if path.exists()}
 
 
 def page(records: Mapping[str, Records]) -> str:
-    """Return the page as Markdown.
+    """Return the page as Markdown, a section for every experiment that there are records of.
 
-    Parameters
-    ----------
-    records : mapping from str to Records
-        By experiment; those that are missing have no section.
-
-    Returns
-    -------
-    str
-        The page.
-
-    Examples
-    --------
     >>> page({}).splitlines()[0]
     '# Results'
     """
@@ -95,7 +77,7 @@ def _unfinished(found: Records, before: str, after: str) -> str:
 
 def _read_error(rows: Rows) -> str:
     lines = []
-    for (n, starts), group in tables.grouped(rows, lambda row: (row["n"], row["starts"])).items():
+    for (n, starts), group in tables.grouped(rows, "n", "starts").items():
         if starts == "recover":
             continue
         most = max(int(tables.number(row, "k")) for row in group)
@@ -113,7 +95,7 @@ def _read_error(rows: Rows) -> str:
 def _read_perplexity(rows: Rows) -> str:
     exact = {row["text"]: tables.number(row, "perplexity") for row in rows if row["starts"] == "exact"}
     lines = []
-    for (starts, share), group in tables.grouped(rows, lambda row: (row["starts"], row["share"])).items():
+    for (starts, share), group in tables.grouped(rows, "starts", "share").items():
         quotients = [tables.number(row, "perplexity") / exact[row["text"]] for row in group if row["text"] in exact]
         if starts == "exact" or not quotients:
             continue
@@ -124,7 +106,7 @@ def _read_perplexity(rows: Rows) -> str:
 
 def _read_retrieval(rows: Rows) -> str:
     lines = []
-    for n, group in tables.grouped(rows, lambda row: row["n"]).items():
+    for n, group in tables.grouped(rows, "n").items():
         parts = [
             f"{row['right']} {row['starts']}" + ("" if row["share"] is None else f" k = {row['share']:g} n")
             for row in group
@@ -144,12 +126,8 @@ def _read_domain(rows: Rows) -> str:
 
 
 def _read_sparsek(rows: Rows) -> str:
-    from refattn.experiments.sparsek_perplexity import gap_ratio
-
     lines = []
-    for n, budget in tables.grouped(
-        [row for row in rows if row["attention"] == "learned"], lambda row: (row["n"], row["budget"])
-    ):
+    for n, budget in tables.grouped([row for row in rows if row["attention"] == "learned"], "n", "budget"):
         found = []
         for attention, fitted in (("learned", "2,048"), ("long", "8,192")):
             try:
@@ -177,8 +155,7 @@ READINGS: Mapping[str, Callable[[Rows], str]] = {
 """The sentence of each experiment in the reading."""
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """Title, a note and tables of an experiment's section."""
 
     title: str
@@ -189,7 +166,7 @@ class Section:
 SECTIONS: Mapping[str, Section] = {
     "conv-by-fft": Section(
         "conv(a) x by FFT",
-        "Operations are counted as in `refattn.experiments.operations`; *difference* is relative, between the two.",
+        "`refattn.experiments.conv.operations` counts operations; *difference* is relative, between the two.",
         (tables.conv_by_fft,),
     ),
     "numerical-domain": Section(
@@ -204,7 +181,9 @@ SECTIONS: Mapping[str, Section] = {
         " second table is what the paper's Recover finds with room for n/8 segments.",
         (tables.error_against_k, tables.recovered),
     ),
-    "maps": Section("Attention maps", "`python -m refattn.experiments.maps --out FILE` draws them.", (tables.maps,)),
+    "maps": Section(
+        "Attention maps", "`python -m refattn.experiments.conv.maps --out FILE` draws them.", (tables.maps,)
+    ),
     "full-attention": Section("Error against k in an encoder", "MiniLM-L6 reading Hamlet.", (tables.full_attention,)),
     "perplexity-against-k": Section("Perplexity against k", "SmolLM2-135M.", (tables.perplexity_against_k,)),
     "retrieval-against-k": Section("Retrieval against k", "MiniLM-L6.", (tables.retrieval_against_k,)),
@@ -217,9 +196,9 @@ SECTIONS: Mapping[str, Section] = {
     "sparsek-perplexity": Section(
         "SparseK in a language model",
         "SmolLM2-135M, every head replaced; in brackets 95 % intervals by resampling blocks of 256 tokens.",
-        (tables.sparsek_perplexity,),
+        (perplexity_table,),
     ),
-    "sparsek-passkey": Section("SparseK and a passkey", "", (tables.sparsek_passkey,)),
+    "sparsek-passkey": Section("SparseK and a passkey", "", (passkey_table,)),
     "sparsek-variations": Section(
         "What was varied in learning the scores",
         "Relative squared distance of the layer's outputs on text that the scorer was not fitted on, 128 pairs; gates"
@@ -233,9 +212,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write the page."""
     parser = argparse.ArgumentParser(prog="python -m refattn.experiments.results", description=__doc__)
     parser.add_argument("--write", type=Path, required=True, metavar="FILE", help="the page, Markdown")
-    parser.add_argument("--records", type=Path, default=DATA, metavar="DIR", help="folder of the records")
+    parser.add_argument("--records", type=Path, required=True, nargs="+", metavar="DIR", help="folders of the records")
     options = parser.parse_args(arguments)
-    write_whole(options.write, page(read_all(options.records)))
+    write_whole(options.write, page(read_all(*options.records)))
     print(options.write)
     return 0
 

@@ -35,25 +35,20 @@ def run_experiment(
     workers: Workers | None = None,
     on_item: Progress | None = None,
 ) -> Path:
-    """Run the items that are not finished yet.
+    """Run the items that are not finished yet, and return the path of the records, complete.
 
     Parameters
     ----------
     experiment : Experiment
         What to run.
     folder : path
-        Where its records are, or will be; made if missing.
+        Where ``NAME.jsonl`` is, or will be; made if missing.
     sizes : sequence of int, optional
         ``experiment.sizes`` by default.
     workers : Workers, optional
         `refattn.experiments.workers.local_workers` or `dask_workers`; by default this process.
     on_item : callable, optional
         ``on_item(finished, total)``, called at the beginning and after every item.
-
-    Returns
-    -------
-    pathlib.Path
-        The file ``NAME.jsonl``, complete.
 
     Raises
     ------
@@ -73,8 +68,8 @@ def run_experiment(
     Examples
     --------
     >>> import tempfile
-    >>> from refattn.experiments import conv_by_fft
-    >>> path = run_experiment(conv_by_fft.EXPERIMENT, tempfile.mkdtemp(), sizes=[100, 200])
+    >>> from refattn.experiments.conv import by_fft
+    >>> path = run_experiment(by_fft.EXPERIMENT, tempfile.mkdtemp(), sizes=[100, 200])
     >>> path.name, len(path.read_text().splitlines())
     ('conv-by-fft.jsonl', 5)
     """

@@ -52,14 +52,8 @@ class ItemFailedError(Exception):
 class Workers:
     """Where items can be computed.
 
-    Parameters
-    ----------
-    open : callable
-        Returns a context manager whose value is an executor; called again after the executor broke.
-    threads : int or None
-        Threads an item may use; None leaves the process's setting.
-    in_flight : int or None
-        Items handed over at once; None for all of them.
+    `open` returns a context manager whose value is an executor, and is called again after the executor broke. An item
+    may use so many `threads` (None leaves the process's setting); `in_flight` are handed over at once (None for all).
     """
 
     open: Callable[[], AbstractContextManager[Executor]]
@@ -70,10 +64,7 @@ class Workers:
 def compute(run: Run, item: Item, threads: int | None, expected: dict[str, str]) -> Result:
     """Compute one item, in whichever process this is called.
 
-    Raises
-    ------
-    RuntimeError
-        The process has other versions of what results depend on than the one that asks.
+    A RuntimeError says that the process has other versions of what results depend on than the one that asks.
     """
     if versions() != expected:
         ours = versions()
@@ -112,10 +103,7 @@ def here(run: Run, items: Iterable[Item]) -> Generator[Result, None, None]:
 def elsewhere(run: Run, items: Iterable[Item], workers: Workers) -> Generator[Result, None, None]:
     """Yield the results in the order in which the workers finish them.
 
-    Raises
-    ------
-    ItemFailedError
-        An item raised an exception, or was in the hands of a lost worker `MOST_LOSSES` times.
+    An ItemFailedError says that an item raised an exception, or was in the hands of a lost worker `MOST_LOSSES` times.
     """
     waiting = deque(items)
     losses: Counter[int] = Counter()
@@ -196,12 +184,7 @@ def _begin(life: Connection, threads: int) -> None:
 def dask_workers(address: str) -> Workers:
     """Return the workers of an existing Dask cluster, one thread for every item.
 
-    Dask itself gives the items of a lost worker to others.
-
-    Raises
-    ------
-    ModuleNotFoundError
-        The package ``distributed`` is not installed.
+    Dask itself gives the items of a lost worker to others. A ModuleNotFoundError says how to install it.
     """
     try:
         from distributed import Client

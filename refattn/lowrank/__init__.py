@@ -1,7 +1,7 @@
 """Low-rank attention with structured masks (arXiv 2405.05219, section 6)."""
 
 from refattn.lowrank.attention import (
-    LowRankCache,
+    LowRankForwardCache,
     lowrank_attention,
     lowrank_attention_backward,
     lowrank_attention_forward,
@@ -18,7 +18,7 @@ from refattn.lowrank.layouts import (
     shifted_groups,
     sliding_window,
 )
-from refattn.lowrank.masks import CausalMask, ContinuousRowsMask, RowChangeMask, StructuredMask
+from refattn.lowrank.masks import ContinuousRowsMask, RowChangeMask, StructuredMask
 from refattn.lowrank.polynomials import (
     degree_for,
     monomial_rank,
@@ -28,7 +28,7 @@ from refattn.lowrank.polynomials import (
     polynomial_rounding,
 )
 from refattn.lowrank.products import (
-    MaskedProductCache,
+    MaskedProductForwardCache,
     MaskedProductGradients,
     masked_product,
     masked_product_backward,
@@ -37,13 +37,12 @@ from refattn.lowrank.products import (
 from refattn.lowrank.random_features import RandomFeatures
 
 __all__ = [
-    "CausalMask",
     "ContinuousRowsMask",
     "DistinctColumnsMask",
     "DistinctRowsMask",
     "FeatureMap",
-    "LowRankCache",
-    "MaskedProductCache",
+    "LowRankForwardCache",
+    "MaskedProductForwardCache",
     "MaskedProductGradients",
     "PolynomialFeatures",
     "RandomFeatures",

@@ -31,23 +31,24 @@ from refattn.dense import AttentionGradients
 from refattn.lowrank import guard
 from refattn.lowrank.features import FeatureMap, PolynomialFeatures, logit_bound
 from refattn.lowrank.layouts import prefix_lm
-from refattn.lowrank.masks import CausalMask, RowChangeMask, StructuredMask
+from refattn.lowrank.masks import RowChangeMask, StructuredMask
 from refattn.lowrank.polynomials import LARGEST_BOUND
 from refattn.lowrank.products import (
     METHODS,
+    as_structure,
     kept,
     module_of,
     pullback,
     require_method,
-    require_structure,
 )
+from refattn.masks import Causal
 
 ROUNDING_TOLERANCE = 1e-6
 """Largest estimated rounding error of a denominator, relative to it."""
 
 
 @dataclass(frozen=True)
-class LowRankCache:
+class LowRankForwardCache:
     """What a low-rank attention forward leaves behind.
 
     Attributes
@@ -143,7 +144,7 @@ def lowrank_attention(
     *,
     features: FeatureMap | None = None,
     error: float | None = None,
-    mask: str | StructuredMask = "causal",
+    mask: str | Causal | StructuredMask = "causal",
     scale: float | None = None,
     method: str = "fast",
     check_finite: bool = True,
@@ -163,8 +164,8 @@ def lowrank_attention(
     error : float, optional
         Instead of `features`: the relative error that every exponential may have, above 0 and below 1. The bound on the
         logits is then measured from norms, and the Chebyshev polynomial of smallest degree taken.
-    mask : {"causal", "full"} or StructuredMask, optional
-        Which columns each row sees; see `refattn.lowrank.StructuredMask`.
+    mask : {"causal", "full"}, Causal or StructuredMask, optional
+        Which columns each row sees; see `masked_product`.
     scale : float, optional
         Factor of the logits where `error` is given; ``1/√d`` by default.
     method : {"fast", "paper", "oracle"}, optional
@@ -224,11 +225,11 @@ def lowrank_attention_forward(
     *,
     features: FeatureMap | None = None,
     error: float | None = None,
-    mask: str | StructuredMask = "causal",
+    mask: str | Causal | StructuredMask = "causal",
     scale: float | None = None,
     method: str = "fast",
     check_finite: bool = True,
-) -> tuple[FloatArray, LowRankCache]:
+) -> tuple[FloatArray, LowRankForwardCache]:
     """Low-rank attention, with its denominators and its error bound.
 
     Parameters
@@ -242,7 +243,7 @@ def lowrank_attention_forward(
     -------
     out : ndarray, shape (…, n, d_v)
         The output.
-    cache : LowRankCache
+    cache : LowRankForwardCache
         For `lowrank_attention_backward`.
 
     Raises
@@ -269,7 +270,7 @@ def lowrank_attention_forward(
     if k.shape[-2] != n:
         raise ValueError(f"k: {k.shape[-2]} rows came, as many as q has ({n}) were wanted")
     as_option("method", method, METHODS)
-    structure = _as_structure(mask, n)
+    structure = _structure(mask, n)
     chosen = _as_features(features, error, scale, q, k)
 
     require_finite("v", v)  # the features have looked at q and k
@@ -293,7 +294,7 @@ def lowrank_attention_forward(
         out = wide.astype(q.dtype, copy=False)
     require_finite("q, k, v: output", out)
     lead_rows = (*layout.lead, n)
-    cache = LowRankCache(
+    cache = LowRankForwardCache(
         kept(q), kept(k), kept(v), kept(wide), chosen, structure, method,
         kept(denominators.reshape(lead_rows)), kept(rounding.reshape(lead_rows)), recomputed, bound, layout,
     )  # fmt: skip
@@ -301,14 +302,14 @@ def lowrank_attention_forward(
 
 
 @one_blas_thread()
-def lowrank_attention_backward(dout: ArrayLike, cache: LowRankCache) -> AttentionGradients:
+def lowrank_attention_backward(dout: ArrayLike, cache: LowRankForwardCache) -> AttentionGradients:
     """Gradients of low-rank attention with respect to q, k and v: derivatives of what the forward computed.
 
     Parameters
     ----------
     dout : array_like, shape (…, n, d_v)
         Gradient of the loss with respect to the output.
-    cache : LowRankCache
+    cache : LowRankForwardCache
         From `lowrank_attention_forward`. Its features are held fixed.
 
     Returns
@@ -335,7 +336,7 @@ def lowrank_attention_backward(dout: ArrayLike, cache: LowRankCache) -> Attentio
     >>> bool(np.isclose(lowrank_attention_backward(np.ones_like(out), cache).v.sum(), 8 * 4))  # weights sum to one
     True
     """
-    require_kind("cache", cache, LowRankCache, "lowrank_attention_forward")
+    require_kind("cache", cache, LowRankForwardCache, "lowrank_attention_forward")
     (dout,) = as_float_arrays(dout=dout)
     if dout.shape != cache.out.shape:
         raise ValueError(f"dout: shape {dout.shape} came, the output's {cache.out.shape} was wanted")
@@ -376,13 +377,12 @@ def lowrank_attention_backward(dout: ArrayLike, cache: LowRankCache) -> Attentio
     return gradients
 
 
-def _as_structure(mask: Any, n: int) -> StructuredMask:
+def _structure(mask: Any, n: int) -> StructuredMask:
     if isinstance(mask, str):
-        return CausalMask(n) if as_option("mask", mask, ("causal", "full")) == "causal" else prefix_lm(n, n)
-    require_structure(mask)
-    if mask.n != n:
-        raise ValueError(f"mask: {mask.n} rows came, as many as q has ({n}) were wanted")
-    structure: StructuredMask = mask
+        mask = Causal() if as_option("mask", mask, ("causal", "full")) == "causal" else prefix_lm(n, n)
+    structure = as_structure(mask, n)
+    if structure.n != n:
+        raise ValueError(f"mask: {structure.n} rows came, as many as q has ({n}) were wanted")
     return structure
 
 

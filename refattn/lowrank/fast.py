@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from refattn import _compiled
 from refattn._threads import for_each
 from refattn._validation import FloatArray
-from refattn.lowrank import _kernels
+from refattn.lowrank import _fast_loops as loops
 from refattn.lowrank.distinct_masks import DistinctColumnsMask, DistinctRowsMask
-from refattn.lowrank.masks import CausalMask, ContinuousRowsMask, Index, RowChangeMask, StructuredMask
+from refattn.lowrank.masks import CausalStructure, ContinuousRowsMask, Index, RowChangeMask, StructuredMask
 
 _PIECE = 40
 """Columns of values at a time: a state of 64 × 40 numbers stays in the first-level cache."""
@@ -32,7 +32,7 @@ _BLOCK = 512
 """Rows gathered at a time for BLAS."""
 
 Sweep = Callable[[FloatArray, int, int, FloatArray, FloatArray], None]
-"""``sweep(X, low, high, state, out)``: see `refattn.lowrank._kernels`."""
+"""``sweep(X, low, high, state, out)``: see `refattn.lowrank._fast_loops`."""
 
 
 def _as_input(array: NDArray[Any]) -> NDArray[Any]:
@@ -53,8 +53,8 @@ def product_transposed(mask: StructuredMask, u1: FloatArray, u2: FloatArray, v: 
 def _product(mask: StructuredMask, u1: FloatArray, u2: FloatArray, v: FloatArray, *, transposed: bool) -> FloatArray:
     A, B = _as_input(u1), _as_input(u2)
     match mask:
-        case CausalMask():
-            return _in_pieces(v, B.shape[1], lambda X, *rest: _kernels.causal(A, B, X, transposed, *rest))
+        case CausalStructure():
+            return _in_pieces(v, B.shape[1], lambda X, *rest: loops.causal(A, B, X, transposed, *rest))
         case RowChangeMask():
             return _over_intervals(*_entries(mask), mask.n, A, B, v, not transposed)
         case ContinuousRowsMask():
@@ -82,7 +82,7 @@ def _entries(mask: RowChangeMask) -> tuple[Index, Index, Index]:
     """Return the rows from where each column enters to where it leaves, or to the end: starts, stops, columns."""
     row = np.repeat(np.arange(mask.n), mask.changes)
     order = np.empty(mask.columns.size, np.int64)
-    _kernels.sort_by(mask.columns, np.arange(order.size), np.zeros(mask.n + 1, np.int64), order)
+    loops.sort_by(mask.columns, np.arange(order.size), np.zeros(mask.n + 1, np.int64), order)
     enters = np.flatnonzero(mask.signs[order] > 0)  # of a column, changes are enter, leave, enter, …
     column, after = mask.columns[order[enters]], np.append(order, -1)[enters + 1]
     leaves = (after >= 0) & (mask.columns[after] == column)
@@ -99,17 +99,17 @@ def _over_intervals(
     short = length * (rank + width) <= (1 + (start > 0)) * rank * width
     few: tuple[Any, ...] = tuple(_as_input(x) for x in (np.flatnonzero(short & (length > 0)), start, stop, item))
     plan: tuple[Any, ...] = tuple(_as_input(x) for x in _plan(start[~short], stop[~short], item[~short], n))
-    sums = _kernels.interval_sums_transposed if transposed else _kernels.interval_sums
+    sums = loops.interval_sums_transposed if transposed else loops.interval_sums
 
     def both(X: FloatArray, low: int, high: int, state: FloatArray, out: FloatArray) -> None:
         sums(*plan, A, B, X, low, high, state, out)  # type: ignore[call-arg]
-        _kernels.short_intervals(*few, A, B, X, transposed, low, high, out)  # type: ignore[call-arg]
+        loops.short_intervals(*few, A, B, X, transposed, low, high, out)  # type: ignore[call-arg]
 
     return _in_pieces(v, rank, both)
 
 
 def _plan(start: Index, stop: Index, item: Index, n: int) -> tuple[Index, ...]:
-    """Return what `_kernels.interval_sums` takes: the intervals, sorted by the points at which they are cut."""
+    """Return what `loops.interval_sums` takes: the intervals, sorted by the points at which they are cut."""
     best: tuple[int, Index, Index, Index] | None = None
     for points in (_from_right, _from_left, _by_powers):
         if best is None or best[0] > 4 * n:  # a window's cost: two sums that grow, two that are read
@@ -120,15 +120,15 @@ def _plan(start: Index, stop: Index, item: Index, n: int) -> tuple[Index, ...]:
     keys, plan = np.arange(start.size), [start, stop, item]
     for ends in (start, stop):
         first, by_end, by_point = np.zeros(n + 2, np.int64), np.empty_like(keys), np.empty_like(keys)
-        _kernels.sort_by(ends, keys, np.zeros(n + 2, np.int64), by_end)
-        _kernels.sort_by(point, by_end, first, by_point)
+        loops.sort_by(ends, keys, np.zeros(n + 2, np.int64), by_end)
+        loops.sort_by(point, by_end, first, by_point)
         plan.append(by_point)
     return (*plan[:3], first, *plan[3:], left, right)
 
 
 def _from_right(start: Index, stop: Index, n: int) -> Index:
     point = np.empty_like(start)
-    _kernels.stab_from_right(start, stop, np.full(n + 1, n + 1), point)
+    loops.stab_from_right(start, stop, np.full(n + 1, n + 1), point)
     return point
 
 
@@ -138,14 +138,14 @@ def _from_left(start: Index, stop: Index, n: int) -> Index:
 
 def _by_powers(start: Index, stop: Index, n: int) -> Index:
     point = np.empty_like(start)
-    _kernels.stab_by_powers(start, stop, point)
+    loops.stab_by_powers(start, stop, point)
     return point
 
 
 def _reach(start: Index, stop: Index, point: Index, n: int) -> tuple[int, Index, Index, Index]:
     """Return how many rows are added and sums read with these points, the points, and how far each reaches."""
     left, right = np.arange(n + 1), np.arange(n + 1)
-    reads = _kernels.reaches(start, stop, point, left, right)
+    reads = loops.reaches(start, stop, point, left, right)
     return int((right - left).sum()) + reads, point, left, right
 
 

@@ -369,11 +369,11 @@ class PolynomialFeatures(FeatureMap):
         return self._expand("k", k, self._key_weights)
 
     def _expand(self, name: str, x: FloatArray, weights: FloatArray) -> FloatArray:
-        from refattn.lowrank import _kernels
+        from refattn.lowrank import _features_loops as loops
 
         out = np.empty((*x.shape[:-1], self.rank))
         rows, workspace = np.ascontiguousarray(x).reshape(-1, self.width), np.empty(self.rank)
-        _kernels.monomials(rows, self._parents, self._variables, weights, workspace, out.reshape(-1, self.rank))
+        loops.monomials(rows, self._parents, self._variables, weights, workspace, out.reshape(-1, self.rank))
         require_finite(f"{name}: features", out)
         return out
 
@@ -384,12 +384,12 @@ class PolynomialFeatures(FeatureMap):
         return self._pull(k, self._key_weights, du)
 
     def _pull(self, x: FloatArray, weights: FloatArray, du: FloatArray) -> FloatArray:
-        from refattn.lowrank import _kernels
+        from refattn.lowrank import _features_loops as loops
 
         dx, (phi, dphi) = np.zeros(x.shape), np.empty((2, self.rank))
         rows = np.ascontiguousarray(x).reshape(-1, self.width)
         upstream = np.ascontiguousarray(du, np.float64).reshape(-1, self.rank)
-        _kernels.monomials_pullback(
+        loops.monomials_pullback(
             upstream, rows, self._parents, self._variables, weights, phi, dphi, dx.reshape(-1, self.width)
         )
         return dx

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from refattn._validation import FloatArray
 from refattn.lowrank import paper
 from refattn.lowrank.distinct_masks import DistinctColumnsMask, DistinctRowsMask
-from refattn.lowrank.masks import CausalMask, ContinuousRowsMask, Index, RowChangeMask, StructuredMask
+from refattn.lowrank.masks import CausalStructure, ContinuousRowsMask, Index, RowChangeMask, StructuredMask
 
 ROW_TOLERANCE = 1e-10
 """Largest bound on the rounding of an entry of Algorithm 5, relative to the entry, that is not recomputed: a thousand
@@ -176,7 +176,7 @@ def _seen(mask: StructuredMask, rows: Index, transposed: bool) -> Iterator[tuple
         return
     for i in rows.tolist():
         match mask:
-            case CausalMask():
+            case CausalStructure():
                 seen = j >= i if transposed else j <= i
             case ContinuousRowsMask():
                 seen = (mask.start <= i) & (i < mask.stop) if transposed else (mask.start[i] <= j) & (j < mask.stop[i])

@@ -5,7 +5,8 @@
 | sliding window, document blocks, prefix-LM | continuous rows |
 | LongLoRA's shifted groups (arXiv 2309.12307) | row change by amortized constant |
 
-Causal masks are continuous rows; both, and distinct rows, are row changes; intervals of few kinds are distinct rows.
+A causal mask is ``prefix_lm(n, 0)``. Continuous and distinct rows are row changes; intervals of few kinds are distinct
+rows.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from refattn._memory import require_memory
 from refattn._validation import as_array, as_count, as_flag
 from refattn.lowrank.distinct_masks import DistinctRowsMask
 from refattn.lowrank.masks import (
-    CausalMask,
+    CausalStructure,
     ContinuousRowsMask,
     Index,
     RowChangeMask,
@@ -218,11 +219,11 @@ def shifted_groups(n: int, group: int, *, shift: int | None = None, causal: bool
 
 
 def as_continuous_rows(mask: StructuredMask) -> ContinuousRowsMask:
-    """Read a mask as continuous rows: a causal one, or one of distinct rows that are intervals.
+    """Read a mask of distinct rows that are intervals as continuous rows.
 
     Parameters
     ----------
-    mask : CausalMask, ContinuousRowsMask or DistinctRowsMask
+    mask : ContinuousRowsMask or DistinctRowsMask
         The mask to read.
 
     Returns
@@ -243,12 +244,12 @@ def as_continuous_rows(mask: StructuredMask) -> ContinuousRowsMask:
 
     Examples
     --------
-    >>> as_continuous_rows(CausalMask(3)).stop
-    array([1, 2, 3])
+    >>> as_continuous_rows(DistinctRowsMask([[True, False], [True, True]], [0, 1])).stop
+    array([1, 2])
     """
     if isinstance(mask, ContinuousRowsMask):
         return mask
-    if isinstance(mask, CausalMask):
+    if isinstance(mask, CausalStructure):
         return sliding_window(mask.n, mask.n)
     if isinstance(mask, DistinctRowsMask):
         counts = mask.patterns.sum(axis=1)
@@ -266,7 +267,7 @@ def as_row_change(mask: StructuredMask, *, most: float | None = None) -> RowChan
 
     Parameters
     ----------
-    mask : CausalMask, ContinuousRowsMask, DistinctRowsMask or RowChangeMask
+    mask : ContinuousRowsMask, DistinctRowsMask or RowChangeMask
         The mask to read.
     most : float, optional
         The amortized constant that the changes must keep; see `RowChangeMask`.
@@ -339,7 +340,7 @@ def as_distinct_rows(mask: StructuredMask, *, most: int) -> DistinctRowsMask:
 
     Parameters
     ----------
-    mask : CausalMask or ContinuousRowsMask
+    mask : ContinuousRowsMask
         The mask to read.
     most : int
         Most different rows; each takes n bytes.

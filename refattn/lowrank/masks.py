@@ -35,8 +35,8 @@ class StructuredMask(ABC):
 
     Examples
     --------
-    >>> from refattn.lowrank import CausalMask, StructuredMask, sliding_window
-    >>> isinstance(CausalMask(4), StructuredMask), sliding_window(4, 2).row_counts().tolist()
+    >>> from refattn.lowrank import StructuredMask, prefix_lm, sliding_window
+    >>> isinstance(prefix_lm(4, 0), StructuredMask), sliding_window(4, 2).row_counts().tolist()
     (True, [1, 2, 2, 2])
     """
 
@@ -85,30 +85,8 @@ def keep(mask: StructuredMask, **arrays: NDArray[Any]) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class CausalMask(StructuredMask):
-    """Row i sees the columns ``j ≤ i``.
-
-    Parameters
-    ----------
-    n : int
-        Number of rows, at least 1.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Not a count.
-
-    Notes
-    -----
-    Source: arXiv 2405.05219, the causal mask of Algorithm 4. Memory O(1).
-
-    Examples
-    --------
-    >>> CausalMask(3).to_dense().astype(int)
-    array([[1, 0, 0],
-           [1, 1, 0],
-           [1, 1, 1]])
-    """
+class CausalStructure(StructuredMask):
+    """Row i sees the columns ``j ≤ i`` (the causal mask of Algorithm 4): `refattn.Causal` of a known size."""
 
     n: int
 
@@ -116,14 +94,8 @@ class CausalMask(StructuredMask):
         object.__setattr__(self, "n", as_count("n", self.n, least=1))
 
     @classmethod
-    def from_dense(cls, dense: ArrayLike) -> CausalMask:
-        """Read a dense mask, or raise ``ValueError`` naming the first row that is not causal.
-
-        Parameters
-        ----------
-        dense : array_like, shape (n, n)
-            Booleans, or zeros and ones.
-        """
+    def from_dense(cls, dense: ArrayLike) -> CausalStructure:
+        """Read a dense mask, or raise ``ValueError`` naming the first row that is not causal."""
         W = as_dense_mask(dense)
         wrong = np.not_equal(W, np.tri(len(W), dtype=bool)).any(axis=1)
         if wrong.any():

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from refattn._validation import FloatArray
 from refattn.lowrank.distinct_masks import DistinctColumnsMask, DistinctRowsMask
-from refattn.lowrank.masks import CausalMask, ContinuousRowsMask, RowChangeMask, StructuredMask
+from refattn.lowrank.masks import CausalStructure, ContinuousRowsMask, RowChangeMask, StructuredMask
 
 
 def algorithm_4(U1: FloatArray, U2: FloatArray, V: FloatArray) -> FloatArray:
@@ -167,7 +167,7 @@ def distinct_rows(mask: DistinctRowsMask, U1: FloatArray, U2: FloatArray, V: Flo
 def product(mask: StructuredMask, U1: FloatArray, U2: FloatArray, V: FloatArray) -> FloatArray:
     """Return ``(W ∘ U1 U2ᵀ) V`` by the algorithm for the mask."""
     match mask:
-        case CausalMask():
+        case CausalStructure():
             return algorithm_4(U1, U2, V)
         case RowChangeMask():
             return algorithm_5(mask, U1, U2, V)
@@ -183,7 +183,7 @@ def product(mask: StructuredMask, U1: FloatArray, U2: FloatArray, V: FloatArray)
 def product_transposed(mask: StructuredMask, U1: FloatArray, U2: FloatArray, V: FloatArray) -> FloatArray:
     """Return ``(Wᵀ ∘ U1 U2ᵀ) V``: the rows of U1 are columns of W."""
     match mask:
-        case CausalMask():
+        case CausalStructure():
             return algorithm_4(U1[::-1], U2[::-1], V[::-1])[::-1]
         case RowChangeMask():
             return algorithm_5_transposed(mask, U1, U2, V)

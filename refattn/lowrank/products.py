@@ -24,13 +24,14 @@ from refattn._memory import require_memory
 from refattn._threads import one_blas_thread
 from refattn._validation import FloatArray, as_float_arrays, as_option, require_finite, require_kind, require_rank
 from refattn.lowrank import guard, oracle, paper
-from refattn.lowrank.masks import StructuredMask
+from refattn.lowrank.masks import CausalStructure, ContinuousRowsMask, StructuredMask
+from refattn.masks import Causal, offset_of
 
 METHODS = ("fast", "paper", "oracle")
 
 
 @dataclass(frozen=True)
-class MaskedProductCache:
+class MaskedProductForwardCache:
     """What `masked_product_backward` needs of the forward.
 
     Attributes
@@ -51,9 +52,10 @@ class MaskedProductCache:
     Examples
     --------
     >>> import numpy as np
-    >>> from refattn.lowrank import CausalMask, masked_product_forward
+    >>> from refattn import Causal
+    >>> from refattn.lowrank import masked_product_forward
     >>> ones = np.ones((3, 1))
-    >>> out, cache = masked_product_forward(ones, ones, ones, mask=CausalMask(3))
+    >>> out, cache = masked_product_forward(ones, ones, ones, mask=Causal())
     >>> cache.method, cache.mask.n, cache.recomputed
     ('fast', 3, 0)
     """
@@ -85,9 +87,10 @@ class MaskedProductGradients(NamedTuple):
     Examples
     --------
     >>> import numpy as np
-    >>> from refattn.lowrank import CausalMask, masked_product_backward, masked_product_forward
+    >>> from refattn import Causal
+    >>> from refattn.lowrank import masked_product_backward, masked_product_forward
     >>> ones = np.ones((3, 1))
-    >>> out, cache = masked_product_forward(ones, ones, ones, mask=CausalMask(3))
+    >>> out, cache = masked_product_forward(ones, ones, ones, mask=Causal())
     >>> du1, du2, dv = masked_product_backward(ones, cache)
     >>> du1.ravel()  # row i sees i + 1 columns
     array([1., 2., 3.])
@@ -99,7 +102,7 @@ class MaskedProductGradients(NamedTuple):
 
 
 def masked_product(
-    u1: ArrayLike, u2: ArrayLike, v: ArrayLike, *, mask: StructuredMask, method: str = "fast"
+    u1: ArrayLike, u2: ArrayLike, v: ArrayLike, *, mask: Causal | StructuredMask, method: str = "fast"
 ) -> FloatArray:
     """Product ``(W ∘ U1 U2ᵀ) V`` with a structured mask W, without n×n.
 
@@ -109,9 +112,8 @@ def masked_product(
         The factors; leading axes are the same for u1, u2 and v.
     v : array_like, shape (…, n, d)
         What the matrix is multiplied with.
-    mask : StructuredMask
-        One of the five structures: `CausalMask`, `RowChangeMask`, `ContinuousRowsMask`, `DistinctColumnsMask`,
-        `DistinctRowsMask`.
+    mask : Causal or StructuredMask
+        `refattn.Causal`, or one of `RowChangeMask`, `ContinuousRowsMask`, `DistinctColumnsMask`, `DistinctRowsMask`.
     method : {"fast", "paper", "oracle"}, optional
         Compiled; the paper's running sums, segment tree and groups in NumPy; dense.
 
@@ -148,26 +150,27 @@ def masked_product(
     Examples
     --------
     >>> import numpy as np
-    >>> from refattn.lowrank import CausalMask, masked_product
+    >>> from refattn import Causal
+    >>> from refattn.lowrank import masked_product
     >>> u1, u2, v = np.random.default_rng(0).standard_normal((3, 5, 2))
-    >>> out = masked_product(u1, u2, v, mask=CausalMask(5))
+    >>> out = masked_product(u1, u2, v, mask=Causal())
     >>> bool(np.allclose(out, np.tril(u1 @ u2.T) @ v))
     True
     """
-    return _forward(*_checked(u1, u2, v, mask, method), mask, method)[0]
+    return _forward(*_checked(u1, u2, v, mask, method), method)[0]
 
 
 def masked_product_forward(
-    u1: ArrayLike, u2: ArrayLike, v: ArrayLike, *, mask: StructuredMask, method: str = "fast"
-) -> tuple[FloatArray, MaskedProductCache]:
+    u1: ArrayLike, u2: ArrayLike, v: ArrayLike, *, mask: Causal | StructuredMask, method: str = "fast"
+) -> tuple[FloatArray, MaskedProductForwardCache]:
     """Masked low-rank product, and what its backward needs.
 
     Parameters
     ----------
     u1, u2, v : array_like, shapes (…, n, r), (…, n, r), (…, n, d)
         The factors, and what the matrix is multiplied with.
-    mask : StructuredMask
-        One of the five structures.
+    mask : Causal or StructuredMask
+        As for `masked_product`.
     method : {"fast", "paper", "oracle"}, optional
         As for `masked_product`.
 
@@ -175,7 +178,7 @@ def masked_product_forward(
     -------
     out : ndarray, shape (…, n, d)
         The product.
-    cache : MaskedProductCache
+    cache : MaskedProductForwardCache
         For `masked_product_backward`.
 
     Raises
@@ -196,27 +199,29 @@ def masked_product_forward(
     >>> masked_product_forward(ones, ones, ones, mask=sliding_window(4, 2))[0].ravel()
     array([1., 2., 2., 2.])
     """
-    u1, u2, v = _checked(u1, u2, v, mask, method)
-    out, recomputed = _forward(u1, u2, v, mask, method)
-    return out, MaskedProductCache(kept(u1), kept(u2), kept(v), mask, method, recomputed)
+    u1, u2, v, structure = _checked(u1, u2, v, mask, method)
+    out, recomputed = _forward(u1, u2, v, structure, method)
+    return out, MaskedProductForwardCache(kept(u1), kept(u2), kept(v), structure, method, recomputed)
 
 
 def _checked(
-    u1: ArrayLike, u2: ArrayLike, v: ArrayLike, mask: StructuredMask, method: str
-) -> tuple[FloatArray, FloatArray, FloatArray]:
+    u1: ArrayLike, u2: ArrayLike, v: ArrayLike, mask: Causal | StructuredMask, method: str
+) -> tuple[FloatArray, FloatArray, FloatArray, StructuredMask]:
     u1, u2, v = as_float_arrays(u1=u1, u2=u2, v=v)
     as_option("method", method, METHODS)
-    require_structure(mask)
+    structure = as_structure(mask, u1.shape[-2] if u1.ndim > 1 else 1)
     for name, array in (("u1", u1), ("u2", u2), ("v", v)):
         require_rank(name, array, 2, f"(…, n, {'d' if name == 'v' else 'r'})")
-        if array.shape[-2] != mask.n:
-            raise ValueError(f"{name}: {array.shape[-2]} rows came, as many as the mask has ({mask.n}) were wanted")
+        if array.shape[-2] != structure.n:
+            raise ValueError(
+                f"{name}: {array.shape[-2]} rows came, as many as the mask has ({structure.n}) were wanted"
+            )
     if u1.shape != u2.shape:
         raise ValueError(f"u2: shape {u2.shape} came, that of u1 {u1.shape} was wanted")
     if v.shape[:-2] != u1.shape[:-2]:
         raise ValueError(f"v: leading axes {v.shape[:-2]} came, those of u1 {u1.shape[:-2]} were wanted")
-    require_method(method, mask)
-    return u1, u2, v
+    require_method(method, structure)
+    return u1, u2, v, structure
 
 
 @one_blas_thread()
@@ -231,14 +236,14 @@ def _forward(
 
 
 @one_blas_thread()
-def masked_product_backward(dout: ArrayLike, cache: MaskedProductCache) -> MaskedProductGradients:
+def masked_product_backward(dout: ArrayLike, cache: MaskedProductForwardCache) -> MaskedProductGradients:
     """Gradients of a masked low-rank product with respect to its factors and values.
 
     Parameters
     ----------
     dout : array_like, shape (…, n, d)
         Gradient of the loss with respect to the product.
-    cache : MaskedProductCache
+    cache : MaskedProductForwardCache
         From `masked_product_forward`; the same method computes the gradients.
 
     Returns
@@ -260,13 +265,14 @@ def masked_product_backward(dout: ArrayLike, cache: MaskedProductCache) -> Maske
     Examples
     --------
     >>> import numpy as np
-    >>> from refattn.lowrank import CausalMask, masked_product_backward, masked_product_forward
+    >>> from refattn import Causal
+    >>> from refattn.lowrank import masked_product_backward, masked_product_forward
     >>> ones = np.ones((3, 1))
-    >>> out, cache = masked_product_forward(ones, ones, ones, mask=CausalMask(3))
+    >>> out, cache = masked_product_forward(ones, ones, ones, mask=Causal())
     >>> masked_product_backward(ones, cache).v.ravel()  # value j is seen by the rows from j on
     array([3., 2., 1.])
     """
-    require_kind("cache", cache, MaskedProductCache, "masked_product_forward")
+    require_kind("cache", cache, MaskedProductForwardCache, "masked_product_forward")
     (dout,) = as_float_arrays(dout=dout)
     u1, u2, v, mask = cache.u1, cache.u2, cache.v, cache.mask
     if dout.shape != v.shape:
@@ -311,13 +317,19 @@ def kept(array: FloatArray) -> FloatArray:
     return copy
 
 
-def require_structure(mask: object) -> None:
-    """Raise unless `mask` is one of the structures."""
-    if not isinstance(mask, StructuredMask):
+def as_structure(mask: object, n: int) -> StructuredMask:
+    """Return a mask as one of the structures; `Causal` has as many rows as the arrays, n."""
+    if isinstance(mask, StructuredMask):
+        return mask
+    if not isinstance(mask, Causal):
         raise TypeError(
-            f"mask: {type(mask).__name__} came, CausalMask, RowChangeMask, ContinuousRowsMask, DistinctColumnsMask or"
-            " DistinctRowsMask was wanted (each has from_dense for a dense mask)"
+            f"mask: {type(mask).__name__} came, Causal, RowChangeMask, ContinuousRowsMask, DistinctColumnsMask or"
+            " DistinctRowsMask was wanted (the four structures have from_dense for a dense mask)"
         )
+    offset = offset_of("causal", mask.alignment, n, n)
+    if offset == 0:
+        return CausalStructure(n)
+    return ContinuousRowsMask(np.zeros(n, np.int64), np.clip(np.arange(1, n + 1) + offset, 0, n))
 
 
 def require_method(method: str, mask: StructuredMask) -> None:

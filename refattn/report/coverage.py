@@ -9,7 +9,7 @@ are named only. A definition is covered by the rows that compute with it and com
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 CONV, SPARSEK = "2405.05219", "2406.16747"
@@ -35,23 +35,10 @@ def paper_of(source: str) -> str:
 
 @dataclass(frozen=True)
 class Item:
-    """An item of a paper, and the rows that cover it.
+    """An item of a paper: its kind, ``"property"`` where it has no heading of its own, and what it is about.
 
-    Parameters
-    ----------
-    paper : str
-        arXiv number.
-    kind : str
-        ``"definition"``, ``"lemma"``, ``"theorem"``, ``"corollary"``, ``"algorithm"``, ``"figure"``, ``"table"``, or
-        ``"property"`` for a statement without a heading of its own.
-    name : str
-        What it is about.
-    number : str
-        As this package's sources cite it; empty where they cite none.
-    rows : tuple of str
-        Ids of the ledger.
-    remark : str
-        Why no row covers it, or what the rows leave out.
+    The number is as this package's sources cite it, if they do; the remark says why no row covers it, or what they
+    leave out.
     """
 
     paper: str
@@ -60,6 +47,11 @@ class Item:
     number: str = ""
     rows: tuple[str, ...] = ()
     remark: str = ""
+
+    @property
+    def label(self) -> str:
+        """What a claim calls it: kind and number, or else the name."""
+        return f"{self.kind} {self.number}" if self.number else self.name
 
     @property
     def covered(self) -> bool:
@@ -71,111 +63,89 @@ class Item:
         return asdict(self) | {"rows": list(self.rows)}
 
 
-def _conv(kind: str, name: str, *rows: str, number: str = "", remark: str = "") -> Item:
-    return Item(CONV, kind, name, number, rows, remark)
-
-
-def _sparsek(kind: str, name: str, *rows: str, remark: str = "") -> Item:
-    return Item(SPARSEK, kind, name, "", rows, remark)
-
-
-_CONV_BASIS = (
-    _conv("definition", "exact attention, D⁻¹ A V", "dense.definition", "dense.torch", number="1.1"),
-    _conv("definition", "causal mask", "dense.causality", "dense.masked-rows"),
-    _conv("definition", "convolution matrix conv(a)", "conv.fft-product"),
-    _conv("definition", "sub-convolution matrix conv(a, m)", "conv.fft-product", "conv.additivity"),
-    _conv("lemma", "conv(a) x by FFT in O(n log n)", "conv.fft-product", "conv.product-time"),
-    _conv("lemma", "additivity, conv(a, m) + conv(b, m) = conv(a + b, m)", "conv.additivity"),
-    _conv("definition", "k-conv basis", "conv.decomposition", "conv.decomposition-real"),
-    _conv("lemma", "every lower-triangular matrix has one shortest conv basis", "conv.decomposition",
-          "conv.decomposition-real"),
-    _conv("lemma", "exp transform of a basis", "conv.exp-transform", "conv.exp-transform-differences"),
-    _conv("definition", "(T, δ)-non-degenerate k-conv basis", "recover.known-starts", "recover.monotone",
-          "recover.first-columns"),
-    _conv("definition", "ε-close (T, δ)-non-degenerate k-conv basis", "recover.noise", "real.theorem-condition"),
-    _conv("algorithm", "conv attention forward", "conv.algorithm-1-rows", "inference.exact-basis",
-          "real.paper-equals-oracle", number="1"),
-    _conv("algorithm", "Recover", "recover.known-starts", "recover.noise", "recover.first-columns", number="2"),
-    _conv("algorithm", "Search", "recover.probes", "recover.known-starts", number="3"),
-    _conv("lemma", "the predicate of Search is monotone", "recover.monotone"),
-    _conv("lemma", "the recovered logits are within 2ε", "recover.logits"),
-    _conv("lemma", "an error of the logits carried to the output", "inference.theorem", "inference.a-posteriori",
-          "real.a-posteriori"),
-    _conv("theorem", "inference: error 2 (e²ᵋ − 1) ‖V‖_∞, time O(k n d log n), memory O(kn + nd)", "inference.theorem",
-          "inference.exact-basis", "fast.exact-basis", "inference.time", "recover.memory", "real.theorem-condition",
-          number="4.4"),
-    _conv("corollary", "k = n is exact for any input", "inference.k-equals-n"),
-    _conv("corollary", "full (non-causal) attention by two bases", "inference.k-equals-n",
-          "applications.encoder-exact"),
-    _conv("property", "rotary embeddings make logits conv-like", "conv.rope", "applications.near-rope"),
-    _conv("definition", "attention loss", "training.oracle"),
-    _conv("lemma", "closed form of the loss's gradient, A1ᵀ p A2", "training.oracle", "training.loss-gradient"),
-    _conv("lemma", "products with q = c hᵀ as d products with f", "training.loss-gradient",
-          "training.attention-gradient"),
-    _conv("theorem", "training: forward and gradient in near-linear time for ε-close logits", "training.loss-gradient",
-          "training.attention-gradient", "training.perturbed", "training.time", number="5.6"),
-    _conv("lemma", "low rank from a polynomial, after Alman and Song", "lowrank.feature-bound", "lowrank.features",
-          "lowrank.real-heads"),
-    _conv("algorithm", "causal mask by a running sum", "lowrank.causal", number="4"),
-    _conv("definition", "row change by amortized constant", "lowrank.row-change", "lowrank.layouts", number="6.1"),
-    _conv("algorithm", "row change by amortized constant", "lowrank.row-change", number="5"),
-    _conv("definition", "continuous rows", "lowrank.continuous-rows", number="6.2"),
-    _conv("algorithm", "continuous rows by a segment tree", "lowrank.continuous-rows", number="6"),
-    _conv("definition", "r distinct columns", "lowrank.distinct-columns", number="6.3"),
-    _conv("lemma", "product for r distinct columns", "lowrank.distinct-columns"),
-    _conv("definition", "r distinct rows", "lowrank.distinct-rows", number="6.4"),
-    _conv("lemma", "product for r distinct rows", "lowrank.distinct-rows"),
-    _conv("property", "LongLoRA's shifted groups and sliding windows change few places a row", "lowrank.layouts"),
-    _conv("theorem", "masked low-rank attention in near-linear time", "lowrank.linear-time", "lowrank.attention-bound",
-          "lowrank.real-heads"),
-    _conv("figure", "conv(a) x by FFT against the naive product: time and FLOPs", "conv.product-time",
-          remark="FLOPs are counted by an experiment, not by a row"),
-    _conv("figure", "relative error and FLOPs against k on a language model", "real.conv-structure",
-          "model.conv-perplexity", remark="on SmolLM2-135M; FLOPs are counted by an experiment"),
-    _conv("figure", "heat maps of attention with visible diagonals", "real.conv-structure", "real.theorem-condition",
-          remark="the rows measure what the maps suggest"),
-    _conv("figure", "drawings of conv matrices and of a basis", remark="illustrations: nothing to measure"),
-    _conv("property", "left open: a bidirectional encoder", "applications.encoder-structure"),
-    _conv("property", "left open: a language model with conv attention in every head", "model.conv-perplexity"),
-    _conv("table", "tables",
-          remark="none is known to us: this package's sources restate none, and the paper's text was not at hand"),
+_ITEMS = (
+    Item(CONV, "definition", "exact attention, D⁻¹ A V", "1.1"),
+    Item(CONV, "definition", "causal mask"),
+    Item(CONV, "definition", "convolution matrix conv(a)"),
+    Item(CONV, "definition", "sub-convolution matrix conv(a, m)"),
+    Item(CONV, "lemma", "conv(a) x by FFT in O(n log n)"),
+    Item(CONV, "lemma", "additivity, conv(a, m) + conv(b, m) = conv(a + b, m)"),
+    Item(CONV, "definition", "k-conv basis"),
+    Item(CONV, "lemma", "every lower-triangular matrix has one shortest conv basis"),
+    Item(CONV, "lemma", "exp transform of a basis"),
+    Item(CONV, "definition", "(T, δ)-non-degenerate k-conv basis"),
+    Item(CONV, "definition", "ε-close (T, δ)-non-degenerate k-conv basis"),
+    Item(CONV, "algorithm", "conv attention forward", "1"),
+    Item(CONV, "algorithm", "Recover", "2"),
+    Item(CONV, "algorithm", "Search", "3"),
+    Item(CONV, "lemma", "the predicate of Search is monotone"),
+    Item(CONV, "lemma", "the recovered logits are within 2ε"),
+    Item(CONV, "lemma", "an error of the logits carried to the output"),
+    Item(CONV, "theorem", "inference: error 2 (e²ᵋ − 1) ‖V‖_∞, time O(k n d log n), memory O(kn + nd)", "4.4"),
+    Item(CONV, "corollary", "k = n is exact for any input"),
+    Item(CONV, "corollary", "full (non-causal) attention by two bases"),
+    Item(CONV, "property", "rotary embeddings make logits conv-like"),
+    Item(CONV, "definition", "attention loss"),
+    Item(CONV, "lemma", "closed form of the loss's gradient, A1ᵀ p A2"),
+    Item(CONV, "lemma", "products with q = c hᵀ as d products with f"),
+    Item(CONV, "theorem", "training: forward and gradient in near-linear time for ε-close logits", "5.6"),
+    Item(CONV, "lemma", "low rank from a polynomial, after Alman and Song"),
+    Item(CONV, "algorithm", "causal mask by a running sum", "4"),
+    Item(CONV, "definition", "row change by amortized constant", "6.1"),
+    Item(CONV, "algorithm", "row change by amortized constant", "5"),
+    Item(CONV, "definition", "continuous rows", "6.2"),
+    Item(CONV, "algorithm", "continuous rows by a segment tree", "6"),
+    Item(CONV, "definition", "r distinct columns", "6.3"),
+    Item(CONV, "lemma", "product for r distinct columns"),
+    Item(CONV, "definition", "r distinct rows", "6.4"),
+    Item(CONV, "lemma", "product for r distinct rows"),
+    Item(CONV, "property", "LongLoRA's shifted groups and sliding windows change few places a row"),
+    Item(CONV, "theorem", "masked low-rank attention in near-linear time"),
+    Item(CONV, "figure", "conv(a) x by FFT against the naive product: time and FLOPs",
+         remark="FLOPs are counted by an experiment, not by a row"),
+    Item(CONV, "figure", "relative error and FLOPs against k on a language model",
+         remark="on SmolLM2-135M; FLOPs are counted by an experiment"),
+    Item(CONV, "figure", "heat maps of attention with visible diagonals",
+         remark="the rows measure what the maps suggest"),
+    Item(CONV, "figure", "drawings of conv matrices and of a basis", remark="illustrations: nothing to measure"),
+    Item(CONV, "property", "left open: a bidirectional encoder"),
+    Item(CONV, "property", "left open: a language model with conv attention in every head"),
+    Item(CONV, "table", "tables",
+         remark="none is known to us: this package's sources restate none, and the paper's text was not at hand"),
+    Item(SPARSEK, "definition", "the SparseK operator, a projection with a budget"),
+    Item(SPARSEK, "property", "closed form p = clip(z − τ, 0, 1)"),
+    Item(SPARSEK, "algorithm", "evaluation by sorting, O(m log m)"),
+    Item(SPARSEK, "property", "k = 1 is sparsemax"),
+    Item(SPARSEK, "property", "hard top-k is the limit"),
+    Item(SPARSEK, "property", "Jacobian Diag(s) − s sᵀ/|s|"),
+    Item(SPARSEK, "property", "thresholds of prefixes never fall"),
+    Item(SPARSEK, "algorithm", "incremental evaluation with two heaps, O(n log n)"),
+    Item(SPARSEK, "property", "a constant number of pairs for each query"),
+    Item(SPARSEK, "definition", "SparseK attention: selection, gates, one softmax"),
+    Item(SPARSEK, "definition", "SparseK with a sliding window"),
+    Item(SPARSEK, "definition", "scoring network with timestep normalisation"),
+    Item(SPARSEK, "definition", "straight-through (hard) selection"),
+    Item(SPARSEK, "property", "training in linear time"),
+    Item(SPARSEK, "property", "training in linear memory"),
+    Item(SPARSEK, "property", "generation in constant memory"),
+    Item(SPARSEK, "algorithm", "fused kernel, faster than exact attention",
+         remark="ours runs on processors; the paper's Triton kernel on a GPU is not run"),
+    Item(SPARSEK, "figure", "drawing of the operator and of the module", remark="an illustration: nothing to measure"),
+    Item(SPARSEK, "figure", "speed of training and inference against length",
+         remark="on processors, against PyTorch's exact attention on the same ones"),
+    Item(SPARSEK, "table", "language models trained from scratch: perplexity by length",
+         remark="needs pre-training of language models on GPUs, which is out of this package's reach"),
+    Item(SPARSEK, "table", "extrapolation to longer texts", remark="needs the models trained from scratch"),
+    Item(SPARSEK, "table", "pretrained models: perplexity with SparseK",
+         remark="on SmolLM2-135M, only the scoring network learned; the paper's models and texts are not run"),
+    Item(SPARSEK, "table", "retrieval from a long context"),
+    Item(SPARSEK, "table", "downstream tasks",
+         remark="needs the paper's models, fine-tuned; of tasks, a passkey is run"),
 )  # fmt: skip
 
-_SPARSEK = (
-    _sparsek("definition", "the SparseK operator, a projection with a budget", "sparsek.two-solvers",
-             "sparsek.optimality", "sparsek.convex-solver"),
-    _sparsek("property", "closed form p = clip(z − τ, 0, 1)", "sparsek.two-solvers"),
-    _sparsek("algorithm", "evaluation by sorting, O(m log m)", "sparsek.two-solvers"),
-    _sparsek("property", "k = 1 is sparsemax", "sparsek.sparsemax"),
-    _sparsek("property", "hard top-k is the limit", "sparsek.top-k-limit"),
-    _sparsek("property", "Jacobian Diag(s) − s sᵀ/|s|", "sparsek.jacobian"),
-    _sparsek("property", "thresholds of prefixes never fall", "sparsek.monotone"),
-    _sparsek("algorithm", "incremental evaluation with two heaps, O(n log n)", "sparsek.two-heaps",
-             "sparsek.threshold-time"),
-    _sparsek("property", "a constant number of pairs for each query", "sparsek.constant-pairs"),
-    _sparsek("definition", "SparseK attention: selection, gates, one softmax", "sparsek.attention", "sparsek.causality",
-             "sparsek.fast-causality"),
-    _sparsek("definition", "SparseK with a sliding window", "sparsek.attention", "sparsek.dense-limit"),
-    _sparsek("definition", "scoring network with timestep normalisation", "sparsek.running-moments",
-             "sparsek.gradients"),
-    _sparsek("definition", "straight-through (hard) selection", "sparsek.attention"),
-    _sparsek("property", "training in linear time", "sparsek.linear-time", "sparsek.linear-backward"),
-    _sparsek("property", "training in linear memory", "sparsek.linear-memory"),
-    _sparsek("property", "generation in constant memory", "sparsek.cache-memory", "sparsek.cache-replay"),
-    _sparsek("algorithm", "fused kernel, faster than exact attention", "sparsek.speed", "sparsek.fast",
-             remark="ours runs on processors; the paper's Triton kernel on a GPU is not run"),
-    _sparsek("figure", "drawing of the operator and of the module", remark="an illustration: nothing to measure"),
-    _sparsek("figure", "speed of training and inference against length", "sparsek.linear-time", "sparsek.speed",
-             remark="on processors, against PyTorch's exact attention on the same ones"),
-    _sparsek("table", "language models trained from scratch: perplexity by length",
-             remark="needs pre-training of language models on GPUs, which is out of this package's reach"),
-    _sparsek("table", "extrapolation to longer texts", remark="needs the models trained from scratch"),
-    _sparsek("table", "pretrained models: perplexity with SparseK", "sparsek.model-gap-256", "sparsek.model-gap-128",
-             "sparsek.model-gap-128-shared", "sparsek.model-gap-256-long", "sparsek.model-gap-128-long",
-             remark="on SmolLM2-135M, only the scoring network learned; the paper's models and texts are not run"),
-    _sparsek("table", "retrieval from a long context", "sparsek.model-passkey"),
-    _sparsek("table", "downstream tasks", remark="needs the paper's models, fine-tuned; of tasks, a passkey is run"),
-)  # fmt: skip
 
-COVERAGE: tuple[Item, ...] = _CONV_BASIS + _SPARSEK
-"""All items, in the papers' order."""
+def coverage() -> tuple[Item, ...]:
+    """Return all items in the papers' order, each with the rows whose claims say that they cover it."""
+    from refattn.report.claims import ALL
+
+    return tuple(replace(item, rows=tuple(c.id for c in ALL if item.label in c.covers)) for item in _ITEMS)

@@ -98,18 +98,8 @@ PLANS: tuple[Plan, ...] = (
 
 
 def figures(rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
-    """Draw every figure for which these rows hold at least two points.
-
-    Parameters
-    ----------
-    rows : sequence of mapping
-        The rows of a report's document.
-
-    Returns
-    -------
-    list of Figure
-    """
-    details = {row["id"]: dict(_flat(row["detail"])) for row in rows}
+    """Draw every figure for which these rows of a report's document hold at least two points."""
+    details = {row["id"]: dict(flat(row["detail"])) for row in rows}
     found = []
     for plan in PLANS:
         curves = tuple(Curve(s.name, points) for s in plan.sources if len(points := _points(s, details)) > 1)
@@ -120,10 +110,11 @@ def figures(rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
     return found
 
 
-def _flat(detail: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(detail: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the names and values of a row's detail, those inside another with its name before theirs."""
     for name, value in detail.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}: ")
+            yield from flat(value, f"{prefix}{name}: ")
         else:
             yield f"{prefix}{name}", value
 

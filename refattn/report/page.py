@@ -36,17 +36,7 @@ SHORT: dict[str, str] = {"2405.05219": "Conv-Basis", "2406.16747": "SparseK", "o
 
 
 def render(document: Mapping[str, Any]) -> str:
-    """Return the page.
-
-    Parameters
-    ----------
-    document : dict
-        A report as `to_document` gives it, or as read from its JSON.
-
-    Returns
-    -------
-    str
-        HTML, in UTF-8 when written.
+    """Return the page of a report as `to_document` gives it or as read from its JSON: HTML, in UTF-8 when written.
 
     Examples
     --------

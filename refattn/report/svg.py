@@ -38,28 +38,7 @@ class _Axis:
 
 
 def draw(curves: Sequence[Curve], x: str, y: str, *, title: str, guide: tuple[float, str] | None = None) -> str:
-    """Return a chart as an ``<svg>`` element.
-
-    Parameters
-    ----------
-    curves : sequence of Curve
-        At least one, each of at least one point.
-    x, y : str
-        Labels of the axes.
-    title : str
-        What a reader who does not see the chart is told.
-    guide : tuple of float and str, optional
-        Height and name of a horizontal line.
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
-    >>> draw([Curve("a", ((1.0, 1.0), (10.0, 3.0)))], "n", "seconds", title="time")[:4]
-    '<svg'
-    """
+    """Return a chart as an ``<svg>`` element; `title` is for who does not see it, `guide` names a horizontal line."""
     xs = sorted({px for curve in curves for px, _ in curve.points})
     ys = [py for curve in curves for _, py in curve.points] + ([guide[0]] if guide else [])
     across = _Axis(*_range(xs[0], xs[-1], 1.15), LEFT, WIDTH - RIGHT)

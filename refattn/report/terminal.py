@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
-
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from refattn.report.coverage import COVERAGE, PAPERS
+from refattn.report.coverage import PAPERS, coverage
+from refattn.report.figures import flat
 from refattn.report.ledger import FAILS, HOLDS, HOLDS_IF, NOT_RUN, Report, Row
+from refattn.report.page import number
 
 _STYLE = {HOLDS: "green", HOLDS_IF: "yellow", FAILS: "red", NOT_RUN: "dim"}
 
@@ -22,7 +21,8 @@ def print_report(report: Report, console: Console) -> None:
     table.add_column("measured\nbound", justify="right", no_wrap=True)
     table.add_column("verdict", ratio=1, min_width=13, overflow="fold")
     for row in report.rows:
-        under = (row.claim.source, row.claim.check, row.inputs, *_details(row.detail))
+        details = (f"{name}: {number(value) or value}" for name, value in flat(row.detail))
+        under = (row.claim.source, row.claim.check, row.inputs, *details)
         table.add_row(
             Text.assemble((row.id, "bold"), f"\n{row.claim.claim}", *((f"\n{line}", "dim") for line in under if line)),
             "" if row.measured is None else f"{row.measured:.3g}\n{row.bound}",
@@ -39,7 +39,7 @@ def print_report(report: Report, console: Console) -> None:
 def _print_coverage(console: Console) -> None:
     """Print how many items of the papers have a row, and the others with the reason."""
     for paper in PAPERS:
-        items = [item for item in COVERAGE if item.paper == paper]
+        items = [item for item in coverage() if item.paper == paper]
         covered = sum(item.covered for item in items)
         console.print(
             f"arXiv {paper}: {covered} of {len(items)} items are covered by rows; not covered:", soft_wrap=True
@@ -47,15 +47,6 @@ def _print_coverage(console: Console) -> None:
         for item in items:
             if not item.covered:
                 console.print(f"  {item.kind}, {item.name}: {item.remark}", style="dim", soft_wrap=True)
-
-
-def _details(detail: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Further numbers, a line each."""
-    for name, value in detail.items():
-        if isinstance(value, Mapping):
-            yield from _details(value, f"{prefix}{name}: ")
-        else:
-            yield f"{prefix}{name}: {value:.3g}" if isinstance(value, float) else f"{prefix}{name}: {value}"
 
 
 def _verdict(row: Row) -> Text:

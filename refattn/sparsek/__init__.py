@@ -1,19 +1,19 @@
 """SparseK attention (arXiv 2406.16747): operator, prefixes, scoring network, causal attention, generation."""
 
 from refattn.sparsek.attention import (
-    SparseKAttentionCache,
     SparseKAttentionGradients,
+    SparseKForwardCache,
     sparsek_attention,
     sparsek_attention_backward,
     sparsek_attention_forward,
 )
 from refattn.sparsek.bisection import sparsek_by_bisection
-from refattn.sparsek.cache import SparseKCache
+from refattn.sparsek.cache import SparseKDecodingCache
 from refattn.sparsek.operator import (
     SparseKGradients,
-    sparsek,
     sparsek_jacobian,
     sparsek_jvp,
+    sparsek_operator,
     sparsek_threshold,
     sparsek_vjp,
 )
@@ -26,7 +26,7 @@ from refattn.sparsek.prefix import (
     support_intervals,
 )
 from refattn.sparsek.scoring import (
-    ScoringCache,
+    ScoringForwardCache,
     ScoringGradients,
     sparsek_scores,
     sparsek_scores_backward,
@@ -34,24 +34,24 @@ from refattn.sparsek.scoring import (
 )
 
 __all__ = [
-    "ScoringCache",
+    "ScoringForwardCache",
     "ScoringGradients",
     "SelectionIntervals",
-    "SparseKAttentionCache",
     "SparseKAttentionGradients",
-    "SparseKCache",
+    "SparseKDecodingCache",
+    "SparseKForwardCache",
     "SparseKGradients",
     "SupportIntervals",
     "prefix_pullback",
     "prefix_thresholds",
     "selection_intervals",
-    "sparsek",
     "sparsek_attention",
     "sparsek_attention_backward",
     "sparsek_attention_forward",
     "sparsek_by_bisection",
     "sparsek_jacobian",
     "sparsek_jvp",
+    "sparsek_operator",
     "sparsek_scores",
     "sparsek_scores_backward",
     "sparsek_scores_forward",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from refattn._overflow import average, overflow_judged, wider
 from refattn._validation import FloatArray
-from refattn.sparsek import _fast_kernels as kernels
+from refattn.sparsek import _fast_loops as loops
 from refattn.sparsek._problem import SparseKProblem, overflow
 
 Positions = NDArray[np.int64]
@@ -117,7 +117,7 @@ def backward_chunk(
             # forward: out = (A ∘ g^V)ᵀ V_block
             np.matmul(block.values, g.T, out=dvalues)
             # forward: A = softmax(S ∘ g^K), gates
-            kernels.pull_back(weights, dvalues, logits, *block.ranges, options, block.totals[: len(g)], by_query[rows])
+            loops.pull_back(weights, dvalues, logits, *block.ranges, options, block.totals[: len(g)], by_query[rows])
             # forward: gate of pair j for every query
             dgates = logits @ np.ones(len(g), dq.dtype)
             # forward: S = K_block Q_blockᵀ, with the scale in Q
@@ -125,7 +125,7 @@ def backward_chunk(
             dq[rows] *= dq.dtype.type(problem.scale)
             dkeys = dvalues @ block.queries
             # forward: K_block, V_block gathered
-            kernels.add_rows(block.pairs, dkeys, weights @ g, dgates, touched, part.k, part.v, part.by_entry)
+            loops.add_rows(block.pairs, dkeys, weights @ g, dgates, touched, part.k, part.v, part.by_entry)
     return part
 
 
@@ -155,7 +155,7 @@ class Block:
         for first in range(self.chunk.first, self.chunk.last, self._rows):
             last = min(first + self._rows, self.chunk.last)
             span, size = self.span(first), last - first
-            n_selected, count = kernels.gather(
+            n_selected, count = loops.gather(
                 selected, since, span, first, last, exits, head.k, head.v,
                 self._pairs, self._keys, self._values,
             )  # fmt: skip
@@ -174,9 +174,9 @@ class Block:
         largest, smallest, inverse = self._by_query[:, :size]
         total = self.totals[:size]
         np.matmul(self.keys, self.queries.T, out=logits)
-        kernels.exponents(logits, *self.ranges, problem.gates_keys and soft, weights, largest, smallest)
+        loops.exponents(logits, *self.ranges, problem.gates_keys and soft, weights, largest, smallest)
         np.exp(weights, out=weights)
-        kernels.normalise(weights, *self.ranges, apply_to_values and problem.gates_values and soft, total, inverse)
+        loops.normalise(weights, *self.ranges, apply_to_values and problem.gates_values and soft, total, inverse)
         bad = (smallest == -np.inf) | ~np.isfinite(total)
         if bad.any():
             self._attend_again(np.flatnonzero(bad), logits, weights, apply_to_values)

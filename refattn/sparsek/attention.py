@@ -24,7 +24,7 @@ _IN_WIDER_FORMAT = {"fast": "paper", "paper": "paper", "oracle": "oracle"}
 
 
 @dataclass(frozen=True)
-class SparseKAttentionCache:
+class SparseKForwardCache:
     """What `sparsek_attention_backward` needs of the forward.
 
     Attributes
@@ -199,7 +199,7 @@ def sparsek_attention_forward(
     scale: float | None = None,
     method: str = "fast",
     check_finite: bool = True,
-) -> tuple[FloatArray, SparseKAttentionCache]:
+) -> tuple[FloatArray, SparseKForwardCache]:
     """SparseK attention, and what its backward needs.
 
     Parameters
@@ -217,7 +217,7 @@ def sparsek_attention_forward(
     -------
     out : ndarray, shape (…, n, d_v)
         The output.
-    cache : SparseKAttentionCache
+    cache : SparseKForwardCache
         For `sparsek_attention_backward`.
 
     Raises
@@ -250,18 +250,18 @@ def sparsek_attention_forward(
         heads = _METHODS[known].forward(problem)
     out = layout.merge(heads.reshape(*layout.inner, *heads.shape[-2:]))
     require_finite("v: output", out)
-    return out, SparseKAttentionCache(problem, known, out.shape)
+    return out, SparseKForwardCache(problem, known, out.shape)
 
 
 @one_blas_thread()
-def sparsek_attention_backward(dout: ArrayLike, cache: SparseKAttentionCache) -> SparseKAttentionGradients:
+def sparsek_attention_backward(dout: ArrayLike, cache: SparseKForwardCache) -> SparseKAttentionGradients:
     """Gradients of SparseK attention with respect to q, k, v and the scores.
 
     Parameters
     ----------
     dout : array_like, shape (…, n, d_v)
         Gradient of the loss with respect to the output; of the output's shape.
-    cache : SparseKAttentionCache
+    cache : SparseKForwardCache
         From `sparsek_attention_forward`; the same method computes the gradient.
 
     Returns
@@ -290,7 +290,7 @@ def sparsek_attention_backward(dout: ArrayLike, cache: SparseKAttentionCache) ->
     >>> sparsek_attention_backward(np.ones_like(out), cache).scores  # the third query's gate on the value 4, halved
     array([ 1., -1.,  0.])
     """
-    require_kind("cache", cache, SparseKAttentionCache, "sparsek_attention_forward")
+    require_kind("cache", cache, SparseKForwardCache, "sparsek_attention_forward")
     (upstream,) = as_float_arrays(dout=dout)
     problem = cache.problem
     if upstream.shape != cache.shape:

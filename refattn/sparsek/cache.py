@@ -48,7 +48,7 @@ from refattn.sparsek._problem import GATES, MOST_PAIRS, SparseKProblem, as_probl
 _FORMAT = "refattn-sparsek-cache/1"
 
 
-class SparseKCache:
+class SparseKDecodingCache:
     """SparseK attention one token at a time, in memory that does not depend on how many came.
 
     Parameters
@@ -86,11 +86,11 @@ class SparseKCache:
     Examples
     --------
     >>> import numpy as np
-    >>> from refattn.sparsek import SparseKCache, sparsek_attention
+    >>> from refattn.sparsek import SparseKDecodingCache, sparsek_attention
     >>> rng = np.random.default_rng(0)
     >>> q, k, v = rng.standard_normal((3, 20, 4))
     >>> scores = rng.standard_normal(20)
-    >>> cache = SparseKCache(n_select=3, window=2)
+    >>> cache = SparseKDecodingCache(n_select=3, window=2)
     >>> out = [cache.step(q[t], k[t], v[t], scores[t]) for t in range(20)]
     >>> bool(np.allclose(out, sparsek_attention(q, k, v, scores, n_select=3, window=2)))
     True
@@ -192,9 +192,9 @@ class SparseKCache:
         Examples
         --------
         >>> import numpy as np
-        >>> from refattn.sparsek import SparseKCache
+        >>> from refattn.sparsek import SparseKDecodingCache
         >>> x, scores = np.arange(12.0).reshape(6, 2), np.zeros(6)
-        >>> cache = SparseKCache(n_select=2, window=2)
+        >>> cache = SparseKDecodingCache(n_select=2, window=2)
         >>> cache.prefill(x, x, x, scores).shape, cache.position
         ((6, 2), 6)
         """
@@ -243,7 +243,7 @@ class SparseKCache:
         write_arrays(path, {"about": text, **self._state.arrays()})
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> SparseKCache:
+    def load(cls, path: str | os.PathLike[str]) -> SparseKDecodingCache:
         """Read a cache from the file that `save` wrote; nothing in it is executed or unpickled.
 
         Parameters
@@ -253,7 +253,7 @@ class SparseKCache:
 
         Returns
         -------
-        SparseKCache
+        SparseKDecodingCache
             In the state that was saved.
 
         Raises
@@ -349,7 +349,7 @@ class SparseKCache:
         self._largest = largest
 
     def _move_window(self, state: CacheState, k: FloatArray, v: FloatArray, score: NDArray[np.float64]) -> None:
-        from refattn.sparsek._cache_kernels import move_window
+        from refattn.sparsek._cache_loops import move_window
 
         move_window(
             self.position, (k, v, score), self._options["window"], state.keys, state.values, state.window_scores,
@@ -405,8 +405,8 @@ def _extent(array: FloatArray) -> float:
 
 def _fill(state: CacheState, keys: FloatArray, values: FloatArray, scores: NDArray[np.float64]) -> None:
     """Bring an empty state to where steps through these tokens would bring it."""
-    from refattn.sparsek._cache_kernels import admit_all
-    from refattn.sparsek._kernels import continue_thresholds
+    from refattn.sparsek._cache_loops import admit_all
+    from refattn.sparsek._prefix_loops import continue_thresholds
 
     n, (n_select, window) = scores.shape[1], (state.heap.shape[1], state.window_scores.shape[1])
     candidates = max(n - window, 0)

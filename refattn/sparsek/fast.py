@@ -5,7 +5,7 @@ needs the at most k pairs that query b selects, and the positions ``b − w + 1 
 every query of the block, and every pair that is selected only later in it, for such a pair was in a window before. In
 all k + w + B pairs, gathered, and
 
-    S = K_block Q_blockᵀ    gates, mask, softmax by ranges (`refattn.sparsek._fast_kernels`)    out = Aᵀ V_block
+    S = K_block Q_blockᵀ    gates, mask, softmax by ranges (`refattn.sparsek._fast_loops`)    out = Aᵀ V_block
 
 Backward, the same blocks with S and A computed anew: ``dV += A^v dout``, ``dA = V doutᵀ``, ``dK += dS^k Q``,
 ``dQ = dS^kᵀ K``, and the gates' gradient goes back to the scores by intervals.

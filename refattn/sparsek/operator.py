@@ -55,8 +55,8 @@ class SparseKGradients(NamedTuple):
 
     Examples
     --------
-    >>> from refattn.sparsek import sparsek, sparsek_vjp
-    >>> dz, dk = sparsek_vjp(sparsek([3.0, 1.25, 1.0, -2.0], k=2), [5.0, 1.0, 0.0, 5.0])
+    >>> from refattn.sparsek import sparsek_operator, sparsek_vjp
+    >>> dz, dk = sparsek_vjp(sparsek_operator([3.0, 1.25, 1.0, -2.0], k=2), [5.0, 1.0, 0.0, 5.0])
     >>> dz.shape, dk.shape
     ((4,), ())
     """
@@ -65,7 +65,7 @@ class SparseKGradients(NamedTuple):
     k: FloatArray
 
 
-def sparsek(z: ArrayLike, k: float, *, axis: int = -1) -> FloatArray:
+def sparsek_operator(z: ArrayLike, k: float, *, axis: int = -1) -> FloatArray:
     """Project scores onto ``{p : 0 ≤ p ≤ 1, Σ p = k}``: a differentiable top-k mask.
 
     Parameters
@@ -91,13 +91,13 @@ def sparsek(z: ArrayLike, k: float, *, axis: int = -1) -> FloatArray:
 
     Notes
     -----
-    Time O(m log m), memory O(m) per problem. k = 1 is sparsemax; ``sparsek(z / t, k)`` tends to the indicator of the k
-    largest scores as t → 0; ``sparsek(z + c, k) = sparsek(z, k)``. Source: arXiv 2406.16747, its definition of SparseK.
+    Time O(m log m), memory O(m) per problem. k = 1 is sparsemax; the operator of ``z / t`` tends to the indicator of
+    the k largest scores as t → 0; that of ``z + c`` is that of z. Source: arXiv 2406.16747, its definition of SparseK.
 
     Examples
     --------
-    >>> from refattn.sparsek import sparsek
-    >>> sparsek([3.0, 1.25, 1.0, -2.0], k=2)
+    >>> from refattn.sparsek import sparsek_operator
+    >>> sparsek_operator([3.0, 1.25, 1.0, -2.0], k=2)
     array([1.   , 0.625, 0.375, 0.   ])
     """
     scores, budget, dtype = _problems(z, k, axis)
@@ -107,7 +107,7 @@ def sparsek(z: ArrayLike, k: float, *, axis: int = -1) -> FloatArray:
 
 
 def sparsek_threshold(z: ArrayLike, k: float, *, axis: int = -1) -> FloatArray:
-    """Return the threshold τ of SparseK, ``sparsek(z, k) = clip(z − τ, 0, 1)``.
+    """Return the threshold τ of SparseK, ``sparsek_operator(z, k) = clip(z − τ, 0, 1)``.
 
     Parameters
     ----------
@@ -122,12 +122,12 @@ def sparsek_threshold(z: ArrayLike, k: float, *, axis: int = -1) -> FloatArray:
     -------
     ndarray, shape of `z` without `axis`
         The smallest τ that serves; −∞ where k is at least the number of finite scores. Rounded to the dtype of z, while
-        `sparsek` itself keeps its low-order part: prefer it to ``clip(z − τ, 0, 1)`` for scores beyond about 10⁴.
+        `sparsek_operator` itself keeps its low-order part: prefer it to clipping for scores beyond about 10⁴.
 
     Raises
     ------
     TypeError, ValueError
-        As `sparsek`.
+        As `sparsek_operator`.
 
     Notes
     -----
@@ -206,7 +206,7 @@ def sparsek_jvp(p: ArrayLike, dz: ArrayLike, dk: ArrayLike = 0.0, *, axis: int =
     Parameters
     ----------
     p : array_like, shape (…, m, …)
-        The operator's value, `sparsek` of z and k; entries in [0, 1].
+        The operator's value, `sparsek_operator` of z and k; entries in [0, 1].
     dz : array_like, shape of `p`
         Tangent of the scores.
     dk : array_like, shape of `p` without `axis`, optional
@@ -231,8 +231,8 @@ def sparsek_jvp(p: ArrayLike, dz: ArrayLike, dk: ArrayLike = 0.0, *, axis: int =
 
     Examples
     --------
-    >>> from refattn.sparsek import sparsek, sparsek_jvp
-    >>> p = sparsek([3.0, 1.25, 1.0, -2.0], k=2)
+    >>> from refattn.sparsek import sparsek_operator, sparsek_jvp
+    >>> p = sparsek_operator([3.0, 1.25, 1.0, -2.0], k=2)
     >>> sparsek_jvp(p, [5.0, 1.0, 0.0, 5.0])
     array([ 0. ,  0.5, -0.5,  0. ])
     >>> sparsek_jvp(p, [0.0, 0.0, 0.0, 0.0], dk=1.0)
@@ -264,7 +264,7 @@ def sparsek_vjp(p: ArrayLike, dp: ArrayLike, *, axis: int = -1) -> SparseKGradie
     Parameters
     ----------
     p : array_like, shape (…, m, …)
-        The operator's value, `sparsek` of z and k; entries in [0, 1].
+        The operator's value, `sparsek_operator` of z and k; entries in [0, 1].
     dp : array_like, shape of `p`
         Gradient of the loss with respect to the value.
     axis : int, optional
@@ -288,8 +288,8 @@ def sparsek_vjp(p: ArrayLike, dp: ArrayLike, *, axis: int = -1) -> SparseKGradie
 
     Examples
     --------
-    >>> from refattn.sparsek import sparsek, sparsek_vjp
-    >>> p = sparsek([3.0, 1.25, 1.0, -2.0], k=2)
+    >>> from refattn.sparsek import sparsek_operator, sparsek_vjp
+    >>> p = sparsek_operator([3.0, 1.25, 1.0, -2.0], k=2)
     >>> sparsek_vjp(p, [5.0, 1.0, 0.0, 5.0]).z
     array([ 0. ,  0.5, -0.5,  0. ])
     >>> float(sparsek_vjp(p, [5.0, 1.0, 0.0, 5.0]).k)
@@ -312,7 +312,7 @@ def sparsek_jacobian(p: ArrayLike) -> FloatArray:
     Parameters
     ----------
     p : array_like, shape (…, m)
-        The operator's value, `sparsek` of z and k.
+        The operator's value, `sparsek_operator` of z and k.
 
     Returns
     -------

@@ -129,8 +129,8 @@ def prefix_thresholds(z: ArrayLike, k: float, *, method: str = "fast") -> Thresh
     -----
     Time O(n log n) and memory O(n); the oracle takes O(n² log n). τ is accurate to a few units of its own rounding over
     any length: the interior's sum carries its rounding errors along. A gate ``clip(z_j − τ_i, 0, 1)`` is as accurate,
-    1e-16 times the threshold; where scores are so large that this matters, `sparsek` of the prefix is better. Source:
-    arXiv 2406.16747, its incremental evaluation.
+    1e-16 times the threshold; where scores are so large that this matters, `sparsek_operator` of the prefix is better.
+    Source: arXiv 2406.16747, its incremental evaluation.
 
     Examples
     --------
@@ -198,10 +198,10 @@ def _add(total: float, lost: float, term: float) -> tuple[float, float]:
 
 def _thresholds_compiled(z: NDArray[np.float64], k: float) -> Thresholds:
     from refattn._compiled import as_input
-    from refattn.sparsek import _kernels
+    from refattn.sparsek import _prefix_loops
 
     tau, ones, interior = np.empty((3, z.size))
-    _kernels.thresholds_of_prefixes(as_input(z), k, ones, interior, tau)
+    _prefix_loops.thresholds_of_prefixes(as_input(z), k, ones, interior, tau)
     return tau
 
 
@@ -336,10 +336,10 @@ def _leaves_the_best(z: NDArray[np.float64], n_select: int) -> Positions:
 
 def _leaves_compiled(z: NDArray[np.float64], n_select: int) -> Positions:
     from refattn._compiled import as_input
-    from refattn.sparsek import _kernels
+    from refattn.sparsek import _prefix_loops
 
     leaves = np.empty(z.size, np.int64)
-    _kernels.exits_from_the_best(as_input(z), n_select, np.empty(n_select, np.int64), leaves)
+    _prefix_loops.exits_from_the_best(as_input(z), n_select, np.empty(n_select, np.int64), leaves)
     return leaves
 
 
@@ -376,12 +376,12 @@ def prefix_pullback(by_position: ArrayLike, by_entry: ArrayLike, intervals: Supp
     --------
     The last operator alone, ``dP`` non-zero only at i = 3, where all four entries but the third are inside:
 
-    >>> from refattn.sparsek import prefix_pullback, prefix_thresholds, sparsek, sparsek_vjp, support_intervals
+    >>> from refattn.sparsek import prefix_pullback, prefix_thresholds, sparsek_operator, sparsek_vjp, support_intervals
     >>> z, upstream = [1.0, 0.5, 3.0, 0.75], [3.0, 0.0, 7.0, 0.0]
     >>> intervals = support_intervals(z, prefix_thresholds(z, k=2))
     >>> prefix_pullback([0.0, 0.0, 0.0, 3.0], [3.0, 0.0, 0.0, 0.0], intervals)
     array([ 2., -1.,  0., -1.])
-    >>> sparsek_vjp(sparsek(z, k=2), upstream).z
+    >>> sparsek_vjp(sparsek_operator(z, k=2), upstream).z
     array([ 2., -1.,  0., -1.])
     """
     require_kind("intervals", intervals, SupportIntervals, "support_intervals")

@@ -44,7 +44,7 @@ class CausalMoments(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ScoringCache:
+class ScoringForwardCache:
     """What `sparsek_scores_backward` needs of the forward; `moments` is None without normalisation.
 
     Attributes
@@ -153,7 +153,7 @@ def sparsek_scores(
 @one_blas_thread()
 def sparsek_scores_forward(
     x: ArrayLike, weight: ArrayLike, slope: ArrayLike, *, normalise: bool = False, eps: float = 1e-5
-) -> tuple[FloatArray, ScoringCache]:
+) -> tuple[FloatArray, ScoringForwardCache]:
     """Score the pairs, and keep what the backward needs.
 
     Parameters
@@ -167,7 +167,7 @@ def sparsek_scores_forward(
     -------
     scores : ndarray, shape (…, H_kv, n)
         The scores.
-    cache : ScoringCache
+    cache : ScoringForwardCache
         For `sparsek_scores_backward`. The last column of its moments is the state of a running normalisation.
 
     Raises
@@ -205,18 +205,18 @@ def sparsek_scores_forward(
         require_finite("x, weight: running variance", moments.squares)
     require_finite("x, weight, slope: scores", scores)
     held = None if moments is None else CausalMoments(*(kept(array) for array in moments))
-    return scores, ScoringCache(x, weight, slope, held, floor)
+    return scores, ScoringForwardCache(x, weight, slope, held, floor)
 
 
 @one_blas_thread()
-def sparsek_scores_backward(dscores: ArrayLike, cache: ScoringCache) -> ScoringGradients:
+def sparsek_scores_backward(dscores: ArrayLike, cache: ScoringForwardCache) -> ScoringGradients:
     """Pull a gradient back through the scoring network.
 
     Parameters
     ----------
     dscores : array_like, shape (…, H_kv, n)
         Gradient of the loss with respect to the scores.
-    cache : ScoringCache
+    cache : ScoringForwardCache
         From `sparsek_scores_forward`.
 
     Returns
@@ -240,7 +240,7 @@ def sparsek_scores_backward(dscores: ArrayLike, cache: ScoringCache) -> ScoringG
     >>> sparsek_scores_backward([[1.0, 1.0]], cache)
     ScoringGradients(x=array([[1.], [1.]]), weight=array([[4.]]), slope=array([1.]))
     """
-    require_kind("cache", cache, ScoringCache, "sparsek_scores_forward")
+    require_kind("cache", cache, ScoringForwardCache, "sparsek_scores_forward")
     (upstream,) = as_float_arrays(dscores=dscores)
     x, weight = cache.x, cache.weight
     n = x.shape[-2]

@@ -2,7 +2,7 @@
 
 They come from SmolLM2-135M-Instruct reading the opening of Hamlet: one whole key-value group (three query heads and
 the key-value head they share) of each of a few layers, rotary positions applied, 2,048 tokens. No model is needed to
-load them; ``refattn.experiments.real_heads`` computes them anew. What ships is rounded to float16, and that rounding is
+load them; ``refattn.laboratory.real_heads`` computes them anew. What ships is rounded to float16, and that rounding is
 the data: widening it to float32 or float64 is exact.
 """
 
@@ -47,10 +47,6 @@ class RealHeads:
         The text as the model's token numbers.
     sha256 : str
         Of the arrays, as `arrays_sha256` computes it.
-
-    Notes
-    -----
-    Memory O(L G n d). Source: ours.
 
     Examples
     --------
@@ -161,8 +157,8 @@ def read_manifest(folder: Traversable) -> dict[str, Any]:
 
     Parameters
     ----------
-    folder : Traversable
-        Where it lies (a `pathlib.Path`, say).
+    folder
+        As for `load_real_heads`.
 
     Returns
     -------

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from refattn import recover
+from refattn import conv_attention, dense_attention, recover
 from refattn.convbasis import basis_from_starts, inference_bound, logit_residual
 from refattn.convbasis.recovery import search
 from refattn.testing import attention_inputs, rope_structured
@@ -36,7 +36,7 @@ def test_starts_of_structured_inputs_are_found_exactly(n, k, lead):
 def test_noise_within_the_theorems_limit_leaves_the_starts_exact(seed, fraction):
     """ε ≤ δ/(5T): starts exact, kernels within ε, represented logits within 2ε of the noisy ones."""
     n, probe = 200, 8
-    (q, keys, _, starts), delta = structured(n, 8, 6, probe, seed)
+    (q, keys, v, starts), delta = structured(n, 8, 6, probe, seed)
     eps = fraction * delta / (5 * probe)
     rng = np.random.default_rng(seed)
     # Any noise matrix is a product of wider queries and keys: q' = [q, R], k' = [k, I].
@@ -47,7 +47,9 @@ def test_noise_within_the_theorems_limit_leaves_the_starts_exact(seed, fraction)
     exact = basis_from_starts(q, keys, starts)
     assert np.abs(basis.kernels - exact.kernels).max() <= eps * (1 + 1e-9)
     assert logit_residual(noisy_q, noisy_k, basis, scale=1 / np.sqrt(8)).max() <= 2 * eps * (1 + 1e-9)
-    assert inference_bound(eps, 1.0) > 0
+    out = conv_attention(noisy_q, noisy_k, v, basis=basis)
+    error = np.abs(out - dense_attention(noisy_q, noisy_k, v, scale=1 / np.sqrt(8))).max()
+    assert eps * np.abs(v).max() / 100 < error <= inference_bound(eps, np.abs(v).max())
 
 
 def test_with_one_probe_and_a_tiny_delta_the_first_columns_come_back():

@@ -3,6 +3,7 @@
 import inspect
 import re
 from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,16 +73,50 @@ def refuses_something(item):
     return re.search(r"raise |\bas_\w+\(|require_", text) is not None
 
 
+def described_elsewhere(entry):
+    """Return the name that an entry refers to, "As for `name`", or None if it describes its parameters itself."""
+    found = re.search(r"[Aa]s for `([\w.]+)`", " ".join(entry.desc))
+    return found and found[1]
+
+
+def named_object(name, item):
+    """Return what a docstring means by a name: something beside it, something of `refattn`, or a dotted path."""
+    for owner in (inspect.getmodule(item), refattn):
+        try:
+            return attrgetter(name)(owner)
+        except AttributeError:
+            pass
+    found = re.match(r"refattn\.(.+)", name)
+    return attrgetter(found[1])(refattn) if found else None
+
+
+def broken_references(item, doc):
+    """Return the entries that refer to a place where their parameters are not described either."""
+    errors = []
+    for entry in doc["Parameters"]:
+        if (name := described_elsewhere(entry)) is None:
+            continue
+        target = named_object(name, item)
+        described = get_doc_object(target, config={"show_class_members": False})["Parameters"] if target else []
+        there = {one for e in described if described_elsewhere(e) is None for one in e.name.split(", ")}
+        named = [one for one in entry.name.split(", ") if not one.startswith("*")]  # **options are all that it takes
+        missing = [one for one in named if one not in there]
+        errors += [f"{', '.join(missing)}: not described by {name!r}"] if missing else []
+    return errors
+
+
 def own_errors(item, doc, text):
     """Return what numpydoc does not look at: shapes, dtypes, errors, complexity, source, an example that runs."""
-    errors = []
-    if is_record(item, doc) and (missing := undocumented_fields(item, doc)):
+    errors = broken_references(item, doc)
+    record = is_record(item, doc)
+    if record and (missing := undocumented_fields(item, doc)):
         errors.append(f"fields {missing} are not documented")
     entries = [*doc["Parameters"], *doc["Returns"], *doc["Attributes"]]
-    arrays = [entry for entry in entries if re.search(r"array", entry.type)]
+    arrays = [e for e in entries if re.search(r"array", e.type) and described_elsewhere(e) is None]
     shapeless = [entry for entry in arrays if "shape" not in entry.type + " ".join(entry.desc)]
     errors += [f"{entry.name or entry.type!r} has no shape" for entry in shapeless]
-    if arrays and not re.search(r"float32|float64|dtype|of int|of bool|precision", text):
+    referred = any(described_elsewhere(entry) for entry in doc["Parameters"])
+    if arrays and not referred and not re.search(r"float32|float64|dtype|of int|of bool|precision", text):
         errors.append("no dtype")
     if refuses_something(item) and not doc["Raises"]:
         errors.append("no Raises")
@@ -89,9 +124,9 @@ def own_errors(item, doc, text):
     if not any("+SKIP" not in line and "import" not in line for line in examples):
         errors.append("no example that runs")
     notes = " ".join(doc["Notes"])
-    if "O(" not in text and not (inspect.isclass(item) and issubclass(item, Exception)):
+    if "O(" not in text and not record and not (inspect.isclass(item) and issubclass(item, Exception)):
         errors.append("no complexity")
-    if "Source: " not in notes:
+    if "Source: " not in notes and not record:
         errors.append("no source in its Notes")
     return errors
 
@@ -185,18 +220,42 @@ def test_a_missing_part_is_noticed(part, replacement, error):
     assert any(error in line for line in found), found
 
 
+def shifted(x, by):
+    """Add a number to an array, with the arguments of `COMPLETE`.
+
+    Parameters
+    ----------
+    x : array_like, shape (n,)
+        What is added to; float32 or float64.
+    by : float
+        What is added.
+    """
+    return x + by
+
+
+@pytest.mark.parametrize(
+    ("reference", "errors"),
+    [
+        pytest.param("As for `shifted`.", [], id="to a place that describes it"),
+        pytest.param("As for `scaled`.", ["x: not described by 'scaled'"], id="to nothing"),
+        pytest.param("As for `described_elsewhere`.", ["x: not described by 'described_elsewhere'"], id="to another"),
+    ],
+)
+def test_a_shared_parameter_is_described_once(reference, errors):
+    text = COMPLETE.replace(
+        "x : array_like, shape (n,)\n    What is multiplied; float32 or float64.", f"x : array_like\n    {reference}"
+    )
+    assert docstring_errors(documented(text)) == errors
+
+
 def test_a_record_has_to_document_its_fields():
     class Pair(NamedTuple):
-        """Two numbers.
+        """Two numbers; a record has no complexity and no source.
 
         Attributes
         ----------
         first : float
             The first.
-
-        Notes
-        -----
-        Memory O(1). Source: ours.
 
         Examples
         --------

@@ -1,7 +1,6 @@
 """The toy experiment, imported by its own name so that other processes can be handed its functions."""
 
 import importlib
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -38,10 +37,3 @@ def same_records(undisturbed):
         return found.complete and found.reproducible() == undisturbed.reproducible()
 
     return same
-
-
-@pytest.fixture(scope="session", autouse=True)
-def interruptible():
-    """Started in the background, a test run ignores Ctrl-C, and so would every process it starts."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)

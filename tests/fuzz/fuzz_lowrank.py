@@ -10,8 +10,8 @@ from fuzz_property import Refused, Target, prepared
 from fuzz_references import Softmax, require_gradients, require_output, require_within, softmax, unit, wide
 from hypothesis import strategies as st
 
+from refattn import Causal
 from refattn.lowrank import (
-    CausalMask,
     DistinctRowsMask,
     PolynomialFeatures,
     RandomFeatures,
@@ -36,7 +36,7 @@ def structure(draw: Any, n: int) -> Any:
     window = sliding_window(n, draw(st.sampled_from((1, 2, n))))
     patterns = np.random.default_rng(draw(st.integers(0, 99))).random((2, n)) < 0.5
     rows = DistinctRowsMask(patterns, np.arange(n) % 2)
-    masks = (CausalMask(n), window, prefix_lm(n, n), as_row_change(window), rows, rows.transpose())
+    masks = (prefix_lm(n, 0), window, prefix_lm(n, n), as_row_change(window), rows, rows.transpose())
     return draw(st.sampled_from(masks))
 
 
@@ -57,7 +57,7 @@ def _attention(draw: Any) -> dict[str, Any]:
         "q": Array(shapes.q, SMALL),
         "k": Array(shapes.k, SMALL),
         "v": Array(shapes.v),
-        "mask": option("causal", "full", structure(draw, shapes.q[-2])),
+        "mask": option("causal", "full", Causal(), structure(draw, shapes.q[-2])),
         "method": option("fast", "fast", "paper", "oracle"),
         "check_finite": option(True, True, False),
     }
@@ -105,14 +105,15 @@ def _product(draw: Any) -> dict[str, Any]:
         "u1": Array((*lead, n, rank)),
         "u2": Array((*lead, n, rank)),
         "v": Array((*lead, n, d)),
-        "mask": Given(structure(draw, n)),
+        "mask": Given(draw(st.sampled_from((Causal(), structure(draw, n))))),
         "method": option("fast", "fast", "paper", "oracle"),
     }
 
 
 def _expected_product(arguments: dict[str, Any], result: np.ndarray) -> None:
     u1, u2, v = (wide(arguments[name]) for name in ("u1", "u2", "v"))
-    W = arguments["mask"].to_dense()
+    mask = arguments["mask"]
+    W = np.tri(v.shape[-2], dtype=bool) if isinstance(mask, Causal) else mask.to_dense()
     right = np.where(W, u1 @ u2.swapaxes(-1, -2), 0) @ v
     # running sums pass through what a row does not see
     size = (np.abs(u1) @ np.abs(u2).swapaxes(-1, -2)) @ np.abs(v)

@@ -11,7 +11,6 @@ from fuzz_property import Target
 from hypothesis import strategies as st
 
 from refattn.lowrank import (
-    CausalMask,
     ContinuousRowsMask,
     DistinctColumnsMask,
     DistinctRowsMask,
@@ -121,16 +120,10 @@ def _mask_target(name: str, function: Any, build: Any, *also: str) -> Target:
 NAMES = ("n", "first", "columns", "signs", "most", "start", "stop", "patterns", "groups")
 
 TARGETS = (
-    _mask_target("CausalMask", _made(CausalMask), lambda _: {"n": LENGTH}, *NAMES),
     _mask_target("RowChangeMask", _made(RowChangeMask), _row_change, *NAMES),
     _mask_target("ContinuousRowsMask", _made(ContinuousRowsMask), _rows, *NAMES),
     _mask_target("DistinctRowsMask", _made(DistinctRowsMask), _patterns, *NAMES),
     _mask_target("DistinctColumnsMask", _made(DistinctColumnsMask), _patterns, *NAMES),
-    _mask_target(
-        "CausalMask.from_dense",
-        lambda dense: _read(CausalMask.from_dense(dense)),
-        lambda draw: {"dense": _dense(draw)["dense"]},
-    ),
     _mask_target("RowChangeMask.from_dense", _of_dense(RowChangeMask), _dense),
     _mask_target(
         "ContinuousRowsMask.from_dense",

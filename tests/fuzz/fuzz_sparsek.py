@@ -11,17 +11,17 @@ from fuzz_references import Softmax, require_gradients, require_output, require_
 from hypothesis import strategies as st
 
 from refattn.sparsek import (
-    SparseKCache,
+    SparseKDecodingCache,
     prefix_pullback,
     prefix_thresholds,
     selection_intervals,
-    sparsek,
     sparsek_attention,
     sparsek_attention_backward,
     sparsek_attention_forward,
     sparsek_by_bisection,
     sparsek_jacobian,
     sparsek_jvp,
+    sparsek_operator,
     sparsek_scores,
     sparsek_scores_backward,
     sparsek_scores_forward,
@@ -99,7 +99,7 @@ def _expected_operator(arguments: dict[str, Any], result: np.ndarray) -> None:
 
 def _value(draw: Any, *others: str) -> dict[str, Any]:
     z = numbers(np.random.default_rng(draw(st.integers(0, 99))), _scores(draw).shape, "normal", np.float64)
-    p = sparsek(z, draw(st.sampled_from((0, 1, 2.5))))
+    p = sparsek_operator(z, draw(st.sampled_from((0, 1, 2.5))))
     return {"p": Given(p), **{name: Array(p.shape) for name in others}}
 
 
@@ -158,11 +158,11 @@ def _tokens(draw: Any) -> dict[str, Any]:
 
 
 def _prefill(q: Any, k: Any, v: Any, scores: Any, **options: Any) -> np.ndarray:
-    return SparseKCache(**options).prefill(q, k, v, scores)
+    return SparseKDecodingCache(**options).prefill(q, k, v, scores)
 
 
 def _steps(q: Any, k: Any, v: Any, score: Any, n_select: Any, window: Any, gate: Any, hard: Any, scale: Any) -> Any:
-    cache = SparseKCache(n_select, window, gate=gate, hard=hard, scale=scale)
+    cache = SparseKDecodingCache(n_select, window, gate=gate, hard=hard, scale=scale)
     return [cache.step(q, k, v, score) for _ in range(5)], cache.nbytes
 
 
@@ -185,7 +185,7 @@ TARGETS = (
     Target("sparsek_attention", sparsek_attention, calls(_attention), _expected),
     Target("sparsek_attention_forward", sparsek_attention_forward, calls(_attention), lambda a, r: _expected(a, r[0])),
     Target("sparsek_attention_backward", sparsek_attention_backward, calls(_backward), _expected_backward),
-    Target("sparsek", sparsek, calls(_operator), _expected_operator),
+    Target("sparsek_operator", sparsek_operator, calls(_operator), _expected_operator),
     Target("sparsek_threshold", sparsek_threshold, calls(_operator), infinite=True),
     Target(
         "sparsek_by_bisection",
@@ -195,6 +195,7 @@ TARGETS = (
     ),
     Target(
         "sparsek_jvp",
+        "sparsek_operator",
         sparsek_jvp,
         calls(lambda draw: _value(draw, "dz") | {"dk": option(0.0, 1.0), "axis": option(-1, -1, 0)}),
     ),
@@ -223,7 +224,7 @@ TARGETS = (
     Target("sparsek_scores", sparsek_scores, calls(_network), _expected_scores),
     Target("sparsek_scores_forward", sparsek_scores_forward, calls(_network), lambda a, r: _expected_scores(a, r[0])),
     Target("sparsek_scores_backward", sparsek_scores_backward, calls(_network_backward)),
-    Target("SparseKCache.prefill", _prefill, calls(_tokens), also=OPTIONS),
+    Target("SparseKDecodingCache.prefill", _prefill, calls(_tokens), also=OPTIONS),
     # the check that a step shares with `sparsek_attention` calls its score by the name it has there
-    Target("SparseKCache.step", _steps, calls(_token), also=("scores",)),
+    Target("SparseKDecodingCache.step", _steps, calls(_token), also=("scores",)),
 )

@@ -95,9 +95,9 @@ def _npz_seeds(folder: Path) -> list[bytes]:
 
 
 def _cache(folder: Path, content: bytes) -> Any:
-    from refattn.sparsek import SparseKCache
+    from refattn.sparsek import SparseKDecodingCache
 
-    loaded = SparseKCache.load(_put(folder, "cache.npz", content))
+    loaded = SparseKDecodingCache.load(_put(folder, "cache.npz", content))
     if loaded.nbytes < 1 << 20:  # one that was accepted can be used
         state = loaded._state
         token = np.ones((*loaded._lead, state.keys.shape[-1]), state.keys.dtype)
@@ -106,11 +106,11 @@ def _cache(folder: Path, content: bytes) -> Any:
 
 
 def _cache_seeds(folder: Path) -> list[bytes]:
-    from refattn.sparsek import SparseKCache
+    from refattn.sparsek import SparseKDecodingCache
 
     seeds = []
     for hard in (False, True):
-        made = SparseKCache(2, 2, hard=hard)
+        made = SparseKDecodingCache(2, 2, hard=hard)
         x = np.random.default_rng(0).standard_normal((7, 2))
         made.prefill(x, x, x, x[:, 0])
         made.save(folder / "seed.npz")
@@ -258,7 +258,7 @@ def _scorer_seeds(folder: Path) -> list[bytes]:
 
 
 def _decomposed(folder: Path, content: bytes) -> Any:
-    from refattn.report.decomposition import read_heads
+    from refattn.decomposition import read_heads
 
     name = "own.npz" if content[:2] == b"PK" else "own.npy"
     count, heads = read_heads(_put(folder, name, content))
@@ -303,10 +303,10 @@ def main(name: str, *options: str) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["refattn"]):
+        import refattn.decomposition
         import refattn.experiments.records
         import refattn.models.scorer
         import refattn.models.weights
-        import refattn.report.decomposition
         import refattn.testing  # noqa: F401
 
     reader = READERS[name]

@@ -9,11 +9,10 @@ import copy
 import dataclasses
 from functools import partial
 
-import fuzz_inputs
 import hypothesis
 import numpy as np
 import pytest
-from fuzz_property import Refused, prepared
+from fuzz_property import Refused, prepared, same_examples
 from hypothesis import strategies as st
 from test_public_functions import TARGETS
 
@@ -46,7 +45,7 @@ from refattn.lowrank import (
 )
 from refattn.masks import RowMask
 from refattn.models import Capture, Encoder, EncoderConfig, GeneratingAttention, Llama, LlamaConfig, Scorer
-from refattn.sparsek import SparseKCache, sparsek_scores_backward, sparsek_scores_forward
+from refattn.sparsek import SparseKDecodingCache, sparsek_scores_backward, sparsek_scores_forward
 from refattn.testing import attention_inputs, load_vectors
 from refattn.testing.real_heads import load_real_heads
 
@@ -91,25 +90,10 @@ def bits(*values):
     ]
 
 
-@pytest.fixture
-def numbers_that_fit(monkeypatch):
-    """Ordinary numbers only."""
-    monkeypatch.setattr(fuzz_inputs, "_hostile", lambda draw, value: value)
-    monkeypatch.setattr(fuzz_inputs, "KINDS", ("small",))
-    monkeypatch.setattr(fuzz_inputs, "LENGTHS", (5, 33, 70))
-
-
 @pytest.mark.usefixtures("numbers_that_fit")
 @pytest.mark.parametrize("target", [pytest.param(target, id=target.name) for target in TARGETS])
 def test_a_call_shares_nothing_with_its_arguments_and_keeps_nothing_of_its_result(target):
-    @hypothesis.settings(
-        max_examples=4,
-        phases=[hypothesis.Phase.generate],
-        derandomize=True,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(hypothesis.HealthCheck),
-    )
+    @same_examples(4)
     @hypothesis.given(data=st.data())
     def call_twice(data):
         arguments = data.draw(target.arguments)
@@ -257,7 +241,7 @@ def test_a_generation_is_the_same_after_its_tokens_and_outputs_are_overwritten(h
     scores = numbers(N, seed=1)
 
     def generated(then):
-        cache, out = SparseKCache(3, 4, hard=hard), []
+        cache, out = SparseKDecodingCache(3, 4, hard=hard), []
         first = tuple(a[:9].copy() for a in (q, k, v, scores))
         for made, given in [(cache.prefill(*first), first)]:
             out.append(made.copy())

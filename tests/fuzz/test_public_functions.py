@@ -43,9 +43,19 @@ _CALLABLE = "takes a function, no arrays; tests/testing checks it with functions
 NOT_FUZZED = {
     **dict.fromkeys(("AttentionGradients", "ConvGradients", "SparseKGradients", "SparseKAttentionGradients"), _RESULT),
     **dict.fromkeys(("ScoringGradients", "MaskedProductGradients", "SupportIntervals", "SelectionIntervals"), _RESULT),
-    **dict.fromkeys(("DenseCache", "ConvCache", "SparseKAttentionCache", "ScoringCache", "LowRankCache"), _RESULT),
     **dict.fromkeys(
-        ("MaskedProductCache", "Closeness", "BestStarts", "CurvePoint", "ToleranceRecovery", "Tolerance", "VectorCase"),
+        ("DenseForwardCache", "ConvCache", "SparseKForwardCache", "ScoringForwardCache", "LowRankForwardCache"), _RESULT
+    ),
+    **dict.fromkeys(
+        (
+            "MaskedProductForwardCache",
+            "Closeness",
+            "BestStarts",
+            "CurvePoint",
+            "ToleranceRecovery",
+            "Tolerance",
+            "VectorCase",
+        ),
         _RESULT,
     ),
     **dict.fromkeys(("Inputs", "StructuredInputs", "Cause", "ConformanceReport"), _RESULT),

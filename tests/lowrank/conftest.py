@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 from refattn.lowrank import (
-    CausalMask,
     ContinuousRowsMask,
     DistinctColumnsMask,
     DistinctRowsMask,
     RowChangeMask,
 )
+from refattn.lowrank.masks import CausalStructure
 
 
 def random_dense(kind, n, rng):
     """A dense mask of the kind."""
-    if kind is CausalMask:
+    if kind is CausalStructure:
         return np.tri(n, dtype=bool)
     if kind is RowChangeMask:
         toggles = rng.random((n, n)) < rng.choice([0.5, 2.0, 4.0]) / n
@@ -35,7 +35,7 @@ def random_dense(kind, n, rng):
     return dense if kind is DistinctRowsMask else dense.T
 
 
-KINDS = (CausalMask, RowChangeMask, ContinuousRowsMask, DistinctColumnsMask, DistinctRowsMask)
+KINDS = (CausalStructure, RowChangeMask, ContinuousRowsMask, DistinctColumnsMask, DistinctRowsMask)
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)

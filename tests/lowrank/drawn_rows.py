@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 
 from refattn.lowrank import (
-    CausalMask,
     ContinuousRowsMask,
     DistinctColumnsMask,
     DistinctRowsMask,
@@ -30,6 +29,7 @@ from refattn.lowrank import (
     shifted_groups,
     sliding_window,
 )
+from refattn.lowrank.masks import CausalStructure
 
 WIDE = np.longdouble
 LENGTHS = (1, 2, 3, 4, 5, 8, 17, 39, 40, 41, 63, 64, 65, 100, 127, 128, 129, 150)
@@ -118,7 +118,7 @@ def mask_of(n, rng, draw):
     """Draw one of the five structures, or a layout that users have."""
     window = int(rng.integers(1, n + 1))
     return {
-        0: lambda: CausalMask(n),
+        0: lambda: CausalStructure(n),
         1: lambda: RowChangeMask.from_dense(draw(RowChangeMask, n, rng)),
         2: lambda: ContinuousRowsMask.from_dense(draw(ContinuousRowsMask, n, rng)),
         3: lambda: DistinctColumnsMask.from_dense(draw(DistinctColumnsMask, n, rng)),

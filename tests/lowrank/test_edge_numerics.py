@@ -5,9 +5,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from refattn import dense_attention
+from refattn import Causal, dense_attention
 from refattn.lowrank import (
-    CausalMask,
     PolynomialFeatures,
     RandomFeatures,
     attention,
@@ -67,8 +66,8 @@ def test_random_features_are_finite_or_refused():
 def test_a_product_or_gradient_that_overflows_is_refused(method):
     u = np.full((N, 2), 1e200)
     with pytest.raises(ValueError, match=r"^u1, u2, v: product: "):
-        masked_product(u, u, u, mask=CausalMask(N), method=method)
-    _, cache = masked_product_forward(u, 1 / u, u, mask=CausalMask(N), method=method)
+        masked_product(u, u, u, mask=Causal(), method=method)
+    _, cache = masked_product_forward(u, 1 / u, u, mask=Causal(), method=method)
     with pytest.raises(ValueError, match=r"^dout: gradient of "):
         masked_product_backward(u, cache)
 

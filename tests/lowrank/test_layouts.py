@@ -7,7 +7,6 @@ import pytest
 
 from refattn import SlidingWindow
 from refattn.lowrank import (
-    CausalMask,
     ContinuousRowsMask,
     DistinctColumnsMask,
     DistinctRowsMask,
@@ -20,6 +19,7 @@ from refattn.lowrank import (
     shifted_groups,
     sliding_window,
 )
+from refattn.lowrank.masks import CausalStructure
 
 
 @pytest.mark.parametrize(("n", "window"), [(1, 1), (7, 1), (7, 3), (7, 7), (7, 20)])
@@ -68,9 +68,9 @@ def test_conversions_keep_the_mask(draw):
         intervals = ContinuousRowsMask.from_dense(draw(ContinuousRowsMask, n, rng))
         patterns = DistinctRowsMask.from_dense(draw(DistinctRowsMask, n, rng))
         changes = RowChangeMask.from_dense(draw(RowChangeMask, n, rng))
-        for mask in (CausalMask(n), intervals, patterns, changes):
+        for mask in (CausalStructure(n), intervals, patterns, changes):
             np.testing.assert_array_equal(as_row_change(mask).to_dense(), mask.to_dense())
-        for mask in (CausalMask(n), intervals):
+        for mask in (CausalStructure(n), intervals):
             np.testing.assert_array_equal(as_continuous_rows(mask).to_dense(), mask.to_dense())
             grouped = as_distinct_rows(mask, most=n)
             np.testing.assert_array_equal(grouped.to_dense(), mask.to_dense())
@@ -80,7 +80,7 @@ def test_conversions_keep_the_mask(draw):
 
 def test_the_changes_of_a_window_are_two_a_row():
     assert as_row_change(sliding_window(100, 7)).changes.max() == 2
-    assert as_row_change(CausalMask(100)).changes.tolist() == [1] * 100
+    assert as_row_change(CausalStructure(100)).changes.tolist() == [1] * 100
     assert len(as_distinct_rows(document_blocks([3, 2, 4], causal=False), most=3).patterns) == 3
 
 
@@ -92,9 +92,9 @@ def test_a_conversion_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match="row 1 sees more than one interval"):
         as_continuous_rows(DistinctRowsMask.from_dense([[1, 1, 0], [1, 0, 1], [1, 0, 1]]))
     with pytest.raises(ValueError, match="row 2 differs from the 2 different ones"):
-        as_distinct_rows(CausalMask(4), most=2)
+        as_distinct_rows(CausalStructure(4), most=2)
     with pytest.raises(ValueError, match="row 3 exceeds"):
-        as_row_change(CausalMask(4), most=0.9)
+        as_row_change(CausalStructure(4), most=0.9)
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from refattn.lowrank import (
-    CausalMask,
     ContinuousRowsMask,
     DistinctColumnsMask,
     DistinctRowsMask,
     RowChangeMask,
 )
+from refattn.lowrank.masks import CausalStructure
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 64, 65])
@@ -30,10 +30,10 @@ def test_a_mask_that_is_not_causal_names_its_first_bad_row():
     dense = np.tri(6)
     dense[3, 5] = dense[4, 0] = 1 - dense[4, 0]
     with pytest.raises(ValueError, match="row 4 "):
-        CausalMask.from_dense(dense)
+        CausalStructure.from_dense(dense)
     dense[3, 5] = 1
     with pytest.raises(ValueError, match="row 3 "):
-        CausalMask.from_dense(dense)
+        CausalStructure.from_dense(dense)
 
 
 def test_a_row_of_two_intervals_is_not_continuous():
@@ -136,4 +136,4 @@ def test_wrong_types_are_refused():
     with pytest.raises(TypeError, match="most: 'two' came"):
         RowChangeMask.from_dense(np.eye(3), most="two")
     with pytest.raises(ValueError, match="n: 0 came"):
-        CausalMask(0)
+        CausalStructure(0)

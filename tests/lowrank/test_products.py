@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 
+from refattn import Causal
 from refattn._threads import set_thread_count
 from refattn.lowrank import (
-    CausalMask,
     ContinuousRowsMask,
     DistinctRowsMask,
     as_row_change,
@@ -111,7 +111,7 @@ def test_short_and_long_intervals_are_summed_in_both_ways():
     u1, u2, v = factors(n, 20, 50, seed=7)
     out, cache = masked_product_forward(u1, u2, v, mask=mask)
     found = (out, *masked_product_backward(v, cache))
-    assert worst(found, (oracle.product(mask, u1, u2, v), *oracle.pullback(mask, u1, u2, v, v))) <= 1e-12
+    assert worst(found, (oracle.product(mask, u1, u2, v), *oracle.pullback(cache.mask, u1, u2, v, v))) <= 1e-12
 
 
 @pytest.mark.parametrize("d", [1, 40, 41, 64, 130])
@@ -134,7 +134,7 @@ def test_the_number_of_threads_changes_no_bit(kind, draw):
     assert results[0] == results[1]
 
 
-@pytest.mark.parametrize("mask", [CausalMask(40), sliding_window(40, 30), shifted_groups(40, 8)], ids=type)
+@pytest.mark.parametrize("mask", [Causal(), sliding_window(40, 30), shifted_groups(40, 8)], ids=type)
 def test_changing_the_future_changes_no_past_row(mask):
     u1, u2, v = factors(40, 4, 3, seed=10)
     before = masked_product(u1, u2, v, mask=mask)
@@ -154,10 +154,21 @@ def test_rows_that_see_nothing_are_zero_and_so_are_their_gradients():
 
 def test_float32_is_kept_and_summed_in_float64():
     u1, u2, v = (x.astype(np.float32) for x in factors(3000, 4, 2, seed=12))
-    right = masked_product(*(x.astype(float) for x in (u1, u2, v)), mask=CausalMask(3000))
-    out = masked_product(u1, u2, v, mask=CausalMask(3000))
+    right = masked_product(*(x.astype(float) for x in (u1, u2, v)), mask=Causal())
+    out = masked_product(u1, u2, v, mask=Causal())
     assert out.dtype == np.float32
     assert np.abs(out - right).max() <= 1e-6 * np.abs(right).max()
+
+
+@pytest.mark.parametrize("alignment", [None, "top-left", "bottom-right", 0, 3, -2, 12, -12])
+def test_causal_takes_the_length_of_the_arrays_and_any_alignment(alignment):
+    u1, u2, v = factors(12, 3, 2, seed=14)
+    mask = Causal(alignment)
+    W = mask.allowed(slice(0, 12), 12, 12)
+    out, cache = masked_product_forward(u1, u2, v, mask=mask)
+    np.testing.assert_allclose(out, (W * (u1 @ u2.T)) @ v, rtol=0, atol=1e-13)
+    np.testing.assert_array_equal(cache.mask.to_dense(), W)
+    np.testing.assert_allclose(masked_product_backward(v, cache).v, (W * (u1 @ u2.T)).T @ v, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize(
@@ -170,19 +181,19 @@ def test_float32_is_kept_and_summed_in_float64():
         ({"v": np.full((3, 2), np.nan)}, ValueError, "v: nan at index"),
         ({"u1": np.ones((3, 2), complex)}, TypeError, "u1: dtype complex128"),
         ({"mask": np.tri(3)}, TypeError, "mask: ndarray came"),
-        ({"mask": CausalMask(4)}, ValueError, "u1: 3 rows came, as many as the mask has"),
+        ({"mask": sliding_window(4, 2)}, ValueError, "u1: 3 rows came, as many as the mask has"),
         ({"method": "quick"}, ValueError, "'fast', 'paper', 'oracle'"),
     ],
     ids=["rank", "rows", "factors", "lead", "nan", "complex", "dense-mask", "length", "method"],
 )
 def test_bad_input_is_refused(change, error, message):
-    good = {"u1": np.ones((3, 2)), "u2": np.ones((3, 2)), "v": np.ones((3, 2)), "mask": CausalMask(3)}
+    good = {"u1": np.ones((3, 2)), "u2": np.ones((3, 2)), "v": np.ones((3, 2)), "mask": sliding_window(3, 3)}
     with pytest.raises(error, match=message):
         masked_product(**{**good, **change})
 
 
 def test_an_upstream_gradient_of_another_shape_is_refused():
-    _, cache = masked_product_forward(*np.ones((3, 3, 2)), mask=CausalMask(3))
+    _, cache = masked_product_forward(*np.ones((3, 3, 2)), mask=Causal())
     with pytest.raises(ValueError, match="dout: shape"):
         masked_product_backward(np.ones((3, 1)), cache)
 
@@ -198,13 +209,14 @@ def test_inputs_are_not_written_to():
 def test_the_loops_run_without_compilation():
     program = (
         "import numpy as np\n"
+        "from refattn import Causal\n"
         "from refattn.lowrank import *\n"
         "from refattn.lowrank import oracle\n"
         "u1, u2, v = np.random.default_rng(0).standard_normal((3, 20, 3))\n"
-        "for mask in (CausalMask(20), shifted_groups(20, 4), sliding_window(20, 15), sliding_window(20, 2)):\n"
+        "for mask in (Causal(), shifted_groups(20, 4), sliding_window(20, 15), sliding_window(20, 2)):\n"
         "    out, cache = masked_product_forward(u1, u2, v, mask=mask)\n"
         "    found = masked_product_backward(v, cache)\n"
-        "    for a, b in zip(found, oracle.pullback(mask, u1, u2, v, v)):\n"
+        "    for a, b in zip(found, oracle.pullback(cache.mask, u1, u2, v, v)):\n"
         "        np.testing.assert_allclose(a, b, atol=1e-12)\n"
         "q = v / 4\n"
         "lowrank_attention(q, q, q, error=1e-2)\n"

@@ -12,7 +12,6 @@ import pytest
 
 from refattn import dense_attention
 from refattn.lowrank import (
-    CausalMask,
     ContinuousRowsMask,
     DistinctRowsMask,
     PolynomialFeatures,
@@ -30,6 +29,7 @@ from refattn.lowrank import (
     shifted_groups,
     sliding_window,
 )
+from refattn.lowrank.masks import CausalStructure
 from refattn.testing import tolerance
 
 CASES = 20_000 if os.environ.get("REFATTN_ROWS") == "long" else 500
@@ -168,7 +168,7 @@ def test_rows_that_algorithm_5_would_lose_are_recomputed_and_counted():
     u = np.ones((400, 2))
     v = np.full((400, 1), 1 / 3)
     v[0] = 1e15
-    for mask, lost in ((as_row_change(sliding_window(400, 10)), 390), (CausalMask(400), 0)):
+    for mask, lost in ((as_row_change(sliding_window(400, 10)), 390), (CausalStructure(400), 0)):
         out, cache = masked_product_forward(u, u, v, mask=mask, method="paper")
         assert cache.recomputed == lost
         if lost:

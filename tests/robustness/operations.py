@@ -77,7 +77,7 @@ def sparsek_attention(n, dtype, **options):
 def generation(dtype):
     q, k, v, _ = qkv(120, 16, dtype, lead=(2,))
     scores = np.random.default_rng(3).standard_normal((2, 120)).astype(dtype)
-    held = refattn.SparseKCache(n_select=12, window=8)
+    held = refattn.SparseKDecodingCache(n_select=12, window=8)
     first = held.prefill(q[:, :100], k[:, :100], v[:, :100], scores[:, :100])
     return [first, *(held.step(q[:, t], k[:, t], v[:, t], scores[:, t]) for t in range(100, 120))]
 
@@ -91,12 +91,12 @@ def scores(dtype):
 
 def operator(dtype):
     z = np.random.default_rng(5).standard_normal((6, 300)).astype(dtype)
-    p = refattn.sparsek.sparsek(z, 12)
+    p = refattn.sparsek.sparsek_operator(z, 12)
     return [p, refattn.sparsek_threshold(z, 12), *refattn.sparsek_vjp(p, z), refattn.prefix_thresholds(z[0], 12)]
 
 
 MASKS = {
-    "causal": lambda n: lowrank.CausalMask(n),
+    "causal": lambda n: refattn.Causal(),
     "row-change": lambda n: lowrank.shifted_groups(n, 60),
     "continuous-rows": lambda n: lowrank.sliding_window(n, 100),
     "distinct-rows": lambda n: lowrank.DistinctRowsMask(*patterns(n)),

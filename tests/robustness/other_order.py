@@ -52,7 +52,7 @@ class Finder:
 
     @staticmethod
     def find_spec(name, path=None, target=None):
-        if name.partition(".")[0] != "refattn" or "kernels" in name.rpartition(".")[2]:
+        if name.partition(".")[0] != "refattn" or name.endswith(("_loops", "_kernels")):
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         if spec is not None and type(spec.loader) is importlib.machinery.SourceFileLoader:

@@ -279,14 +279,14 @@ def test_no_array_grows_with_the_square_of_the_length():
 
 CLIP = "min(max(score - threshold[i], 0.0), 1.0)"
 MUTANTS = [
-    ("an interval's end off by one", "kernels", "exits[earlier[c]] > first", "exits[earlier[c]] > first + 1"),
-    ("the future seen", "kernels", "begin = max(j - first, 0)", "begin = 0"),
-    ("evicted late", "kernels", "max(enter, min(leaves - first, rows))", "max(enter, min(leaves - first + 1, rows))"),
-    ("gate dropped on k", "kernels", f"went[i] = came[i] * {CLIP}", "went[i] = came[i]"),
-    ("gate dropped on v", "kernels", f"row[i] *= {CLIP}", "pass"),
-    ("gate dropped in the gradient of q and k", "kernels", "dlogit * gate_k", "dlogit"),
-    ("gates at one differentiated", "kernels", "dm if m > 0.0 and m < 1.0 else 0.0", "dm"),
-    ("a gradient off by a thousandth", "kernels", "dv[place], dvalues[c]", "dv[place], 1.001 * dvalues[c]"),
+    ("an interval's end off by one", "loops", "exits[earlier[c]] > first", "exits[earlier[c]] > first + 1"),
+    ("the future seen", "loops", "begin = max(j - first, 0)", "begin = 0"),
+    ("evicted late", "loops", "max(enter, min(leaves - first, rows))", "max(enter, min(leaves - first + 1, rows))"),
+    ("gate dropped on k", "loops", f"went[i] = came[i] * {CLIP}", "went[i] = came[i]"),
+    ("gate dropped on v", "loops", f"row[i] *= {CLIP}", "pass"),
+    ("gate dropped in the gradient of q and k", "loops", "dlogit * gate_k", "dlogit"),
+    ("gates at one differentiated", "loops", "dm if m > 0.0 and m < 1.0 else 0.0", "dm"),
+    ("a gradient off by a thousandth", "loops", "dv[place], dvalues[c]", "dv[place], 1.001 * dvalues[c]"),
     ("a missing 1/√d", "blocks", "scale = head.q.dtype.type(self.problem.scale)", "scale = 1"),
     ("a missing 1/√d in the gradient", "blocks", "dq[rows] *= dq.dtype.type(problem.scale)", "pass"),
     ("the window forgotten", "fast", "by_query[head.number, window:]", "by_query[head.number, : scores.size - window]"),
@@ -300,10 +300,10 @@ def test_an_error_planted_in_the_fast_path_is_caught(plant, monkeypatch, where, 
     monkeypatch.setattr(blocks, "_MOST_ROWS", 16)
     inputs, options = _inputs(18, 150), {"n_select": 5, "window": 3}
     _require_agreement(inputs, options)
-    names = {"kernels": "_fast_kernels", "blocks": "_fast_blocks", "fast": "fast"}
+    names = {"loops": "_fast_loops", "blocks": "_fast_blocks", "fast": "fast"}
     mutant = plant(f"refattn.sparsek.{names[where]}", right, wrong)
-    if where == "kernels":
-        monkeypatch.setattr(blocks, "kernels", mutant)
+    if where == "loops":
+        monkeypatch.setattr(blocks, "loops", mutant)
     elif where == "blocks":
         monkeypatch.setattr(blocks, "Block", mutant.Block)
         monkeypatch.setattr(blocks, "forward_chunk", mutant.forward_chunk)

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refattn.sparsek import (
-    sparsek,
     sparsek_by_bisection,
     sparsek_jacobian,
     sparsek_jvp,
+    sparsek_operator,
     sparsek_threshold,
     sparsek_vjp,
 )
@@ -65,7 +65,7 @@ def test_sorting_and_bisection_agree_on_ten_thousand_problems_of_every_scale():
     worst_p = worst_tau = problems = 0
     for z, k in _grid():
         p, tau = sparsek_by_bisection(z, k)
-        worst_p = max(worst_p, np.abs(sparsek(z, k) - p).max())
+        worst_p = max(worst_p, np.abs(sparsek_operator(z, k) - p).max())
         worst_tau = max(worst_tau, _threshold_error(sparsek_threshold(z, k), tau))
         problems += len(z)
     assert problems >= 10_000
@@ -74,7 +74,7 @@ def test_sorting_and_bisection_agree_on_ten_thousand_problems_of_every_scale():
 
 
 def test_the_solution_satisfies_the_optimality_conditions():
-    assert max(_kkt_residual(z, sparsek(z, k), k) for z, k in _grid()) <= 1e-12
+    assert max(_kkt_residual(z, sparsek_operator(z, k), k) for z, k in _grid()) <= 1e-12
 
 
 @given(
@@ -87,9 +87,9 @@ def test_the_solvers_agree_and_are_optimal_on_whatever_hypothesis_finds(z, fract
     scores = np.array([z])
     k = round(fraction * len(z)) if whole else fraction * len(z)
     p, tau = sparsek_by_bisection(scores, k)
-    assert np.abs(sparsek(scores, k) - p).max() <= 1e-12
+    assert np.abs(sparsek_operator(scores, k) - p).max() <= 1e-12
     assert _threshold_error(sparsek_threshold(scores, k), tau) <= 1e-12
-    assert _kkt_residual(scores, sparsek(scores, k), k) <= 1e-12
+    assert _kkt_residual(scores, sparsek_operator(scores, k), k) <= 1e-12
 
 
 def _exact(z: np.ndarray, k: float) -> list[Fraction]:
@@ -112,7 +112,7 @@ def test_the_operator_equals_rational_arithmetic(scale, k):
     for _ in range(5):
         z = scale * np.round(rng.standard_normal(6), 2)
         right = np.array([float(x) for x in _exact(z, k)])
-        assert np.abs(sparsek(z, k) - right).max() <= 4e-16 * 6
+        assert np.abs(sparsek_operator(z, k) - right).max() <= 4e-16 * 6
         assert np.abs(sparsek_by_bisection(z, k)[0] - right).max() <= 4e-16 * 6
 
 
@@ -130,7 +130,7 @@ def test_a_general_quadratic_solver_finds_the_same_projection(k):
             method="SLSQP",
             options={"ftol": 1e-15, "maxiter": 500},
         )
-        assert np.abs(sparsek(z, k) - found.x).max() <= 1e-7
+        assert np.abs(sparsek_operator(z, k) - found.x).max() <= 1e-7
 
 
 def test_a_budget_of_one_is_sparsemax():
@@ -140,14 +140,14 @@ def test_a_budget_of_one_is_sparsemax():
     sums = np.cumsum(ordered, axis=-1)
     size = (1 + np.arange(1, 13) * ordered > sums).sum(axis=-1, keepdims=True)  # Martins and Astudillo (2016)
     tau = (np.take_along_axis(sums, size - 1, axis=-1) - 1) / size
-    np.testing.assert_allclose(sparsek(z, 1), np.maximum(z - tau, 0), rtol=0, atol=1e-15)
+    np.testing.assert_allclose(sparsek_operator(z, 1), np.maximum(z - tau, 0), rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize("k", [0, 1, 4, 9, 10], ids=lambda k: f"k={k}")
 def test_cooling_the_scores_gives_the_hard_top_k(k):
     z = np.random.default_rng(1).standard_normal((50, 10))
     top = np.argsort(np.argsort(-z, axis=-1), axis=-1) < k
-    distances = [np.abs(sparsek(z / t, k) - top).max() for t in (1.0, 0.1, 1e-9)]
+    distances = [np.abs(sparsek_operator(z / t, k) - top).max() for t in (1.0, 0.1, 1e-9)]
     assert distances[0] >= distances[1] >= distances[2] == 0
 
 
@@ -155,7 +155,7 @@ def test_no_entry_inside_takes_the_smallest_threshold():
     assert sparsek_threshold([5.0, 3.0, 1.0], 1) == 3.0
     assert sparsek_threshold([5.0, 3.0, 1.0], 0) == 5.0
     assert sparsek_threshold([5.0, 3.0, 1.0], 3) == -np.inf
-    np.testing.assert_array_equal(sparsek([5.0, 3.0, 1.0], 1), [1, 0, 0])
+    np.testing.assert_array_equal(sparsek_operator([5.0, 3.0, 1.0], 1), [1, 0, 0])
 
 
 def test_a_score_of_minus_infinity_is_as_if_it_were_not_there():
@@ -163,31 +163,31 @@ def test_a_score_of_minus_infinity_is_as_if_it_were_not_there():
     with_holes = np.insert(z, [0, 3, 8], -np.inf, axis=-1)
     kept = np.isfinite(with_holes[0])
     for k in (0, 1.5, 7.9, 8, 10):
-        p = sparsek(with_holes, k)
+        p = sparsek_operator(with_holes, k)
         np.testing.assert_array_equal(p[:, ~kept], 0)
-        np.testing.assert_allclose(p[:, kept], sparsek(z, k), rtol=0, atol=1e-15)
+        np.testing.assert_allclose(p[:, kept], sparsek_operator(z, k), rtol=0, atol=1e-15)
         np.testing.assert_allclose(sparsek_by_bisection(with_holes, k)[0], p, rtol=0, atol=1e-14)
-    np.testing.assert_array_equal(sparsek(np.full(3, -np.inf), 2), 0)
+    np.testing.assert_array_equal(sparsek_operator(np.full(3, -np.inf), 2), 0)
 
 
 def test_equal_scores_get_equal_entries_and_shifts_and_permutations_pass_through():
     rng = np.random.default_rng(4)
     z = rng.choice([0.0, 0.25, 0.5, 2.0], (40, 9))
-    p = sparsek(z, 3)
+    p = sparsek_operator(z, 3)
     assert all(len(set(row[z_row == value])) <= 1 for row, z_row in zip(p, z, strict=True) for value in np.unique(z))
-    np.testing.assert_array_equal(sparsek(z + 1024.0, 3), p)  # the shift is exact in binary
+    np.testing.assert_array_equal(sparsek_operator(z + 1024.0, 3), p)  # the shift is exact in binary
     order = rng.permutation(9)
-    np.testing.assert_array_equal(sparsek(z[:, order], 3), p[:, order])
+    np.testing.assert_array_equal(sparsek_operator(z[:, order], 3), p[:, order])
 
 
 def test_any_axis_and_single_precision():
     z = np.random.default_rng(6).standard_normal((3, 5, 4)).astype(np.float32)
     before = z.copy()
-    right = sparsek(z.astype(np.float64), 1.5)
-    p = sparsek(z, 1.5)
+    right = sparsek_operator(z.astype(np.float64), 1.5)
+    p = sparsek_operator(z, 1.5)
     assert p.dtype == np.float32
     np.testing.assert_array_equal(p, right.astype(np.float32))
-    np.testing.assert_array_equal(sparsek(np.moveaxis(z, -1, 1), 1.5, axis=1), np.moveaxis(p, -1, 1))
+    np.testing.assert_array_equal(sparsek_operator(np.moveaxis(z, -1, 1), 1.5, axis=1), np.moveaxis(p, -1, 1))
     dz = np.moveaxis(z, -1, 0)
     pulled = sparsek_vjp(np.moveaxis(p, -1, 0), dz, axis=0)
     np.testing.assert_array_equal(pulled.z, np.moveaxis(sparsek_vjp(p, z).z, -1, 0))
@@ -211,11 +211,13 @@ def test_derivatives_equal_central_differences_away_from_kinks(k):
     h = 1e-4
     for _ in range(10):
         z = _smooth_point(rng, 8, k)
-        p, dz, dp = sparsek(z, k), rng.standard_normal(8), rng.standard_normal(8)
+        p, dz, dp = sparsek_operator(z, k), rng.standard_normal(8), rng.standard_normal(8)
         dz /= np.linalg.norm(dz)
-        along = (sparsek(z + h * dz, k) - sparsek(z - h * dz, k)) / (2 * h)
-        in_k = (sparsek(z, k + h) - sparsek(z, k - h)) / (2 * h)
-        columns = np.array([(sparsek(z + h * e, k) - sparsek(z - h * e, k)) / (2 * h) for e in np.eye(8)]).T
+        along = (sparsek_operator(z + h * dz, k) - sparsek_operator(z - h * dz, k)) / (2 * h)
+        in_k = (sparsek_operator(z, k + h) - sparsek_operator(z, k - h)) / (2 * h)
+        columns = np.array(
+            [(sparsek_operator(z + h * e, k) - sparsek_operator(z - h * e, k)) / (2 * h) for e in np.eye(8)]
+        ).T
         np.testing.assert_allclose(sparsek_jacobian(p), columns, rtol=0, atol=1e-8)
         np.testing.assert_allclose(sparsek_jvp(p, dz), along, rtol=0, atol=1e-8)
         np.testing.assert_allclose(sparsek_vjp(p, dp).z, columns.T @ dp, rtol=0, atol=1e-8 * np.abs(dp).sum())
@@ -227,7 +229,7 @@ def test_derivatives_equal_central_differences_away_from_kinks(k):
 def test_pulling_back_is_the_adjoint_of_pushing_forward_and_both_are_the_dense_jacobian():
     rng = np.random.default_rng(9)
     for k in (0.5, 1, 3.25, 6):
-        p = sparsek(rng.standard_normal((300, 10)), k)
+        p = sparsek_operator(rng.standard_normal((300, 10)), k)
         dz, dp, dk = rng.standard_normal((300, 10)), rng.standard_normal((300, 10)), rng.standard_normal(300)
         forward = sparsek_jvp(p, dz, dk)
         pulled = sparsek_vjp(p, dp)
@@ -248,7 +250,7 @@ KINKS = [
 @pytest.mark.parametrize(("z", "k", "at_kink", "outwards"), KINKS)
 def test_at_a_kink_the_derivative_is_the_one_sided_one_of_directions_that_push_the_entry_out(z, k, at_kink, outwards):
     z = np.array(z)
-    p = sparsek(z, k)
+    p = sparsek_operator(z, k)
     assert p[at_kink] in (0, 1)
     assert sparsek_threshold(z, k) == 0
     rng = np.random.default_rng(10)
@@ -257,14 +259,14 @@ def test_at_a_kink_the_derivative_is_the_one_sided_one_of_directions_that_push_t
     for dz in rng.standard_normal((40, 3)):
         free = np.delete(np.arange(3), at_kink)
         out = bool(outwards * (dz[at_kink] - dz[free].mean()) > 0)  # against the motion of τ
-        one_sided = (sparsek(z + h * dz, k) - p) / h
+        one_sided = (sparsek_operator(z + h * dz, k) - p) / h
         assert bool(np.abs(one_sided - sparsek_jvp(p, dz)).max() <= 1e-8) == out
         seen[out] += 1
     assert min(seen.values()) > 0
 
 
 def test_without_an_entry_inside_every_derivative_is_zero():
-    p = sparsek([5.0, 3.0, 1.0], 1)
+    p = sparsek_operator([5.0, 3.0, 1.0], 1)
     np.testing.assert_array_equal(sparsek_jacobian(p), np.zeros((3, 3)))
     np.testing.assert_array_equal(sparsek_jvp(p, [1.0, 2.0, 3.0], 1.0), 0)
     assert sparsek_vjp(p, [1.0, 2.0, 3.0]).k == 0
@@ -281,8 +283,8 @@ MUTANTS = [
 def test_an_error_planted_in_the_solver_is_caught(plant, right, wrong):
     mutant = plant("refattn.sparsek.operator", right, wrong)
     z = np.random.default_rng(12).normal(0, 0.5, (50, 9))
-    assert _kkt_residual(z, sparsek(z, 4.5), 4.5) <= 1e-12
-    assert _kkt_residual(z, mutant.sparsek(z, 4.5), 4.5) > 1e-6
+    assert _kkt_residual(z, sparsek_operator(z, 4.5), 4.5) <= 1e-12
+    assert _kkt_residual(z, mutant.sparsek_operator(z, 4.5), 4.5) > 1e-6
 
 
 BAD = [
@@ -298,18 +300,18 @@ BAD = [
 
 @pytest.mark.parametrize(("z", "k", "message"), BAD)
 def test_bad_problems_are_refused_by_name(z, k, message):
-    for function in (sparsek, sparsek_threshold, sparsek_by_bisection):
+    for function in (sparsek_operator, sparsek_threshold, sparsek_by_bisection):
         with pytest.raises(ValueError, match=message):
             function(z, k)
 
 
 def test_bad_axes_types_and_tangents_are_refused_by_name():
     with pytest.raises(ValueError, match="axis: 2 came"):
-        sparsek([[1.0, 2.0]], 1, axis=2)
+        sparsek_operator([[1.0, 2.0]], 1, axis=2)
     with pytest.raises(TypeError, match="z: dtype complex128 came"):
-        sparsek([1j, 2.0], 1)
+        sparsek_operator([1j, 2.0], 1)
     with pytest.raises(TypeError, match="k: 'two' came, a real number was wanted"):
-        sparsek([1.0, 2.0], "two")
+        sparsek_operator([1.0, 2.0], "two")
     with pytest.raises(ValueError, match=r"dp: shape \(3,\) came, that of p \(2,\) was wanted"):
         sparsek_vjp([0.5, 0.5], [1.0, 2.0, 3.0])
     with pytest.raises(ValueError, match=r"dz: nan at index \(0,\)"):

@@ -11,8 +11,8 @@ from refattn.sparsek import (
     prefix_pullback,
     prefix_thresholds,
     selection_intervals,
-    sparsek,
     sparsek_jacobian,
+    sparsek_operator,
     sparsek_threshold,
     support_intervals,
 )
@@ -165,7 +165,7 @@ def _require_pullback(z: np.ndarray, k: float, pullback) -> None:
     """The checker: fourth-order central differences through the operator of every prefix, sorted one by one."""
 
     def operators(z: np.ndarray) -> np.ndarray:
-        return np.stack([np.pad(sparsek(z[: i + 1], k), (0, z.size - i - 1)) for i in range(z.size)])
+        return np.stack([np.pad(sparsek_operator(z[: i + 1], k), (0, z.size - i - 1)) for i in range(z.size)])
 
     check_gradients(
         operators,
@@ -230,8 +230,8 @@ def test_an_error_planted_in_the_compiled_loop_is_caught(plant, monkeypatch, rig
     z = _sequence("drifting", 400)
     naive = prefix_thresholds(z, 16, method="oracle")
     _require_thresholds(prefix_thresholds(z, 16), naive)
-    mutant = plant("refattn.sparsek._kernels", right, wrong)
-    monkeypatch.setattr("refattn.sparsek._kernels.thresholds_of_prefixes", mutant.thresholds_of_prefixes)
+    mutant = plant("refattn.sparsek._prefix_loops", right, wrong)
+    monkeypatch.setattr("refattn.sparsek._prefix_loops.thresholds_of_prefixes", mutant.thresholds_of_prefixes)
     with pytest.raises(AssertionError, match="τ"):
         _require_thresholds(prefix_thresholds(z, 16), naive)
 
@@ -255,8 +255,8 @@ SELECTION_MUTANTS = [
 def test_an_error_planted_in_the_selection_is_caught(plant, monkeypatch, right, wrong):
     z = _sequence("tied", 65)
     _require_selection(z, 7, 3, selection_intervals(z, 7, 3))
-    mutant = plant("refattn.sparsek._kernels", right, wrong)
-    monkeypatch.setattr("refattn.sparsek._kernels.exits_from_the_best", mutant.exits_from_the_best)
+    mutant = plant("refattn.sparsek._prefix_loops", right, wrong)
+    monkeypatch.setattr("refattn.sparsek._prefix_loops.exits_from_the_best", mutant.exits_from_the_best)
     with pytest.raises(AssertionError):
         _require_selection(z, 7, 3, selection_intervals(z, 7, 3))
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from refattn.experiments import real_heads as experiment
+from refattn.laboratory import real_heads as experiment
 from refattn.models import Llama, shakespeare_text, smollm2_path
 from refattn.testing.real_heads import (
     ARRAY_NAMES,

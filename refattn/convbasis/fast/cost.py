@@ -15,7 +15,7 @@ and for the direct product
     product      ½ n² (d + 32)                 weights times values; gathering a logit and its exponential cost 32
     tiles        (n/64) (1 + n/1024)           tasks, and steps inside them
 
-Float64 counts double. `refattn.convbasis.fast.calibrate` measures the constants; the choice needs their ratios only.
+Float64 counts double. `refattn.laboratory.cost_model` measures the constants; the choice needs their ratios only.
 """
 
 from __future__ import annotations

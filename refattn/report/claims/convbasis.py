@@ -16,12 +16,18 @@ from refattn.convbasis import (
     subconv_product,
 )
 from refattn.convbasis.paper import algorithm_1
-from refattn.report.ledger import Claim, Measurement, fingerprint
+from refattn.report.ledger import Measurement, claim, fingerprint
 from refattn.testing import relative_error, rope_structured, row_errors
 
 PAPER = "arXiv 2405.05219"
 
 
+@claim("conv.fft-product", f"{PAPER}, conv(a) x by FFT",
+       "The product conv(a) x by FFT, and that of conv(a, m), equal the dense product.",
+       check="worst error in the Frobenius norm, FFT and direct against dense",
+       planted="the product shifted by a row",
+       covers=("convolution matrix conv(a)", "sub-convolution matrix conv(a, m)",
+               "conv(a) x by FFT in O(n log n)"))  # fmt: skip
 def _fft_product(quick: bool) -> Measurement:
     worst, rng = 0.0, np.random.default_rng(0)
     sizes = (1, 2, 63, 64, 65, 500) if quick else (1, 2, 63, 64, 65, 127, 500, 1009, 2000)
@@ -35,6 +41,11 @@ def _fft_product(quick: bool) -> Measurement:
     return Measurement(f"normal, n = {', '.join(map(str, sizes))}, seed 0", worst, at_most=1e-13)
 
 
+@claim("conv.additivity", f"{PAPER}, additivity of conv", "conv(a, m) + conv(b, m) = conv(a + b, m).",
+       check="matrices that differ, in exact integers",
+       planted="an entry of one conv matrix off by one",
+       covers=("sub-convolution matrix conv(a, m)",
+               "additivity, conv(a, m) + conv(b, m) = conv(a + b, m)"))  # fmt: skip
 def _additivity(quick: bool) -> Measurement:
     rng = np.random.default_rng(1)
     wrong = 0
@@ -56,6 +67,11 @@ def _random_sum(rng: np.random.Generator, n: int, k: int) -> tuple[np.ndarray, n
     return dense, starts, vectors
 
 
+@claim("conv.decomposition", f"{PAPER}, lemma on the conv basis",
+       "Every non-zero lower-triangular matrix has exactly one conv basis with the fewest terms, and k ≤ n.",
+       check="integer matrices made of known terms that come back with other terms",
+       planted="the last column's entry forgotten",
+       covers=("k-conv basis", "every lower-triangular matrix has one shortest conv basis"))  # fmt: skip
 def _decomposition(quick: bool) -> Measurement:
     rng = np.random.default_rng(2)
     wrong, count = 0, 200 if quick else 1000
@@ -69,6 +85,11 @@ def _decomposition(quick: bool) -> Measurement:
     return Measurement(f"{count} integer matrices, n to 39, k to n, seed 2", float(wrong), at_most=0.0)
 
 
+@claim("conv.decomposition-real", f"{PAPER}, lemma on the conv basis",
+       "The decomposition of a real matrix adds up to the matrix.",
+       check="largest absolute difference, from the cumulative kernels and as a sum of conv(b_i, m_i)",
+       planted="the last column's entry forgotten",
+       covers=("k-conv basis", "every lower-triangular matrix has one shortest conv basis"))  # fmt: skip
 def _real_decomposition(quick: bool) -> Measurement:
     rng = np.random.default_rng(3)
     worst, count = 0.0, 100 if quick else 1000
@@ -83,6 +104,10 @@ def _real_decomposition(quick: bool) -> Measurement:
     return Measurement(f"{count} normal matrices, n to 39, seed 3", worst, at_most=1e-13)
 
 
+@claim("conv.exp-transform", f"{PAPER}, exp-transform lemma", "The exp transform of a basis is a basis of M ∘ exp(H).",
+       check="worst error in the Frobenius norm against the entrywise exponential",
+       planted="kernels off by a factor e^0.001",
+       covers=("exp transform of a basis",))  # fmt: skip
 def _exp_transform(quick: bool) -> Measurement:
     rng = np.random.default_rng(4)
     worst = 0.0
@@ -97,6 +122,11 @@ def _exp_transform(quick: bool) -> Measurement:
     return Measurement("normal matrices of deviation 3, n to 39, seed 4", worst, at_most=1e-15)
 
 
+@claim("conv.exp-transform-differences", f"{PAPER}, exp-transform lemma, in floating point",
+       "The sums of b̃_i = exp(u_i) − exp(u_{i−1}) give back exp(u_i) to rounding.",
+       check="worst relative error of an entry of the sum in float64 against rational arithmetic",
+       planted="logits that vary much between segments",
+       covers=("exp transform of a basis",), must_hold=False)  # fmt: skip
 def _cancellation(quick: bool) -> Measurement:
     """Exact b̃ sums in rational arithmetic against the same sums in float64, for the worst entry."""
 
@@ -119,6 +149,10 @@ def _cancellation(quick: bool) -> Measurement:
     )
 
 
+@claim("conv.rope", f"{PAPER}, rotary embeddings", "Logits under rotary embeddings are exactly k-conv.",
+       check="largest difference between the logits and those of the basis",
+       planted="a basis off by one part in a million",
+       covers=("rotary embeddings make logits conv-like",))  # fmt: skip
 def _rope(quick: bool) -> Measurement:
     n = 200 if quick else 600
     worst, prints = 0.0, []
@@ -147,6 +181,11 @@ def _wide_kernel(deviation: float, n: int, seed: int) -> tuple[ConvBasis, np.nda
     return basis, v, conv_attention(dummy, dummy, v, basis=basis, method="oracle")
 
 
+@claim("conv.algorithm-1-rows", f"{PAPER}, Algorithm 1, in floating point",
+       "Algorithm 1 as written, each product by one FFT, computes every row of the output.",
+       check="worst relative row error against the oracle on the same basis, float64",
+       planted="the output shifted by a row",
+       covers=("algorithm 1",), must_hold=False)  # fmt: skip
 def _plain_fft_rows(quick: bool) -> Measurement:
     n, seeds = 1024, range(4)
     errors: dict[float, float] = {}
@@ -163,6 +202,9 @@ def _plain_fft_rows(quick: bool) -> Measurement:
     )
 
 
+@claim("conv.guarded-rows", "ours", "With the row guard no row is lost: what an FFT cannot resolve is recomputed.",
+       check="worst relative row error against the oracle on the same basis, float64",
+       planted="the row guard switched off")  # fmt: skip
 def _guarded_rows(quick: bool) -> Measurement:
     n, errors, recomputed = 1024, [], {}
     dummy = np.zeros((n, 1))
@@ -177,6 +219,10 @@ def _guarded_rows(quick: bool) -> Measurement:
     )
 
 
+@claim("conv.rounding-estimate", "ours",
+       "The estimate of an FFT product's rounding error, by which the guard acts, covers the error of every entry.",
+       check="largest measured error over its estimate",
+       planted="an estimate 50 times too small")  # fmt: skip
 def _rounding_estimate(quick: bool) -> Measurement:
     """Largest part of the estimate that a measured error used, over kernels smooth and rough."""
     worst = 0.0
@@ -201,79 +247,3 @@ def _rounding_estimate(quick: bool) -> Measurement:
                     error = np.abs(conv_product(a32, x32) - product[:n])
                     worst = max(worst, float((error / (estimate + own)).max()))
     return Measurement("5 kinds of kernel on 3 kinds of values, float32, seeds 0 …", worst, at_most=1.0)
-
-
-CLAIMS = (
-    Claim(
-        "conv.fft-product",
-        f"{PAPER}, conv(a) x by FFT",
-        "The product conv(a) x by FFT, and that of conv(a, m), equal the dense product.",
-        "worst error in the Frobenius norm, FFT and direct against dense",
-        _fft_product,
-    ),
-    Claim(
-        "conv.additivity",
-        f"{PAPER}, additivity of conv",
-        "conv(a, m) + conv(b, m) = conv(a + b, m).",
-        "matrices that differ, in exact integers",
-        _additivity,
-    ),
-    Claim(
-        "conv.decomposition",
-        f"{PAPER}, lemma on the conv basis",
-        "Every non-zero lower-triangular matrix has exactly one conv basis with the fewest terms, and k ≤ n.",
-        "integer matrices made of known terms that come back with other terms",
-        _decomposition,
-    ),
-    Claim(
-        "conv.decomposition-real",
-        f"{PAPER}, lemma on the conv basis",
-        "The decomposition of a real matrix adds up to the matrix.",
-        "largest absolute difference, from the cumulative kernels and as a sum of conv(b_i, m_i)",
-        _real_decomposition,
-    ),
-    Claim(
-        "conv.exp-transform",
-        f"{PAPER}, exp-transform lemma",
-        "The exp transform of a basis is a basis of M ∘ exp(H).",
-        "worst error in the Frobenius norm against the entrywise exponential",
-        _exp_transform,
-    ),
-    Claim(
-        "conv.exp-transform-differences",
-        f"{PAPER}, exp-transform lemma, in floating point",
-        "The sums of b̃_i = exp(u_i) − exp(u_{i−1}) give back exp(u_i) to rounding.",
-        "worst relative error of an entry of the sum in float64 against rational arithmetic",
-        _cancellation,
-        must_hold=False,
-    ),
-    Claim(
-        "conv.rope",
-        f"{PAPER}, rotary embeddings",
-        "Logits under rotary embeddings are exactly k-conv.",
-        "largest difference between the logits and those of the basis",
-        _rope,
-    ),
-    Claim(
-        "conv.algorithm-1-rows",
-        f"{PAPER}, Algorithm 1, in floating point",
-        "Algorithm 1 as written, each product by one FFT, computes every row of the output.",
-        "worst relative row error against the oracle on the same basis, float64",
-        _plain_fft_rows,
-        must_hold=False,
-    ),
-    Claim(
-        "conv.guarded-rows",
-        "ours",
-        "With the row guard no row is lost: what an FFT cannot resolve is recomputed.",
-        "worst relative row error against the oracle on the same basis, float64",
-        _guarded_rows,
-    ),
-    Claim(
-        "conv.rounding-estimate",
-        "ours",
-        "The estimate of an FFT product's rounding error, by which the guard acts, covers the error of every entry.",
-        "largest measured error over its estimate",
-        _rounding_estimate,
-    ),
-)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from decimal import Decimal, localcontext
+from functools import partial
 
 import numpy as np
 
-from refattn import DenseCache, SlidingWindow, dense_attention, dense_attention_backward, dense_attention_forward
-from refattn.report.ledger import Claim, Measurement, fingerprint
-from refattn.testing import attention_inputs, check_gradients, row_errors, tolerance
+from refattn import SlidingWindow, dense_attention, dense_attention_backward, dense_attention_forward
+from refattn.report.ledger import Measurement, claim, fingerprint
+from refattn.report.measuring import gradient_error, rows_that_see_the_future
+from refattn.testing import attention_inputs, row_errors, tolerance
 
 
+@claim("dense.definition", "ours", "Exact attention equals its definition, rounding apart.",
+       check="worst row error against 50-digit scalar arithmetic, over the logit deviation where that is above 1",
+       planted="logits without their 1/√d",
+       covers=("definition 1.1",))  # fmt: skip
 def _exact_digits(quick: bool) -> Measurement:
     """Softmax of every row in 50-digit arithmetic, one scalar at a time."""
     n, d = (10, 4) if quick else (24, 8)
@@ -40,28 +46,18 @@ def _exact_digits(quick: bool) -> Measurement:
     )
 
 
+@claim("dense.gradients", "ours", "The hand-derived gradients of q, k and v are the derivatives of the forward.",
+       check="worst relative error against fourth-order central differences, each input alone",
+       planted="the gradient of q off by 0.1 %")  # fmt: skip
 def _gradients(quick: bool) -> Measurement:
     worst, prints = 0.0, []
     masks = ("causal", "full", SlidingWindow(3, sinks=1))
     for seed, mask in enumerate(masks if not quick else masks[:2]):
-        q, k, v = attention_inputs(12, 4, seed=seed, lead=(4,), kv_lead=(2,))
-        prints += [q, k, v]
-        _, cache = dense_attention_forward(q, k, v, mask=mask, softcap=5.0)
-
-        def function(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: object = mask) -> np.ndarray:
-            return dense_attention(q, k, v, mask=mask, softcap=5.0)
-
-        def gradients(upstream: np.ndarray, cache: DenseCache = cache) -> dict[str, np.ndarray]:
-            return dense_attention_backward(upstream, cache)._asdict()
-
-        errors = check_gradients(
-            function,
-            gradients,
-            {"q": q, "k": k, "v": v},
-            rtol=np.inf,
-            seed=seed,
-        )
-        worst = max(worst, *errors.values())
+        inputs = dict(zip("qkv", attention_inputs(12, 4, seed=seed, lead=(4,), kv_lead=(2,)), strict=True))
+        prints += inputs.values()
+        function = partial(dense_attention, mask=mask, softcap=5.0)
+        _, cache = dense_attention_forward(**inputs, mask=mask, softcap=5.0)
+        worst = max(worst, gradient_error(function, dense_attention_backward, cache, inputs, seed=seed))
     return Measurement(
         f"normal, 4 heads on 2, n = 12, d = 4, softcap 5, seeds 0 …; {fingerprint(*prints)}",
         worst,
@@ -69,6 +65,11 @@ def _gradients(quick: bool) -> Measurement:
     )
 
 
+@claim("dense.masked-rows", "ours",
+       "Rows with no allowed key give zeros, and zero gradients, and disturb no other row.",
+       check="largest absolute entry of those rows, and change of any other; infinite if anything is not finite",
+       planted="a masked row that gets a little of the values' mean",
+       covers=("causal mask",))  # fmt: skip
 def _masked_rows(quick: bool) -> Measurement:
     q, k, v = attention_inputs(8, 4, seed=2)
     mask = np.tril(np.ones((8, 8), dtype=bool))
@@ -84,19 +85,20 @@ def _masked_rows(quick: bool) -> Measurement:
     )
 
 
+@claim("dense.causality", "ours", "Changing the future changes no past row, bit for bit.",
+       check="rows changed before the first changed token",
+       planted="every row sees the future",
+       covers=("causal mask",))  # fmt: skip
 def _causality(quick: bool) -> Measurement:
     n = 64 if quick else 300
-    q, k, v = attention_inputs(n, 16, seed=3)
-    before = dense_attention(q, k, v)
-    changed = 0
-    for t in range(1, n, 7):
-        later = [x.copy() for x in (q, k, v)]
-        for x in later:
-            x[t:] += 3.0
-        changed += int((dense_attention(*later)[:t] != before[:t]).any(axis=-1).sum())
-    return Measurement(f"normal, n = {n}, d = 16, seed 3; {fingerprint(q, k, v)}", float(changed), at_most=0.0)
+    inputs = dict(zip("qkv", attention_inputs(n, 16, seed=3), strict=True))
+    changed = rows_that_see_the_future(dense_attention, inputs, range(1, n, 7), seed=3)
+    return Measurement(f"normal, n = {n}, d = 16, seed 3; {fingerprint(*inputs.values())}", changed, at_most=0.0)
 
 
+@claim("dense.float32", "ours", "In float32 the error is at most twice that of a plain float32 implementation.",
+       check="ratio of the worst row errors, both against float64",
+       planted="the output rounded to half precision")  # fmt: skip
 def _float32(quick: bool) -> Measurement:
     n = 200 if quick else 1000
     worst, prints = 0.0, []
@@ -114,6 +116,11 @@ def _float32(quick: bool) -> Measurement:
     )
 
 
+@claim("dense.torch", "ours",
+       "Forward and backward agree with PyTorch's scaled_dot_product_attention on grouped heads.",
+       check="worst difference of the output and the three gradients, relative to the largest entry",
+       planted="the gradient of q off by 0.1 %",
+       covers=("definition 1.1",), needs=("torch",))  # fmt: skip
 def _torch(quick: bool) -> Measurement:
     import torch
 
@@ -128,50 +135,3 @@ def _torch(quick: bool) -> Measurement:
     pairs = [(out, theirs.detach().numpy())] + [(g, x.grad.numpy()) for g, x in zip(gradients, leaves, strict=True)]
     worst = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
     return Measurement(f"normal, 6 heads on 2, n = {n}, d = 32, seed 5; {fingerprint(q, k, v)}", worst, at_most=1e-12)
-
-
-CLAIMS = (
-    Claim(
-        "dense.definition",
-        "ours",
-        "Exact attention equals its definition, rounding apart.",
-        "worst row error against 50-digit scalar arithmetic, over the logit deviation where that is above 1",
-        _exact_digits,
-    ),
-    Claim(
-        "dense.gradients",
-        "ours",
-        "The hand-derived gradients of q, k and v are the derivatives of the forward.",
-        "worst relative error against fourth-order central differences, each input alone",
-        _gradients,
-    ),
-    Claim(
-        "dense.masked-rows",
-        "ours",
-        "Rows with no allowed key give zeros, and zero gradients, and disturb no other row.",
-        "largest absolute entry of those rows, and change of any other; infinite if anything is not finite",
-        _masked_rows,
-    ),
-    Claim(
-        "dense.causality",
-        "ours",
-        "Changing the future changes no past row, bit for bit.",
-        "rows changed before the first changed token",
-        _causality,
-    ),
-    Claim(
-        "dense.float32",
-        "ours",
-        "In float32 the error is at most twice that of a plain float32 implementation.",
-        "ratio of the worst row errors, both against float64",
-        _float32,
-    ),
-    Claim(
-        "dense.torch",
-        "ours",
-        "Forward and backward agree with PyTorch's scaled_dot_product_attention on grouped heads.",
-        "worst difference of the output and the three gradients, relative to the largest entry",
-        _torch,
-        needs=("torch",),
-    ),
-)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from refattn import conv_attention, dense_attention
-from refattn._threads import set_thread_count
 from refattn.convbasis import Plan
 from refattn.convbasis.fast.blocks import BlockProduct
-from refattn.experiments.numerical_domain import numerical_domain
-from refattn.report.ledger import Claim, Measurement, fingerprint
+from refattn.experiments.conv.numerical_domain import numerical_domain
+from refattn.report.ledger import Measurement, claim, fingerprint
+from refattn.report.measuring import entries_that_change
 from refattn.testing import rope_structured
 
 
+@claim("fast.numerical-domain", "ours",
+       "Every row of the fast path is within its tolerance, whatever the deviation of the logits.",
+       check="worst row error over the row tolerance (1e-13 and 1e-5 of ‖V‖_∞); one long FFT of the same kernel"
+             " beside it",
+       planted="the guard's estimates all zero")  # fmt: skip
 def _numerical_domain(quick: bool) -> Measurement:
     """Worst error of a guarded row over its tolerance; beside it, what one long FFT makes of the same kernel."""
     n = 1024 if quick else 4096
@@ -35,6 +42,11 @@ def _numerical_domain(quick: bool) -> Measurement:
     )
 
 
+@claim("fast.exact-basis", "arXiv 2405.05219, theorem on inference (4.4) at ε = 0",
+       "The block transform equals exact attention where the basis is exact, for any block length.",
+       check="worst error against exact attention in float64, over what is allowed",
+       planted="logits without their 1/√d",
+       covers=("theorem 4.4",))  # fmt: skip
 def _exact(quick: bool) -> Measurement:
     worst, prints = 0.0, []
     n = 1000 if quick else 4096
@@ -55,6 +67,9 @@ def _exact(quick: bool) -> Measurement:
     )
 
 
+@claim("fast.adjoint", "ours", "The transposed product is the adjoint of the product: ⟨A x, y⟩ = ⟨x, Aᵀ y⟩.",
+       check="difference of the two, relative to ‖A |x|‖ ‖y‖",
+       planted="the transposed product shifted by a row")  # fmt: skip
 def _adjoint(quick: bool) -> Measurement:
     rng = np.random.default_rng(0)
     worst = 0.0
@@ -69,48 +84,11 @@ def _adjoint(quick: bool) -> Measurement:
     return Measurement("three bases, n = 300, 1000, 777, deviation 3, seed 0", worst, at_most=1e-13)
 
 
+@claim("fast.threads", "ours", "The result has the same bits for any number of threads, and from run to run.",
+       check="entries that differ between 1, 2, 3 and 2 threads",
+       planted="a last digit that depends on the number of threads")  # fmt: skip
 def _threads(quick: bool) -> Measurement:
     q, k, v, _ = rope_structured(3000 if quick else 20_000, 32, starts=5, seed=2, deviation=3.0, dtype=np.float32)
-    try:
-        outputs = []
-        for threads in (1, 2, 3, 2):
-            set_thread_count(threads)
-            outputs.append(conv_attention(q, k, v, n_basis=5, probe=8, delta=1e-2, plan=Plan("block transform", 256)))
-    finally:
-        set_thread_count(None)
-    changed = sum(int((out != outputs[0]).sum()) for out in outputs)
-    return Measurement(
-        f"rotary inputs, n = {len(q)}, d = 32, k = 5; {fingerprint(q, k, v)}", float(changed), at_most=0.0
-    )
-
-
-CLAIMS = (
-    Claim(
-        "fast.numerical-domain",
-        "ours",
-        "Every row of the fast path is within its tolerance, whatever the deviation of the logits.",
-        "worst row error over the row tolerance (1e-13 and 1e-5 of ‖V‖_∞); one long FFT of the same kernel beside it",
-        _numerical_domain,
-    ),
-    Claim(
-        "fast.exact-basis",
-        "arXiv 2405.05219, theorem on inference (4.4) at ε = 0",
-        "The block transform equals exact attention where the basis is exact, for any block length.",
-        "worst error against exact attention in float64, over what is allowed",
-        _exact,
-    ),
-    Claim(
-        "fast.adjoint",
-        "ours",
-        "The transposed product is the adjoint of the product: ⟨A x, y⟩ = ⟨x, Aᵀ y⟩.",
-        "difference of the two, relative to ‖A |x|‖ ‖y‖",
-        _adjoint,
-    ),
-    Claim(
-        "fast.threads",
-        "ours",
-        "The result has the same bits for any number of threads, and from run to run.",
-        "entries that differ between 1, 2, 3 and 2 threads",
-        _threads,
-    ),
-)
+    options: dict[str, Any] = {"n_basis": 5, "probe": 8, "delta": 1e-2, "plan": Plan("block transform", 256)}
+    changed = entries_that_change(lambda: [conv_attention(q, k, v, **options)], (1, 2, 3, 2))
+    return Measurement(f"rotary inputs, n = {len(q)}, d = 32, k = 5; {fingerprint(q, k, v)}", changed, at_most=0.0)

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from refattn import dense_attention
 from refattn.lowrank import (
-    CausalMask,
     ContinuousRowsMask,
     DistinctColumnsMask,
     DistinctRowsMask,
-    LowRankCache,
-    MaskedProductCache,
     PolynomialFeatures,
     RandomFeatures,
     RowChangeMask,
@@ -40,12 +36,15 @@ from refattn.lowrank import (
     shifted_groups,
     sliding_window,
 )
-from refattn.report.ledger import Claim, Measurement, fingerprint
-from refattn.testing import check_gradients, relative_error, tolerance
+from refattn.lowrank.masks import CausalStructure
+from refattn.report.ledger import Measurement, claim, fingerprint
+from refattn.report.measuring import exponent, gradient_error, times
+from refattn.testing import relative_error, tolerance
 from refattn.testing.real_heads import load_real_heads
 
 PAPER = "arXiv 2405.05219, section 6"
 Boolean = NDArray[np.bool_]
+_KINDS = (CausalStructure, RowChangeMask, ContinuousRowsMask, DistinctColumnsMask, DistinctRowsMask)
 
 
 def _bounded_pairs(count: int, bound: float, seed: int) -> NDArray[np.float64]:
@@ -73,6 +72,11 @@ def _shares_of_bound() -> list[float]:
 _PAIRS = "10,000 pairs of width 3, B = 0.5 … 4, g = 2 … 14, Taylor and Chebyshev, seeds g"
 
 
+@claim("lowrank.feature-bound", f"{PAPER}, after Alman and Song",
+       "On bounded logits the polynomial is near exp as stated.",
+       check="worst relative error over the bound; outside the bound, the same number",
+       planted="the last feature counted twice",
+       covers=("low rank from a polynomial, after Alman and Song",))  # fmt: skip
 def _feature_bound(quick: bool) -> Measurement:
     p = np.polynomial.polynomial.polyval(-3.0, polynomial_coefficients(5, 1.0))
     outside = abs(p / math.exp(-3.0) - 1) / polynomial_error(5, 1.0)
@@ -82,10 +86,17 @@ def _feature_bound(quick: bool) -> Measurement:
     )  # fmt: skip
 
 
+@claim("lowrank.feature-tightness", "ours", "The bound on the polynomial's error is within a factor of 10 of it.",
+       check="least share of the bound that the worst error reaches",
+       planted="a bound 50 times too large")  # fmt: skip
 def _feature_tightness(quick: bool) -> Measurement:
     return Measurement(_PAIRS, min(_shares_of_bound()), at_least=0.1)
 
 
+@claim("lowrank.features", f"{PAPER}, after Alman and Song", "A polynomial of q·k is U1 U2ᵀ with rank C(2(d + g), 2g).",
+       check="worst relative error of an entry, at rank C(d + g, g), which is not more",
+       planted="every feature but the constant one dropped",
+       covers=("low rank from a polynomial, after Alman and Song",))  # fmt: skip
 def _features_and_rank(quick: bool) -> Measurement:
     """Worst difference of U1 U2ᵀ from the polynomial; infinite if the rank is above the paper's."""
     worst, rng = 0.0, np.random.default_rng(0)
@@ -99,6 +110,11 @@ def _features_and_rank(quick: bool) -> Measurement:
     return Measurement("uniform, n = 20, d = 1 … 8, g = 3 … 6, seed 0", worst, at_most=1e-13)
 
 
+@claim("lowrank.real-heads", PAPER, "The rank that real heads need for a relative error of 1/2 is below n.",
+       check="rank over n, by the largest logit of the head where it is smallest",
+       planted="heads whose logits are nearly zero: the claim then holds",
+       covers=("low rank from a polynomial, after Alman and Song", "masked low-rank attention in near-linear time"),
+       must_hold=False)  # fmt: skip
 def _rank_of_real_heads(quick: bool) -> Measurement:
     heads = load_real_heads(dtype=np.float64)
     n, d = heads.q.shape[-2:]
@@ -111,8 +127,52 @@ def _rank_of_real_heads(quick: bool) -> Measurement:
     )  # fmt: skip
 
 
+@claim("lowrank.causal", f"{PAPER}, Algorithm 4", "A running sum gives the causal product, and its gradients.",
+       check="worst relative error against dense, paper and compiled",
+       planted="the last row of the compiled product off by 1e-10",
+       covers=("algorithm 4",))  # fmt: skip
+def _causal(quick: bool) -> Measurement:
+    return _product(CausalStructure, quick)
+
+
+@claim("lowrank.row-change", f"{PAPER}, Definition 6.1 and Algorithm 5",
+       "Adding and removing what changes gives the product for row changes, and its gradients.",
+       check="worst relative error against dense, paper and compiled",
+       planted="the last row of the compiled product off by 1e-10",
+       covers=("definition 6.1", "algorithm 5"))  # fmt: skip
+def _row_change(quick: bool) -> Measurement:
+    return _product(RowChangeMask, quick)
+
+
+@claim("lowrank.continuous-rows", f"{PAPER}, Definition 6.2 and Algorithm 6",
+       "A segment tree, and prefix differences, give the product for continuous rows, and its gradients.",
+       check="worst relative error against dense, tree and compiled",
+       planted="the last row of the compiled product off by 1e-10",
+       covers=("definition 6.2", "algorithm 6"))  # fmt: skip
+def _continuous_rows(quick: bool) -> Measurement:
+    return _product(ContinuousRowsMask, quick)
+
+
+@claim("lowrank.distinct-columns", f"{PAPER}, Definition 6.3 and its lemma",
+       "Grouping equal columns gives the product for distinct columns, and its gradients.",
+       check="worst relative error against dense, paper and compiled",
+       planted="the last row of the compiled product off by 1e-10",
+       covers=("definition 6.3", "product for r distinct columns"))  # fmt: skip
+def _distinct_columns(quick: bool) -> Measurement:
+    return _product(DistinctColumnsMask, quick)
+
+
+@claim("lowrank.distinct-rows", f"{PAPER}, Definition 6.4 and its lemma",
+       "Grouping equal rows gives the product for distinct rows, and its gradients.",
+       check="worst relative error against dense, paper and compiled",
+       planted="the compiled gradient of v off by 1e-6",
+       covers=("definition 6.4", "product for r distinct rows"))  # fmt: skip
+def _distinct_rows(quick: bool) -> Measurement:
+    return _product(DistinctRowsMask, quick)
+
+
 def _random_dense(kind: type[StructuredMask], n: int, rng: np.random.Generator) -> Boolean:
-    if kind is CausalMask:
+    if kind is CausalStructure:
         return np.tri(n, dtype=bool)
     if kind is RowChangeMask:
         return np.asarray(np.logical_xor.accumulate(rng.random((n, n)) < 2 / n, axis=0))
@@ -145,26 +205,23 @@ def _product(kind: Any, quick: bool) -> Measurement:
     return Measurement(f"{count} random masks, n to 500, r = 4, d = 3, seed 1", worst, at_most=1e-12)
 
 
-def _product_pulled(cache: MaskedProductCache, upstream: ArrayLike) -> dict[str, Any]:
-    return masked_product_backward(upstream, cache)._asdict()
-
-
+@claim("lowrank.product-gradients", "ours", "The gradients of masked products are products, and the derivatives.",
+       check="worst relative error against central differences of the oracle",
+       planted="the gradient of U1 off by 0.1 %")  # fmt: skip
 def _product_gradients(quick: bool) -> Measurement:
     rng, worst = np.random.default_rng(2), 0.0
-    for kind in (CausalMask, RowChangeMask, ContinuousRowsMask, DistinctColumnsMask, DistinctRowsMask):
+    for kind in _KINDS:
         mask: Any = kind.from_dense(_random_dense(kind, 12, rng))
         inputs = dict(zip(("u1", "u2", "v"), rng.standard_normal((3, 12, 3)), strict=True))
         _, cache = masked_product_forward(**inputs, mask=mask)
-        errors = check_gradients(
-            partial(masked_product, mask=mask, method="oracle"),
-            partial(_product_pulled, cache),
-            inputs,
-            rtol=math.inf,
-        )
-        worst = max(worst, *errors.values())
+        function = partial(masked_product, mask=mask, method="oracle")
+        worst = max(worst, gradient_error(function, masked_product_backward, cache, inputs))
     return Measurement("one mask of each kind, n = 12, seed 2", worst, at_most=tolerance("differences").rtol)
 
 
+@claim("lowrank.first-bad-row", "ours", "A mask that is not of its kind is refused at the first row that breaks it.",
+       check="broken masks not refused, or at another row",
+       planted="causal masks taken unseen")  # fmt: skip
 def _first_bad_row(quick: bool) -> Measurement:
     """Masks broken in one place or two that are not refused, or not at the first row (or column) that is broken."""
     rng, wrong, count = np.random.default_rng(3), 0, 100 if quick else 1000
@@ -179,7 +236,7 @@ def _first_bad_row(quick: bool) -> Measurement:
             two[i, : rng.integers(1, n - 1)] = 1
         columns = np.where(np.arange(n) == rows[0], 0, np.arange(n))  # that row enters column 0 once more
         cases: tuple[tuple[Callable[[], Any], str], ...] = (
-            (partial(CausalMask.from_dense, causal), "row"),
+            (partial(CausalStructure.from_dense, causal), "row"),
             (partial(ContinuousRowsMask.from_dense, gaps), "row"),
             (partial(RowChangeMask, np.arange(n + 1), columns, np.ones(n, np.int8)), "row"),
             (partial(DistinctRowsMask.from_dense, two, most=2), "row"),
@@ -194,6 +251,10 @@ def _first_bad_row(quick: bool) -> Measurement:
     return Measurement(f"{5 * count} broken masks, n to 39, seed 3", float(wrong), at_most=0.0)
 
 
+@claim("lowrank.layouts", PAPER, "LongLoRA's shifted groups and sliding windows change few places a row, amortized.",
+       check="largest Σ B_i / n, of masks that equal their descriptions",
+       planted="groups one column short",
+       covers=("definition 6.1", "LongLoRA's shifted groups and sliding windows change few places a row"))  # fmt: skip
 def _layouts(quick: bool) -> Measurement:
     """Largest changes per row, ``Σ B_i / n``, of masks with natural descriptions; infinite if one is not the mask."""
     worst, detail, n = 0.0, {}, 240 if quick else 2400
@@ -215,39 +276,38 @@ def _layouts(quick: bool) -> Measurement:
     return Measurement(f"n = {n}; window 16, groups of 20", worst, at_most=2.2, detail=detail)
 
 
-def _seconds(function: Callable[[], Any], repeat: int) -> float:
-    function()
-    best = math.inf
-    for _ in range(repeat):
-        begun = time.process_time()  # other processes do not count
-        function()
-        best = min(best, time.process_time() - begun)
-    return best
-
-
+@claim("lowrank.linear-time", PAPER, "The products take time linear in n.",
+       check="largest exponent of the processor time in n, compiled",
+       planted="times that grow like n^1.5",
+       covers=("masked low-rank attention in near-linear time",), must_hold=False, timed=True)  # fmt: skip
 def _linear_time(quick: bool) -> Measurement:
     lengths = [2048, 8192, 32_768] if quick else [4096, 16_384, 65_536, 262_144]
     exponents = {}
     makers: dict[str, Callable[[int], StructuredMask]] = {
-        "causal": CausalMask,
+        "causal": CausalStructure,
         "continuous rows": lambda n: sliding_window(n, 512),
         "row change": lambda n: shifted_groups(n, 512),
         "distinct rows": lambda n: DistinctRowsMask(np.arange(n) % 4 == np.arange(4)[:, None], np.arange(n) % 4),
     }
     for name, make in makers.items():
-        times = []
-        for n in lengths:
-            u1, u2, v = np.random.default_rng(4).standard_normal((3, n, 32))
-            times.append(_seconds(partial(masked_product, u1, u2, v, mask=make(n)), 4))
-        exponents[name] = float(np.polyfit(np.log(lengths), np.log(times), 1)[0])
+
+        def product(n: int, make: Callable[[int], StructuredMask] = make) -> Callable[[], object]:
+            return partial(masked_product, *np.random.default_rng(4).standard_normal((3, n, 32)), mask=make(n))
+
+        exponents[name] = exponent(times(product, lengths))
     inputs = f"normal, n = {lengths[0]:,} … {lengths[-1]:,}, r = d = 32, seed 4"
     return Measurement(inputs, max(exponents.values()), at_most=1.3, detail=exponents)
 
 
+@claim("lowrank.attention-bound", "ours",
+       "With exponentials within 1 ± δ the output is within 2δ/(1 + √(1 − δ²)) ‖V‖_∞.",
+       check="largest error over the bound",
+       planted="a bound ten times too small",
+       covers=("masked low-rank attention in near-linear time",))  # fmt: skip
 def _attention_bound(quick: bool) -> Measurement:
     """Largest share of the bound that the error of an output reaches."""
     rng, worst, n, prints = np.random.default_rng(5), 0.0, 60 if quick else 300, []
-    for kind in (CausalMask, RowChangeMask, ContinuousRowsMask, DistinctColumnsMask, DistinctRowsMask):
+    for kind in _KINDS:
         q, k = rng.uniform(-0.7, 0.7, (2, n, 3))
         v = rng.standard_normal((n, 3))
         prints += [q, k, v]
@@ -259,10 +319,9 @@ def _attention_bound(quick: bool) -> Measurement:
     return Measurement(f"uniform, n = {n}, d = 3, δ to 0.5, every mask; {fingerprint(*prints)}", worst, at_most=1.0)
 
 
-def _attention_pulled(cache: LowRankCache, upstream: ArrayLike) -> dict[str, Any]:
-    return lowrank_attention_backward(upstream, cache)._asdict()
-
-
+@claim("lowrank.attention-gradients", "ours", "The gradients of low-rank attention are its derivatives.",
+       check="worst relative error against central differences of the oracle",
+       planted="the gradient of q off by 0.1 %")  # fmt: skip
 def _attention_gradients(quick: bool) -> Measurement:
     rng, worst = np.random.default_rng(6), 0.0
     inputs = dict(zip("qkv", rng.uniform(-0.6, 0.6, (3, 10, 3)), strict=True))
@@ -270,13 +329,8 @@ def _attention_gradients(quick: bool) -> Measurement:
         for mask in ("causal", sliding_window(10, 3), shifted_groups(10, 4)):
             options: dict[str, Any] = {"features": features, "mask": mask}
             _, cache = lowrank_attention_forward(**inputs, **options)
-            errors = check_gradients(
-                partial(lowrank_attention, **options, method="oracle"),
-                partial(_attention_pulled, cache),
-                inputs,
-                rtol=math.inf,
-            )
-            worst = max(worst, *errors.values())
+            function = partial(lowrank_attention, **options, method="oracle")
+            worst = max(worst, gradient_error(function, lowrank_attention_backward, cache, inputs))
     return Measurement("uniform, n = 10, d = 3, seed 6", worst, at_most=tolerance("differences").rtol)
 
 
@@ -291,59 +345,19 @@ def _random_feature_moments(quick: bool) -> tuple[NDArray[Any], NDArray[Any], in
     return np.array(ratios), RandomFeatures(5, 5, seed=0).relative_variance(q, k), draws
 
 
+@claim("lowrank.random-unbiased", "arXiv 2009.14794", "Positive random features are unbiased.",
+       check="largest deviation of a mean from exp, in standard errors",
+       planted="queries' features too large by 10 %")  # fmt: skip
 def _unbiased(quick: bool) -> Measurement:
     ratios, variance, draws = _random_feature_moments(quick)
     deviations = np.abs(ratios.mean(axis=0) - 1) / np.sqrt(variance / draws)
     return Measurement(f"{draws} draws of 5 features, 16 entries, seed 7", float(deviations.max()), at_most=4.5)
 
 
+@claim("lowrank.random-variance", "arXiv 2009.14794", "Their relative variance is (exp(‖x + y‖²) − 1)/r.",
+       check="relative difference of the measured mean variance",
+       planted="a variance overstated by half")  # fmt: skip
 def _variance(quick: bool) -> Measurement:
     ratios, variance, draws = _random_feature_moments(quick)
     off = np.abs(ratios.var(axis=0).mean() / variance.mean() - 1)
     return Measurement(f"{draws} draws of 5 features, mean of 16 entries, seed 7", float(off), at_most=0.15)
-
-
-CLAIMS = (
-    Claim("lowrank.feature-bound", f"{PAPER}, after Alman and Song",
-          "On bounded logits the polynomial is near exp as stated.",
-          "worst relative error over the bound; outside the bound, the same number", _feature_bound),
-    Claim("lowrank.feature-tightness", "ours", "The bound on the polynomial's error is within a factor of 10 of it.",
-          "least share of the bound that the worst error reaches", _feature_tightness),
-    Claim("lowrank.features", f"{PAPER}, after Alman and Song",
-          "A polynomial of q·k is U1 U2ᵀ with rank C(2(d + g), 2g).",
-          "worst relative error of an entry, at rank C(d + g, g), which is not more", _features_and_rank),
-    Claim("lowrank.real-heads", PAPER, "The rank that real heads need for a relative error of 1/2 is below n.",
-          "rank over n, by the largest logit of the head where it is smallest", _rank_of_real_heads, must_hold=False),
-    Claim("lowrank.causal", f"{PAPER}, Algorithm 4", "A running sum gives the causal product, and its gradients.",
-          "worst relative error against dense, paper and compiled", partial(_product, CausalMask)),
-    Claim("lowrank.row-change", f"{PAPER}, Definition 6.1 and Algorithm 5",
-          "Adding and removing what changes gives the product for row changes, and its gradients.",
-          "worst relative error against dense, paper and compiled", partial(_product, RowChangeMask)),
-    Claim("lowrank.continuous-rows", f"{PAPER}, Definition 6.2 and Algorithm 6",
-          "A segment tree, and prefix differences, give the product for continuous rows, and its gradients.",
-          "worst relative error against dense, tree and compiled", partial(_product, ContinuousRowsMask)),
-    Claim("lowrank.distinct-columns", f"{PAPER}, Definition 6.3 and its lemma",
-          "Grouping equal columns gives the product for distinct columns, and its gradients.",
-          "worst relative error against dense, paper and compiled", partial(_product, DistinctColumnsMask)),
-    Claim("lowrank.distinct-rows", f"{PAPER}, Definition 6.4 and its lemma",
-          "Grouping equal rows gives the product for distinct rows, and its gradients.",
-          "worst relative error against dense, paper and compiled", partial(_product, DistinctRowsMask)),
-    Claim("lowrank.product-gradients", "ours", "The gradients of masked products are products, and the derivatives.",
-          "worst relative error against central differences of the oracle", _product_gradients),
-    Claim("lowrank.first-bad-row", "ours", "A mask that is not of its kind is refused at the first row that breaks it.",
-          "broken masks not refused, or at another row", _first_bad_row),
-    Claim("lowrank.layouts", PAPER, "LongLoRA's shifted groups and sliding windows change few places a row, amortized.",
-          "largest Σ B_i / n, of masks that equal their descriptions", _layouts),
-    Claim("lowrank.linear-time", PAPER, "The products take time linear in n.",
-          "largest exponent of the processor time in n, compiled", _linear_time, must_hold=False,
-          timed=True),
-    Claim("lowrank.attention-bound", "ours",
-          "With exponentials within 1 ± δ the output is within 2δ/(1 + √(1 − δ²)) ‖V‖_∞.",
-          "largest error over the bound", _attention_bound),
-    Claim("lowrank.attention-gradients", "ours", "The gradients of low-rank attention are its derivatives.",
-          "worst relative error against central differences of the oracle", _attention_gradients),
-    Claim("lowrank.random-unbiased", "arXiv 2009.14794", "Positive random features are unbiased.",
-          "largest deviation of a mean from exp, in standard errors", _unbiased),
-    Claim("lowrank.random-variance", "arXiv 2009.14794", "Their relative variance is (exp(‖x + y‖²) − 1)/r.",
-          "relative difference of the measured mean variance", _variance),
-)  # fmt: skip

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from refattn._threads import set_thread_count, thread_count
-from refattn.report.ledger import Claim, Measurement, fingerprint
-from refattn.report.peak import peak_memory
-from refattn.sparsek import SparseKCache, sparsek_attention, sparsek_attention_backward, sparsek_attention_forward
+from refattn._threads import thread_count
+from refattn.report.ledger import Measurement, claim, fingerprint
+from refattn.report.measuring import (
+    entries_that_change,
+    exponent,
+    peak_memory,
+    rows_that_see_the_future,
+    times,
+)
+from refattn.sparsek import (
+    SparseKDecodingCache,
+    sparsek_attention,
+    sparsek_attention_backward,
+    sparsek_attention_forward,
+)
 from refattn.testing import relative_error, row_errors
 from refattn.testing.real_heads import load_real_heads
 
@@ -53,6 +66,10 @@ def _cases(quick: bool) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
     return [*cases, ("SmolLM2-135M", heads, {"n_select": 32, "window": 32})]
 
 
+@claim("sparsek.fast", "ours", "Blocks of queries give the paper's attention and gradients.",
+       check="worst error of output rows and gradients, fast against paper",
+       planted="the fast path's gradient of the scores off by 0.1 %",
+       covers=("fused kernel, faster than exact attention",))  # fmt: skip
 def _fast_equals_paper(quick: bool) -> Measurement:
     worst: dict[str, float] = {}
     for name, inputs, options in _cases(quick):
@@ -73,6 +90,9 @@ _ORDERS = 8
 """Orders of summation in which plain dense computation is run for its error."""
 
 
+@claim("sparsek.fast-float32", "ours", "In float32 a row is at most twice as wrong as plain dense computation.",
+       check="worst row error to the plain one's there (largest of 8 summation orders) or its median",
+       planted="the fast path's gradient of k rounded to half precision")  # fmt: skip
 def _single_precision(quick: bool) -> Measurement:
     narrow, options = _inputs(1, 300 if quick else 1000, dtype=np.float32), {"n_select": 64, "window": 64}
     right = _run({name: array.astype(np.float64) for name, array in narrow.items()}, "oracle", options)
@@ -96,65 +116,49 @@ def _single_precision(quick: bool) -> Measurement:
     )
 
 
+@claim("sparsek.fast-bits", "ours", "The number of threads changes no bit, nor does running again.",
+       check="entries of output and gradients that differ",
+       planted="an entry that differs from run to run")  # fmt: skip
 def _same_bits(quick: bool) -> Measurement:
-    inputs, asked, runs = _inputs(2, 3000 if quick else 30_000, dtype=np.float32), thread_count(), []
-    try:
-        for threads in (1, 2, 2):
-            set_thread_count(threads)
-            runs.append(_run(inputs, "fast", SETTING))
-    finally:
-        set_thread_count(asked)
-    changed = sum(int((run[name] != runs[0][name]).sum()) for run in runs[1:] for name in run)
-    return Measurement(
-        f"normal, float32, n = {len(inputs['q'])}, k = w = 128, forward and backward, seed 2",
-        float(changed),
-        at_most=0.0,
-    )
+    inputs = _inputs(2, 3000 if quick else 30_000, dtype=np.float32)
+    changed = entries_that_change(lambda: [*_run(inputs, "fast", SETTING).values()], (1, 2, 2))
+    n = len(inputs["q"])
+    return Measurement(f"normal, float32, n = {n}, k = w = 128, forward and backward, seed 2", changed, at_most=0.0)
 
 
+@claim("sparsek.fast-causality", PAPER, "Changing the future changes no past row of the fast path, bit for bit.",
+       check="rows changed before the first changed token",
+       planted="every row sees the last value",
+       covers=("SparseK attention: selection, gates, one softmax",))  # fmt: skip
 def _causality(quick: bool) -> Measurement:
-    inputs, rng, changed = _inputs(3, 600, d=16, dtype=np.float32), np.random.default_rng(3), 0
-    options: dict[str, Any] = {"n_select": 24, "window": 16}
-    before = sparsek_attention(**inputs, **options)
-    for t in range(0, 600, 67 if quick else 1):
-        later = {name: array.copy() for name, array in inputs.items()}
-        for array in later.values():
-            array[t:] = 5 * rng.standard_normal(array[t:].shape)
-        after = sparsek_attention(**later, **options)
-        changed += int((after[:t] != before[:t]).any(axis=-1).sum())
+    inputs, attend = _inputs(3, 600, d=16, dtype=np.float32), partial(sparsek_attention, n_select=24, window=16)
+    changed = rows_that_see_the_future(attend, inputs, range(0, 600, 67 if quick else 1), seed=3)
     return Measurement(
-        f"normal, float32, n = 600, k = 24, w = 16, seed 3; {fingerprint(*inputs.values())}",
-        float(changed),
-        at_most=0.0,
+        f"normal, float32, n = 600, k = 24, w = 16, seed 3; {fingerprint(*inputs.values())}", changed, at_most=0.0
     )
 
 
-def _seconds(inputs: dict[str, Any], both: bool) -> float:
-    begun = time.perf_counter()
-    if both:
-        _run(inputs, "fast", SETTING)
-    else:
-        sparsek_attention(**inputs, **SETTING)
-    return time.perf_counter() - begun
-
-
+@claim("sparsek.linear-time", PAPER, "Training takes linear time.",
+       check="exponent of the time in n, forward and backward",
+       planted="times that grow like n^1.2",
+       covers=("training in linear time", "speed of training and inference against length"),
+       must_hold=False, timed=True)  # fmt: skip
 def _linear_time(quick: bool) -> Measurement:
     lengths = [8192, 16_384, 32_768] if quick else [8192 << step for step in range(8)]
-    _seconds(_inputs(4, 2048, dtype=np.float32), both=True)  # compiles
-    times = np.full((2, len(lengths)), np.inf)
-    for place, n in enumerate(lengths):
-        inputs = _inputs(4, n, dtype=np.float32)
-        for _ in range(3):
-            for both in (0, 1):
-                times[both, place] = min(times[both, place], _seconds(inputs, bool(both)))
-    exponents = [float(np.polyfit(np.log(lengths), np.log(row), 1)[0]) for row in times]
-    detail = {"forward": exponents[0], "forward and backward": exponents[1]}
-    detail |= {f"seconds forward at n = {n}": float(t) for n, t in zip(lengths, times[0], strict=True)}
+
+    def forward(n: int) -> Callable[[], object]:
+        return partial(sparsek_attention, **_inputs(4, n, dtype=np.float32), **SETTING)
+
+    def both_ways(n: int) -> Callable[[], object]:
+        return partial(_run, _inputs(4, n, dtype=np.float32), "fast", SETTING)
+
+    one_way, both = (times(make, lengths, runs=3, clock=time.perf_counter) for make in (forward, both_ways))
+    detail = {"forward": exponent(one_way), "forward and backward": exponent(both)}
     return Measurement(
         f"normal, float32, d = 64, k = w = 128, n = {lengths[0]} … {lengths[-1]}, seed 4",
-        max(exponents),
+        max(detail.values()),
         at_most=1.10,
-        detail=detail,
+        detail=detail | {f"seconds forward at n = {n}": t for n, t in one_way.items()},
     )
 
 
@@ -167,27 +171,40 @@ def _peak(n: int) -> float:
     return round(float((peak - kept) / inputs["v"].nbytes), 2)
 
 
+@claim("sparsek.linear-memory", PAPER, "Training takes linear memory.",
+       check="peak of forward and backward beyond inputs and results, in multiples of V",
+       planted="memory that grows with n²",
+       covers=("training in linear memory",), timed=True)  # fmt: skip
 def _memory(quick: bool) -> Measurement:
     n = 32_768 if quick else 262_144
-    _seconds(_inputs(5, 2048, dtype=np.float32), both=True)
+    _run(_inputs(5, 2048, dtype=np.float32), "fast", SETTING)  # compiles
     return Measurement(f"normal, float32, d = 64, k = w = 128, n = {n}, seed 5", _peak(n), at_most=8.0)
 
 
+def _seconds(run: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    run()
+    return time.perf_counter() - begun
+
+
+@claim("sparsek.speed", "ours", "At n = 65,536 the forward is 25 times faster than PyTorch's exact attention.",
+       check="ratio of the least times, taken in turns; at a smaller n the bound is in proportion",
+       planted="a run of a thousand seconds",
+       covers=("fused kernel, faster than exact attention", "speed of training and inference against length"),
+       needs=("torch",), timed=True)  # fmt: skip
 def _against_torch(quick: bool) -> Measurement:
     import torch
 
     n, n_torch = (16_384, 8192) if quick else (65_536, 65_536)
     inputs, threads = _inputs(6, n, dtype=np.float32), torch.get_num_threads()
     leaves = [torch.from_numpy(inputs[name][:n_torch])[None, None] for name in ("q", "k", "v")]
-    _seconds(inputs, both=False)
-    ours, theirs = np.inf, np.inf
+    forward = partial(sparsek_attention, **inputs, **SETTING)
+    exact = partial(torch.nn.functional.scaled_dot_product_attention, *leaves, is_causal=True)
+    forward()
     torch.set_num_threads(thread_count())
     try:
-        for _ in range(3):
-            ours = min(ours, _seconds(inputs, both=False))
-            begun = time.perf_counter()
-            torch.nn.functional.scaled_dot_product_attention(*leaves, is_causal=True)
-            theirs = min(theirs, time.perf_counter() - begun)
+        turns = [(_seconds(forward), _seconds(exact)) for _ in range(3)]
+        ours, theirs = map(min, zip(*turns, strict=True))
     finally:
         torch.set_num_threads(threads)
     scaled = "" if n == n_torch else f", PyTorch scaled from {n_torch} by n²"
@@ -199,12 +216,16 @@ def _against_torch(quick: bool) -> Measurement:
     )
 
 
+@claim("sparsek.cache-replay", PAPER, "Generation from the cache gives the rows of the training forward.",
+       check="worst row error of steps and of a prefill",
+       planted="the forward off by 0.1 %",
+       covers=("generation in constant memory",))  # fmt: skip
 def _replay(quick: bool) -> Measurement:
     n = 1000 if quick else 10_000
     inputs = _inputs(7, n, d=8)
     options: dict[str, Any] = {"n_select": 64, "window": 32}
     right = sparsek_attention(**inputs, **options)
-    stepped, filled = SparseKCache(**options), SparseKCache(**options)
+    stepped, filled = SparseKDecodingCache(**options), SparseKDecodingCache(**options)
     rows = np.stack([stepped.step(*(array[t] for array in inputs.values())) for t in range(n)])
     worst = max(float(row_errors(out, right).max()) for out in (rows, filled.prefill(**inputs)))
     return Measurement(
@@ -216,12 +237,16 @@ def _growth(inputs: dict[str, Any], hard: bool) -> float:
     """Bytes of a cache after all tokens to those after a hundredth of them."""
     sizes = []
     for n in (len(inputs["q"]) // 100, len(inputs["q"])):
-        cache = SparseKCache(16, 16, hard=hard)
+        cache = SparseKDecodingCache(16, 16, hard=hard)
         cache.prefill(**{name: array[:n] for name, array in inputs.items()})
         sizes.append(cache.nbytes)
     return sizes[1] / sizes[0]
 
 
+@claim("sparsek.cache-memory", PAPER, "In generation the memory never grows.",
+       check="bytes of the cache to those at a hundredth of the position; without the condition, at equal scores",
+       planted="a cache larger than the one before",
+       covers=("generation in constant memory",))  # fmt: skip
 def _constant_memory(quick: bool) -> Measurement:
     n = 20_000 if quick else 100_000
     inputs = _inputs(8, n, d=8)
@@ -239,28 +264,3 @@ def _constant_memory(quick: bool) -> Measurement:
         counterexample=_growth(equal, hard=False),
         detail=growth,
     )
-
-
-CLAIMS = (
-    Claim("sparsek.fast", "ours", "Blocks of queries give the paper's attention and gradients.",
-          "worst error of output rows and gradients, fast against paper", _fast_equals_paper),
-    Claim("sparsek.fast-float32", "ours", "In float32 a row is at most twice as wrong as plain dense computation.",
-          "worst row error to the plain one's there (largest of 8 summation orders) or its median", _single_precision),
-    Claim("sparsek.fast-bits", "ours", "The number of threads changes no bit, nor does running again.",
-          "entries of output and gradients that differ", _same_bits),
-    Claim("sparsek.fast-causality", PAPER, "Changing the future changes no past row of the fast path, bit for bit.",
-          "rows changed before the first changed token", _causality),
-    Claim("sparsek.linear-time", PAPER, "Training takes linear time.",
-          "exponent of the time in n, forward and backward", _linear_time, must_hold=False,
-          timed=True),
-    Claim("sparsek.linear-memory", PAPER, "Training takes linear memory.",
-          "peak of forward and backward beyond inputs and results, in multiples of V", _memory, timed=True),
-    Claim("sparsek.speed", "ours", "At n = 65,536 the forward is 25 times faster than PyTorch's exact attention.",
-          "ratio of the least times, taken in turns; at a smaller n the bound is in proportion", _against_torch,
-          needs=("torch",), timed=True),
-    Claim("sparsek.cache-replay", PAPER, "Generation from the cache gives the rows of the training forward.",
-          "worst row error of steps and of a prefill", _replay),
-    Claim("sparsek.cache-memory", PAPER, "In generation the memory never grows.",
-          "bytes of the cache to those at a hundredth of the position; without the condition, at equal scores",
-          _constant_memory),
-)  # fmt: skip

@@ -9,19 +9,22 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from refattn.experiments import sparsek_passkey, sparsek_perplexity
 from refattn.experiments.experiment import Item, Record
-from refattn.experiments.sparsek_passkey import successes
-from refattn.experiments.sparsek_perplexity import gap_ratio, perplexities, scorer_digest
-from refattn.experiments.sparsek_records import shipped_rows
+from refattn.experiments.sparsek import passkey as sparsek_passkey
+from refattn.experiments.sparsek import perplexity as sparsek_perplexity
+from refattn.experiments.sparsek.passkey import successes
+from refattn.experiments.sparsek.perplexity import gap_ratio, perplexities, scorer_digest
+from refattn.experiments.sparsek.shipped import shipped_rows
 from refattn.models.scorer import BUDGETS, KINDS, SHIPPED, load_scorer
-from refattn.report.ledger import Claim, Measurement, fingerprint
+from refattn.report.ledger import Check, Claim, Measurement, claim, fingerprint
 
 PAPER = "arXiv 2406.16747"
 CLOSE = 2e-3
 """How far a loss may be from its record, in nats: float32 sums in another order, through 30 layers."""
 JUDGED_ANEW = {2048: "useful", 8192: "popular"}
 """Text of the item that the full report computes anew, by length."""
+_SHORT_TEXTS = "16,384 tokens held out"
+_LONG = ("in every layer, at 8,192 tokens,", "24,576 tokens held out in windows of 8,192")
 
 
 class RecordError(ValueError):
@@ -77,6 +80,48 @@ def _gap(attention: str, budget: int, n: int, quick: bool) -> Measurement:
     return Measurement(_inputs(rows, quick), ratio.value, at_most=0.5, detail=detail)
 
 
+def _about_gap(
+    budget: int, ending: str = "", how: str = "in every layer", texts: str = _SHORT_TEXTS
+) -> Callable[[Check], Claim]:
+    """What every row about the gap at a budget claims."""
+    return claim(f"sparsek.model-gap-{budget}{ending}", f"{PAPER}, SparseK in a pretrained model; the bound is ours",
+                 f"With {budget} pairs a query {how}, learned scores leave at most half of the gap to exact attention"
+                 " that a sliding window with 4 sinks leaves.",
+                 check=f"gap of perplexity over the window's gap, every head of SmolLM2-135M replaced, {texts}",
+                 planted="records of worse learned scores",
+                 covers=("pretrained models: perplexity with SparseK",),
+       must_hold=False)  # fmt: skip
+
+
+@_about_gap(256)
+def _gap_256(quick: bool) -> Measurement:
+    return _gap("learned", 256, 2048, quick)
+
+
+@_about_gap(128)
+def _gap_128(quick: bool) -> Measurement:
+    return _gap("learned", 128, 2048, quick)
+
+
+@_about_gap(128, "-shared", "on average over the layers")
+def _gap_128_shared(quick: bool) -> Measurement:
+    return _gap("shared", 128, 2048, quick)
+
+
+@_about_gap(256, "-long", *_LONG)
+def _gap_256_long(quick: bool) -> Measurement:
+    return _gap("long", 256, 8192, quick)
+
+
+@_about_gap(128, "-long", *_LONG)
+def _gap_128_long(quick: bool) -> Measurement:
+    return _gap("long", 128, 8192, quick)
+
+
+@claim("sparsek.model-learning", "ours",
+       "Learning by gradient leaves less of the gap than the ridge regression it starts from, at either budget.",
+       check="gap of the learned scores over that of the ridge regression's, the larger of two budgets",
+       planted="records of worse learned scores")  # fmt: skip
 def _learning(quick: bool) -> Measurement:
     rows = _rows("sparsek-perplexity")
     if not quick:
@@ -91,6 +136,11 @@ def _learning(quick: bool) -> Measurement:
     )
 
 
+@claim("sparsek.model-passkey", f"{PAPER}, retrieval from a long context; the bound is ours",
+       "At 4,096 tokens, learned scores find a passkey outside the window in at least half of the trials.",
+       check="share of trials in which greedy decoding writes all five digits, 256 pairs a query",
+       planted="records of worse learned scores",
+       covers=("retrieval from a long context",), must_hold=False)  # fmt: skip
 def _passkey(quick: bool) -> Measurement:
     rows = _rows("sparsek-passkey")
     if not quick:
@@ -106,6 +156,9 @@ def _passkey(quick: bool) -> Measurement:
     )
 
 
+@claim("sparsek.scorer-files", "ours", "The shipped scorers take less than 2 MB together.",
+       check="megabytes of weights and slopes; every file is the one its manifest is about",
+       planted="scorers eight times as large")  # fmt: skip
 def _size(quick: bool) -> Measurement:
     scorers = [load_scorer(kind, budget) for kind, budget in SHIPPED]
     size = sum(scorer.weight.nbytes + scorer.slope.nbytes for scorer in scorers)
@@ -118,48 +171,3 @@ def _size(quick: bool) -> Measurement:
         at_most=2.0,
         detail=detail,
     )
-
-
-CLAIMS = (
-    *(
-        Claim(
-            f"sparsek.model-gap-{budget}{ending}",
-            f"{PAPER}, SparseK in a pretrained model; the bound is ours",
-            f"With {budget} pairs a query{how}, learned scores leave at most half of the gap to exact attention that a"
-            " sliding window with 4 sinks leaves.",
-            "gap of perplexity over the window's gap, every head of SmolLM2-135M replaced, "
-            f"{'16,384 tokens held out' if n == 2048 else '24,576 tokens held out in windows of 8,192'}",
-            functools.partial(_gap, attention, budget, n),
-            must_hold=False,
-        )
-        for attention, budget, n, ending, how in (
-            ("learned", 256, 2048, "", " in every layer"),
-            ("learned", 128, 2048, "", " in every layer"),
-            ("shared", 128, 2048, "-shared", " on average over the layers"),
-            ("long", 256, 8192, "-long", " in every layer, at 8,192 tokens,"),
-            ("long", 128, 8192, "-long", " in every layer, at 8,192 tokens,"),
-        )
-    ),
-    Claim(
-        "sparsek.model-learning",
-        "ours",
-        "Learning by gradient leaves less of the gap than the ridge regression it starts from, at either budget.",
-        "gap of the learned scores over that of the ridge regression's, the larger of two budgets",
-        _learning,
-    ),
-    Claim(
-        "sparsek.model-passkey",
-        f"{PAPER}, retrieval from a long context; the bound is ours",
-        "At 4,096 tokens, learned scores find a passkey outside the window in at least half of the trials.",
-        "share of trials in which greedy decoding writes all five digits, 256 pairs a query",
-        _passkey,
-        must_hold=False,
-    ),
-    Claim(
-        "sparsek.scorer-files",
-        "ours",
-        "The shipped scorers take less than 2 MB together.",
-        "megabytes of weights and slopes; every file is the one its manifest is about",
-        _size,
-    ),
-)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from refattn import recover_to_tolerance
 from refattn.convbasis import ConvBasis, best_starts, least_squares_basis
-from refattn.report.ledger import Claim, Measurement, fingerprint
+from refattn.decomposition.measure import softmax
+from refattn.report.ledger import Measurement, claim, fingerprint
 from refattn.testing import attention_inputs, rope_structured
 from refattn.testing.real_heads import load_real_heads
 
@@ -20,6 +21,10 @@ def _logits(q: NDArray[Any], k: NDArray[Any]) -> NDArray[np.float64]:
     return h
 
 
+@claim("starts.least-squares", "ours",
+       "Means of the diagonals within segments, by correlation, minimise the squared error of the logits.",
+       check="largest derivative of the squared error by an entry of a kernel, over the largest logit",
+       planted="kernels off by a factor 1 + 1e-9")  # fmt: skip
 def _least_squares(quick: bool) -> Measurement:
     """Largest inner product of the residual with a direction in which a kernel can move, relative: 0 at the minimum."""
     worst, prints = 0.0, []
@@ -55,6 +60,9 @@ def _squared_error(h: NDArray[np.float64], starts: tuple[int, ...]) -> float:
     return total
 
 
+@claim("starts.best", "ours", "The dynamic programme finds the starts of the nearest k-conv matrix, for every k.",
+       check="largest difference from the least squared error over all choices of starts, relative",
+       planted="one start moved by a column; squared errors off by 1e-9")  # fmt: skip
 def _best_starts(quick: bool) -> Measurement:
     worst, n = 0.0, 7 if quick else 10
     seeds = range(2 if quick else 10)
@@ -72,15 +80,14 @@ def _best_starts(quick: bool) -> Measurement:
 
 def largest_row_error(q: NDArray[Any], k: NDArray[Any], basis: ConvBasis) -> float:
     """Largest ``‖a_i − ã_i‖₁`` of all rows, densely."""
-    seen = np.tri(len(q), dtype=bool)
-    weights = []
-    for logits in (_logits(q, k), basis.to_dense().astype(np.float64)):
-        shifted = np.where(seen, logits, -np.inf)
-        exponentials = np.exp(shifted - shifted.max(axis=1, keepdims=True))
-        weights.append(exponentials / exponentials.sum(axis=1, keepdims=True))
-    return float(np.abs(weights[0] - weights[1]).sum(axis=1).max())
+    difference = softmax(_logits(q, k)) - softmax(basis.to_dense().astype(np.float64))
+    return float(np.abs(difference).sum(axis=1).max())
 
 
+@claim("starts.to-tolerance", "ours",
+       "On k-conv logits recover_to_tolerance finds the k starts, and every row is within the tolerance.",
+       check="largest ‖a − ã‖₁ of any row, measured densely, over the tolerance; infinite where other starts come back",
+       planted="a kernel of the basis off by 1e-6; the last start moved by a column")  # fmt: skip
 def _to_tolerance(quick: bool) -> Measurement:
     """Largest error of any row over the tolerance, infinite where nothing or other starts were found."""
     worst, prints = 0.0, []
@@ -103,6 +110,10 @@ def _to_tolerance(quick: bool) -> Measurement:
     )
 
 
+@claim("starts.not-conv-like", "ours",
+       "recover_to_tolerance says that most heads of a language model are not conv-like, up to k = n/16.",
+       check="share of heads for which a basis was found with every sampled row's ‖a − ã‖₁ within 0.1",
+       planted="heads that are conv-like: the claim then fails")  # fmt: skip
 def _no_on_real_heads(quick: bool) -> Measurement:
     """Share of heads for which a basis is found."""
     real = load_real_heads()
@@ -125,35 +136,3 @@ def _no_on_real_heads(quick: bool) -> Measurement:
         at_most=0.1,
         detail={"found for": found, "largest error of a sampled row": curve},
     )
-
-
-CLAIMS = (
-    Claim(
-        "starts.least-squares",
-        "ours",
-        "Means of the diagonals within segments, by correlation, minimise the squared error of the logits.",
-        "largest derivative of the squared error by an entry of a kernel, over the largest logit",
-        _least_squares,
-    ),
-    Claim(
-        "starts.best",
-        "ours",
-        "The dynamic programme finds the starts of the nearest k-conv matrix, for every k.",
-        "largest difference from the least squared error over all choices of starts, relative",
-        _best_starts,
-    ),
-    Claim(
-        "starts.to-tolerance",
-        "ours",
-        "On k-conv logits recover_to_tolerance finds the k starts, and every row is within the tolerance.",
-        "largest ‖a − ã‖₁ of any row, measured densely, over the tolerance; infinite where other starts come back",
-        _to_tolerance,
-    ),
-    Claim(
-        "starts.not-conv-like",
-        "ours",
-        "recover_to_tolerance says that most heads of a language model are not conv-like, up to k = n/16.",
-        "share of heads for which a basis was found with every sampled row's ‖a − ã‖₁ within 0.1",
-        _no_on_real_heads,
-    ),
-)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from refattn import (
-    ConvCache,
     conv_attention,
     conv_attention_backward,
     conv_attention_forward,
@@ -20,8 +20,8 @@ from refattn import (
 from refattn.convbasis import Plan, basis_from_starts, oracle
 from refattn.convbasis.bounds import ROW_TOLERANCE
 from refattn.convbasis.training import loss_gradient_oracle, loss_gradient_paper
-from refattn.report.ledger import Claim, Measurement, fingerprint
-from refattn.report.peak import peak_memory
+from refattn.report.ledger import Measurement, claim, fingerprint
+from refattn.report.measuring import exponent, gradient_error, peak_memory, times
 from refattn.testing import attention_inputs, check_gradients, relative_error, rope_structured, tolerance
 
 PAPER = "arXiv 2405.05219"
@@ -34,6 +34,11 @@ def _loss_arguments(n: int, d: int, seed: int) -> dict[str, Any]:
     return {name: rng.standard_normal(shape) for name, shape in shapes.items()}
 
 
+@claim("training.oracle", "ours",
+       "The dense gradients of the attention loss, to X, W and the inputs, are its derivatives.",
+       check="worst relative error against fourth-order central differences",
+       planted="the gradient of X off by 0.1 %",
+       covers=("attention loss", "closed form of the loss's gradient, A1ᵀ p A2"))  # fmt: skip
 def _oracle(quick: bool) -> Measurement:
     given = _loss_arguments(16 if quick else 40, 3, seed=0)
     found = loss_gradient_oracle(**given)
@@ -52,6 +57,12 @@ def _oracle(quick: bool) -> Measurement:
     )
 
 
+@claim("training.loss-gradient", f"{PAPER}, theorem on training (5.6)",
+       "The loss and its gradient, through d + 1 products with f for every column of p, equal the dense ones.",
+       check="worst relative error of loss and gradients on an exact basis",
+       planted="the gradient of X off by 0.1 %",
+       covers=("closed form of the loss's gradient, A1ᵀ p A2", "products with q = c hᵀ as d products with f",
+               "theorem 5.6"))  # fmt: skip
 def _paper_loss(quick: bool) -> Measurement:
     n, worst = 60 if quick else 200, 0.0
     prints: list[np.ndarray] = []
@@ -65,6 +76,11 @@ def _paper_loss(quick: bool) -> Measurement:
     return Measurement(f"rotary inputs, n = {n}, d = 4, k = 1, 4, 17; {fingerprint(*prints)}", worst, at_most=1e-10)
 
 
+@claim("training.attention-gradient", f"{PAPER}, theorem on training (5.6)",
+       "With an exact basis the paper's gradient equals exact attention's.",
+       check="worst relative error of q, k and v, fast and paper",
+       planted="the gradient of q off by 0.1 %",
+       covers=("products with q = c hᵀ as d products with f", "theorem 5.6"))  # fmt: skip
 def _attention(quick: bool) -> Measurement:
     n, worst, prints = 200 if quick else 1000, 0.0, []
     for terms in (1, 4, 17):
@@ -79,6 +95,11 @@ def _attention(quick: bool) -> Measurement:
     return Measurement(f"rotary inputs, n = {n}, d = 8, k = 1, 4, 17; {fingerprint(*prints)}", worst, at_most=1e-10)
 
 
+@claim("training.perturbed", f"{PAPER}, theorem on training (5.6), for ε-close logits",
+       "The error of the paper's gradient is proportional to ε.",
+       check="distance from 1 of the fitted slope of log error against log ε",
+       planted="the gradient of q off by 0.1 %",
+       covers=("theorem 5.6",))  # fmt: skip
 def _perturbed(quick: bool) -> Measurement:
     """Error of the attention gradient against the noise ε, over four decades."""
     n, width, scale = 60 if quick else 200, 4, 0.5
@@ -94,7 +115,7 @@ def _perturbed(quick: bool) -> Measurement:
         found = conv_attention_backward(upstream, cache, gradient="attention")
         exact = dense_attention_backward(upstream, dense_attention_forward(wide_q, wide_k, v, scale=scale)[1])
         errors.append(relative_error(found.q[:, :width], exact.q[:, :width]))
-    slope = float(np.polyfit(np.log(sizes), np.log(errors), 1)[0])
+    slope = exponent(dict(zip(sizes, errors, strict=True)))
     return Measurement(
         f"rotary inputs plus noise within ε, n = {n}, k = 3, ε = 1e-6 … 1e-2, seed 3; {fingerprint(q, k, v, noise)}",
         abs(slope - 1),
@@ -104,31 +125,22 @@ def _perturbed(quick: bool) -> Measurement:
     )
 
 
+@claim("training.approximation-gradient", "ours",
+       "The gradient of the approximation is the derivative of what the forward returns, on any input.",
+       check="worst relative error of q, k and v against fourth-order central differences",
+       planted="the gradient of q off by 0.1 %")  # fmt: skip
 def _approximation(quick: bool) -> Measurement:
     worst, prints = 0.0, []
     for mask in ("causal", "full"):
         for n, terms in ((40, 1), (40, 3), (65, 17), (24, 24)):
             for method in ("fast", "paper"):
-                q, k, v = attention_inputs(n, 4, seed=n + terms)
-                prints += [q, k, v]
+                inputs = dict(zip("qkv", attention_inputs(n, 4, seed=n + terms), strict=True))
+                prints += inputs.values()
                 options: dict[str, Any] = {"n_basis": terms, "probe": 1, "delta": 0, "mask": mask, "method": method}
-                _, cache = conv_attention_forward(q, k, v, **options)
-
-                def forward(options: dict[str, Any] = options, **named: Any) -> np.ndarray:
-                    return conv_attention(**named, **options)
-
-                def gradients(g: np.ndarray, cache: ConvCache = cache) -> dict[str, np.ndarray]:
-                    return conv_attention_backward(g, cache)._asdict()
-
-                errors = check_gradients(
-                    forward,
-                    gradients,
-                    {"q": q, "k": k, "v": v},
-                    rtol=math.inf,
-                    step=3e-4,
-                    directions=1 if quick else 3,
-                )
-                worst = max(worst, *errors.values())
+                _, cache = conv_attention_forward(**inputs, **options)
+                forward, few = partial(conv_attention, **options), 1 if quick else 3
+                error = gradient_error(forward, conv_attention_backward, cache, inputs, step=3e-4, directions=few)
+                worst = max(worst, error)
     return Measurement(
         f"normal, n = 24 … 65, d = 4, k = 1, 3, 17, n, causal and full, fast and paper; {fingerprint(*prints)}",
         worst,
@@ -136,6 +148,10 @@ def _approximation(quick: bool) -> Measurement:
     )
 
 
+@claim("training.fast-equals-paper", "ours",
+       "Both gradients by the block transform equal the paper's form, rows recomputed or not.",
+       check="worst relative error of q, k and v, float64",
+       planted="the fast path's gradient of v off by 0.1 %")  # fmt: skip
 def _fast_equals_paper(quick: bool) -> Measurement:
     n, worst, prints = 150 if quick else 500, 0.0, []
     for deviation in (1.0, 4.0, 8.0):
@@ -208,6 +224,13 @@ def _row_excess(
     return excess, sum(int(count) for count in found.recomputed)
 
 
+@claim("training.gradient-rows", "ours",
+       "Every row of dq, dk, dv and of every kernel's gradient is within the tolerance of its natural size or"
+       " computed directly.",
+       check="worst row error over the row tolerance, 1e-13 and 1e-5 of what the row would be if no sum cancelled;"
+             " with one term a row of dq is a lag of the kernel's gradient times a key",
+       planted="the forward's list of lost rows used again; a column of another size in a transform; no lag guarded;"
+               " the tolerance of the array for every row")  # fmt: skip
 def _gradient_rows(quick: bool) -> Measurement:
     """Worst error of a row of a gradient over its tolerance, guarded; beside it, with every row kept."""
     n, prints = 192 if quick else 1024, []
@@ -237,33 +260,36 @@ def _gradient_rows(quick: bool) -> Measurement:
     )
 
 
-def _exponent(gradient: str, sizes: tuple[int, ...]) -> tuple[float, dict[str, float]]:
-    """Fitted exponent in n of the time of forward and backward, fastest of three runs; compilation excluded."""
-    seconds = []
-    for n in sizes:
-        q, k, v, _ = rope_structured(n, 16, starts=4, seed=0, dtype=np.float32)
-        upstream = np.ones_like(v)
-        runs = []
-        for _ in range(4):
-            begun = time.perf_counter()
-            _, cache = conv_attention_forward(q, k, v, n_basis=4, probe=1, delta=1e-3)
-            conv_attention_backward(upstream, cache, gradient=gradient)
-            runs.append(time.perf_counter() - begun)
-        seconds.append(min(runs[1:]))
-    slope = float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
-    return slope, {f"seconds at n = {n}": s for n, s in zip(sizes, seconds, strict=True)}
+def _both_ways(gradient: str, n: int) -> Callable[[], object]:
+    """Forward and backward at a length, to be timed."""
+    q, k, v, _ = rope_structured(n, 16, starts=4, seed=0, dtype=np.float32)
+
+    def run() -> None:
+        _, cache = conv_attention_forward(q, k, v, n_basis=4, probe=1, delta=1e-3)
+        conv_attention_backward(np.ones_like(v), cache, gradient=gradient)
+
+    return run
 
 
+@claim("training.time", f"{PAPER}, theorem on training (5.6)", "Forward and backward take near-linear time in n.",
+       check="fitted exponent in n of the paper's gradient, fast path; depends on the machine and its load",
+       planted="times that grow like n^1.5",
+       covers=("theorem 5.6",), must_hold=False, timed=True)  # fmt: skip
 def _time(quick: bool) -> Measurement:
     sizes = (2048, 4096, 8192, 16384) if quick else (4096, 8192, 16384, 32768, 65536)
-    slope, detail = _exponent("attention", sizes)
+    found = times(partial(_both_ways, "attention"), sizes, runs=3, clock=time.perf_counter)
+    detail = {f"seconds at n = {n}": t for n, t in found.items()}
     if not quick:
-        detail["exponent of the approximation's gradient"] = _exponent("approximation", sizes)[0]
-    return Measurement(
-        f"rotary inputs, n = {sizes[0]} … {sizes[-1]}, d = 16, k = 4, float32", slope, at_most=1.15, detail=detail
-    )
+        other = times(partial(_both_ways, "approximation"), sizes, runs=3, clock=time.perf_counter)
+        detail["exponent of the approximation's gradient"] = exponent(other)
+    inputs = f"rotary inputs, n = {sizes[0]} … {sizes[-1]}, d = 16, k = 4, float32"
+    return Measurement(inputs, exponent(found), at_most=1.15, detail=detail)
 
 
+@claim("training.memory", "ours",
+       "Forward and backward of the approximation take O(kn + nd) memory: at most 10 times V.",
+       check="peak beyond inputs, output and gradients, over the size of V",
+       planted="a backward that holds 40 copies of V", timed=True)  # fmt: skip
 def _memory(quick: bool) -> Measurement:
     """Peak memory of forward and backward over the size of V, beyond inputs, output and gradients."""
     n = 16384 if quick else 262144
@@ -281,75 +307,3 @@ def _memory(quick: bool) -> Measurement:
         round((peak - 4 * v.nbytes) / v.nbytes, 2),
         at_most=10.0,
     )
-
-
-CLAIMS = (
-    Claim(
-        "training.oracle",
-        "ours",
-        "The dense gradients of the attention loss, to X, W and the inputs, are its derivatives.",
-        "worst relative error against fourth-order central differences",
-        _oracle,
-    ),
-    Claim(
-        "training.loss-gradient",
-        f"{PAPER}, theorem on training (5.6)",
-        "The loss and its gradient, through d + 1 products with f for every column of p, equal the dense ones.",
-        "worst relative error of loss and gradients on an exact basis",
-        _paper_loss,
-    ),
-    Claim(
-        "training.attention-gradient",
-        f"{PAPER}, theorem on training (5.6)",
-        "With an exact basis the paper's gradient equals exact attention's.",
-        "worst relative error of q, k and v, fast and paper",
-        _attention,
-    ),
-    Claim(
-        "training.perturbed",
-        f"{PAPER}, theorem on training (5.6), for ε-close logits",
-        "The error of the paper's gradient is proportional to ε.",
-        "distance from 1 of the fitted slope of log error against log ε",
-        _perturbed,
-    ),
-    Claim(
-        "training.approximation-gradient",
-        "ours",
-        "The gradient of the approximation is the derivative of what the forward returns, on any input.",
-        "worst relative error of q, k and v against fourth-order central differences",
-        _approximation,
-    ),
-    Claim(
-        "training.fast-equals-paper",
-        "ours",
-        "Both gradients by the block transform equal the paper's form, rows recomputed or not.",
-        "worst relative error of q, k and v, float64",
-        _fast_equals_paper,
-    ),
-    Claim(
-        "training.gradient-rows",
-        "ours",
-        "Every row of dq, dk, dv and of every kernel's gradient is within the tolerance of its natural size or computed"
-        " directly.",
-        "worst row error over the row tolerance, 1e-13 and 1e-5 of what the row would be if no sum cancelled; with one"
-        " term a row of dq is a lag of the kernel's gradient times a key",
-        _gradient_rows,
-    ),
-    Claim(
-        "training.time",
-        f"{PAPER}, theorem on training (5.6)",
-        "Forward and backward take near-linear time in n.",
-        "fitted exponent in n of the paper's gradient, fast path; depends on the machine and its load",
-        _time,
-        must_hold=False,
-        timed=True,
-    ),
-    Claim(
-        "training.memory",
-        "ours",
-        "Forward and backward of the approximation take O(kn + nd) memory: at most 10 times V.",
-        "peak beyond inputs, output and gradients, over the size of V",
-        _memory,
-        timed=True,
-    ),
-)

@@ -8,7 +8,7 @@ import numpy as np
 
 from refattn._validation import FloatArray
 from refattn.sparsek.bisection import sparsek_by_bisection
-from refattn.sparsek.operator import sparsek, sparsek_threshold, sparsek_vjp
+from refattn.sparsek.operator import sparsek_operator, sparsek_threshold, sparsek_vjp
 from refattn.testing.conformance.operation import Arrays, Case, Operation, Problem
 from refattn.testing.conformance.precision import Precision
 
@@ -109,7 +109,7 @@ def truth(problem: Problem, upstream: FloatArray | None) -> Arrays:
     p, _ = sparsek_by_bisection(z, k)
     if upstream is None:
         return {"out": p}
-    return {"out": p, "dz": sparsek_vjp(sparsek(z, k), upstream.astype(np.float64)).z}
+    return {"out": p, "dz": sparsek_vjp(sparsek_operator(z, k), upstream.astype(np.float64)).z}
 
 
 def truth_thresholds(problem: Problem, upstream: FloatArray | None) -> Arrays:

@@ -43,10 +43,6 @@ class VectorCase:
     inputs, results : tuple of str
         Which arrays are which.
 
-    Notes
-    -----
-    Memory O(size of the arrays). Source: ours.
-
     Examples
     --------
     >>> from refattn.testing import load_vectors
@@ -67,9 +63,6 @@ class VectorCase:
 def npy_bytes(array: NDArray[Any]) -> bytes:
     """Return an array in NPY version 1.0, the same bytes from every version of NumPy.
 
-    Examples
-    --------
-    >>> import io
     >>> np.load(io.BytesIO(npy_bytes(np.arange(3.0)))).tolist()
     [0.0, 1.0, 2.0]
     """
@@ -141,8 +134,8 @@ def load_vectors(folder: Traversable | None = None) -> tuple[VectorCase, ...]:
 
     Parameters
     ----------
-    folder : Traversable, optional
-        By default that of the shipped vectors.
+    folder : optional
+        As for `load_manifest`.
 
     Returns
     -------
@@ -185,18 +178,12 @@ def _cases(name: str, content: bytes, described: Mapping[str, Any]) -> list[Vect
         raise ValueError(f"{name}: SHA-256 {found} came, {described['sha256']} was wanted; truncated or altered")
     names = [f"{case['name']}.{array}" for case in described["cases"] for array in _names(case)]
     stored = arrays_in(content, names, name)
-    return [
-        VectorCase(
-            described_case["operation"],
-            described_case["name"],
-            described_case["description"],
-            described_case["options"],
-            {array: stored[f"{described_case['name']}.{array}"] for array in _names(described_case)},
-            tuple(described_case["inputs"]),
-            tuple(described_case["results"]),
-        )
-        for described_case in described["cases"]
-    ]
+    cases = []
+    for case in described["cases"]:
+        given = {name: case[name] for name in ("operation", "name", "description", "options")}
+        arrays = {array: stored[f"{case['name']}.{array}"] for array in _names(case)}
+        cases.append(VectorCase(**given, arrays=arrays, inputs=tuple(case["inputs"]), results=tuple(case["results"])))
+    return cases
 
 
 def _names(case: Mapping[str, Any]) -> tuple[str, ...]:

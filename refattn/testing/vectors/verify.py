@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from importlib.resources.abc import Traversable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from refattn.convbasis.basis import basis_from_starts, decompose
 from refattn.convbasis.recovery import recover
 from refattn.dense import dense_attention_backward, dense_attention_forward
 from refattn.sparsek.attention import sparsek_attention_backward, sparsek_attention_forward
-from refattn.sparsek.operator import sparsek, sparsek_threshold, sparsek_vjp
+from refattn.sparsek.operator import sparsek_operator, sparsek_threshold, sparsek_vjp
 from refattn.sparsek.prefix import prefix_thresholds
 from refattn.testing.tolerances import tolerance
 from refattn.testing.vectors.files import VectorCase, load_vectors
@@ -23,18 +23,10 @@ from refattn.testing.vectors.files import VectorCase, load_vectors
 Arrays = dict[str, NDArray[Any]]
 
 
-@dataclass(frozen=True)
-class VectorCheck:
-    """One case, verified.
+class VectorCheck(NamedTuple):
+    """One case, verified: the largest error of a result, relative to its largest entry, and what it may be.
 
-    Attributes
-    ----------
-    name : str
-        Operation and case.
-    error : float
-        Largest error of a result, relative to its largest entry; infinite where the two are infinite elsewhere.
-    bound : float
-        What it may be.
+    The error is infinite where the two are infinite elsewhere.
     """
 
     name: str
@@ -48,25 +40,8 @@ class VectorCheck:
 
 
 def verify_vectors(folder: Traversable | None = None) -> tuple[VectorCheck, ...]:
-    """Compare every stored result with what this package computes from the stored inputs.
+    """Compare every stored result, of what `load_vectors` reads, with what this package computes from the inputs.
 
-    Parameters
-    ----------
-    folder : Traversable, optional
-        By default that of the shipped vectors.
-
-    Returns
-    -------
-    tuple of VectorCheck
-        In the order of the files.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As `load_vectors`.
-
-    Examples
-    --------
     >>> all(check.passed for check in verify_vectors())
     True
     """
@@ -82,8 +57,6 @@ def verify_vectors(folder: Traversable | None = None) -> tuple[VectorCheck, ...]
 def difference(got: NDArray[Any], expected: NDArray[Any]) -> float:
     """Largest difference relative to the largest finite entry expected (absolute where that is zero).
 
-    Examples
-    --------
     >>> difference(np.array([1.0, -np.inf]), np.array([2.0, -np.inf]))
     0.5
     """
@@ -112,10 +85,6 @@ def _basis(case: VectorCase) -> Arrays:
     return {"starts": basis.starts, "kernels": basis.kernels, "vectors": basis.vectors, "exp_h": exponential}
 
 
-def _recover(case: VectorCase) -> Arrays:
-    return {"starts": recover(case.arrays["q"], case.arrays["k"], **case.options).starts}
-
-
 def _conv(case: VectorCase) -> Arrays:
     q, k, v, dout, starts = (case.arrays[x] for x in ("q", "k", "v", "dout", "starts"))
     scale = case.options["scale"]
@@ -127,13 +96,9 @@ def _conv(case: VectorCase) -> Arrays:
 
 def _operator(case: VectorCase) -> Arrays:
     z, k = case.arrays["z"], case.options["k"]
-    p = sparsek(z, k)
+    p = sparsek_operator(z, k)
     found = sparsek_vjp(p, case.arrays["dp"])
     return {"p": p, "tau": sparsek_threshold(z, k), "dz": found.z, "dk": found.k}
-
-
-def _thresholds(case: VectorCase) -> Arrays:
-    return {"tau": prefix_thresholds(case.arrays["z"], case.options["k"], method="paper")}
 
 
 def _sparsek(case: VectorCase) -> Arrays:
@@ -143,12 +108,12 @@ def _sparsek(case: VectorCase) -> Arrays:
     return {"out": out, **{f"d{x}": gradient for x, gradient in found._asdict().items()}}
 
 
-_COMPUTE = {
+_COMPUTE: dict[str, Callable[[VectorCase], Arrays]] = {
     "dense": _dense,
     "conv-basis": _basis,
-    "conv-recover": _recover,
+    "conv-recover": lambda case: {"starts": recover(case.arrays["q"], case.arrays["k"], **case.options).starts},
     "conv": _conv,
     "sparsek-operator": _operator,
-    "sparsek-thresholds": _thresholds,
+    "sparsek-thresholds": lambda case: {"tau": prefix_thresholds(case.arrays["z"], case.options["k"], method="paper")},
     "sparsek": _sparsek,
 }

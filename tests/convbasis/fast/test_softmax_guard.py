@@ -6,7 +6,7 @@ import pytest
 from refattn import conv_attention, conv_attention_forward
 from refattn.convbasis import ConvBasis, basis_from_starts
 from refattn.convbasis.fast.cost import Plan
-from refattn.experiments.numerical_domain import numerical_domain
+from refattn.experiments.conv.numerical_domain import numerical_domain
 from refattn.testing import rope_structured
 from refattn.testing.real_heads import load_real_heads
 
@@ -115,4 +115,4 @@ def test_the_table_of_the_numerical_domain():
     assert plain["float32", 8.0] > 1
     for record in records:
         assert record.guarded_error <= record.tolerance
-        assert 0 <= record.rows_recomputed <= 1024
+        assert record.rows_lost <= record.rows_recomputed < 512

@@ -1,0 +1,171 @@
+"""The heads of a file: queries, keys and values, or a matrix of logits or of attention weights (ours)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refattn._heads import HeadLayout
+from refattn._memory import require_memory
+from refattn._validation import FloatArray, as_float_arrays, as_scale, require_rank
+from refattn.convbasis.recovery import require_square
+from refattn.decomposition.arrays import read_npy, read_npz
+
+MOST_COLUMNS = 4096
+"""Longest n: the errors are measured densely."""
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """One head: its logits, and what they come from.
+
+    Attributes
+    ----------
+    index : tuple of int
+        Place among the leading axes of the file's arrays.
+    logits : ndarray, shape (n, n)
+        Lower-triangular, float64.
+    q, k : ndarray, shape (n, d)
+        Queries and keys with ``scale · q kᵀ`` the logits, on and below the diagonal. For a matrix, itself and the unit
+        matrix.
+    scale : float
+        Factor of the logits.
+    v : ndarray, shape (n, d_v), or None
+        Values, where the file has them.
+    unit : float
+        Unit roundoff of the file's numbers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> logits = np.tril(np.ones((3, 3)))
+    >>> Head((), logits, logits, np.eye(3), 1.0, None, 2.0**-53).logits.shape
+    (3, 3)
+    """
+
+    index: tuple[int, ...]
+    logits: NDArray[np.float64]
+    q: FloatArray
+    k: FloatArray
+    scale: float
+    v: FloatArray | None
+    unit: float
+
+
+def read_heads(path: Path, *, matrix: str = "logits", length: int | None = None, scale: float | None = None) -> Any:
+    """Read the heads of a file, one after the other.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        A ``.npz`` with arrays q and k, and v or not, of shapes ``(…, n, d)``, heads grouped as in `dense_attention`, or
+        with one array h; or a ``.npy`` with h. h is of shape ``(…, n, n)``; what is above its diagonal is not read.
+    matrix : {"logits", "attention"}, optional
+        What h is. Of attention weights, the logarithms are taken: logits but for a constant in every row, which the
+        weights do not tell, and which conv structure depends on.
+    length : int, optional
+        Only the first so many positions.
+    scale : float, optional
+        Factor of the logits of q and k; ``1/√d`` by default.
+
+    Returns
+    -------
+    tuple of (int, iterator of Head)
+        How many heads there are, and each.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    TypeError, ValueError
+        It does not hold such arrays, they do not fit, an entry is not finite, or n is above `MOST_COLUMNS`; the
+        message names the file's array.
+    MemoryError
+        The arrays do not fit.
+
+    Notes
+    -----
+    Memory O(n²) for each head in turn. Source: ours.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp(), "logits.npy")
+    >>> np.save(path, np.tri(5))
+    >>> count, heads = read_heads(path)
+    >>> count, next(heads).logits.shape
+    (1, (5, 5))
+    """
+    arrays = read_npz(path, ("q", "k", "v", "h")) if path.suffix == ".npz" else {"h": read_npy(path)}
+    if "h" in arrays:
+        (h,) = as_float_arrays(h=_at_least_single(arrays["h"]))
+        require_rank("h", h, 2, "(…, n, n)")
+        if h.shape[-1] != h.shape[-2]:
+            raise ValueError(f"h: shape {h.shape} came, (…, n, n) was wanted")
+        n = _length("h", h.shape[-1], length)
+        return math.prod(h.shape[:-2]), _of_matrix(h[..., :n, :n], matrix, _unit(arrays["h"]))
+    if not {"q", "k"} <= arrays.keys():
+        raise ValueError(
+            f"{path}: arrays {', '.join(arrays) or 'of other names'} came, q and k (and v) or h were wanted"
+        )
+    q, k, *values = as_float_arrays(check_finite=True, **{name: _at_least_single(a) for name, a in arrays.items()})
+    v = values[0] if values else None
+    layout = HeadLayout.of(q, k, k if v is None else v)
+    require_square(q, k)
+    n = _length("q", q.shape[-2], length)
+    factor = as_scale(scale, q.shape[-1], q.dtype)
+    return math.prod(layout.lead), _of_queries(layout, q, k, v, n, factor, _unit(arrays["q"], arrays["k"]))
+
+
+def _at_least_single(array: NDArray[Any]) -> NDArray[Any]:
+    """Half precision as single, which holds it exactly; other numbers as they are."""
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def _unit(*arrays: NDArray[Any]) -> float:
+    """Unit roundoff of the coarsest of a file's arrays; integers count as float64."""
+    return max(float(np.finfo(a.dtype if a.dtype.kind == "f" else np.float64).eps) for a in arrays) / 2
+
+
+def _length(name: str, n: int, asked: int | None) -> int:
+    if asked is not None and not 1 <= asked <= n:
+        raise ValueError(f"length: {asked} came, at least 1 and at most {n} ({name}'s n) was wanted")
+    n = n if asked is None else asked
+    if n > MOST_COLUMNS:
+        raise ValueError(f"{name}: n = {n} came, at most {MOST_COLUMNS} was wanted; a shorter length can be asked for")
+    require_memory(f"{name}: logits", 8 * n * n * 6)
+    return n
+
+
+def _of_matrix(h: FloatArray, matrix: str, unit: float) -> Iterator[Head]:
+    for index in np.ndindex(*h.shape[:-2]):
+        logits = np.tril(h[index].astype(np.float64))
+        if matrix == "attention":
+            seen = np.tri(logits.shape[0], dtype=bool)
+            if (logits[seen] <= 0).any():
+                i, j = (int(x) for x in np.argwhere(seen & (logits <= 0))[0])
+                raise ValueError(
+                    f"h: weight {logits[i, j]} at ({i}, {j}), weights above 0 were wanted: their logarithms"
+                )
+            logits = np.tril(np.log(logits, out=np.zeros_like(logits), where=seen))
+        yield Head(index, logits, logits, np.eye(logits.shape[0]), 1.0, None, unit)
+
+
+def _of_queries(
+    layout: HeadLayout, q: FloatArray, k: FloatArray, v: FloatArray | None, n: int, scale: float, unit: float
+) -> Iterator[Head]:
+    queries, keys, values = layout.expand(q, k, k if v is None else v)
+    for index, place in zip(np.ndindex(*layout.lead), np.ndindex(*layout.inner), strict=True):
+        one_q, one_k = queries[place][:n].astype(np.float64), keys[place][:n].astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            logits = np.tril((one_q @ one_k.T) * scale)
+        if not np.isfinite(logits).all():
+            raise ValueError(f"q, k: a logit of head {index} is not finite")
+        one_v = None if v is None else values[place][:n].astype(np.float64)
+        yield Head(index, logits, one_q, one_k, scale, one_v, unit)

@@ -1,0 +1,1 @@
+"""The methods of both papers, and what they compete with, on the same inputs."""

@@ -1,0 +1,60 @@
+"""The records of SparseK inside a language model that are shipped, and the tables made of them.
+
+``refattn experiment sparsek-perplexity`` and ``sparsek-passkey`` make them anew; the ledger judges them, the
+documentation prints them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from refattn.experiments.experiment import Record
+from refattn.experiments.records import read_records
+from refattn.experiments.sparsek.passkey import successes
+from refattn.experiments.sparsek.perplexity import gap_ratio, perplexities
+from refattn.experiments.tables import Rows, table
+from refattn.models.scorer import KINDS
+
+FOLDER = Path(__file__).parents[1] / "data"
+NAMES = {
+    "exact": "exact",
+    "window": "sliding window",
+    "window-sinks": "sliding window + 4 sinks",
+    "ridge": "SparseK, ridge scores",
+    "learned": "SparseK, learned scores",
+    "shared": "the same, pairs shared out among layers",
+    "long": "SparseK, scores learned on 8,192 tokens",
+}
+"""What the attentions are called in tables, in their order."""
+
+
+def shipped_rows(name: str) -> list[Record]:
+    """Return the shipped records of ``"sparsek-perplexity"`` or ``"sparsek-passkey"``, with their items' fields.
+
+    >>> {row["n"] for row in shipped_rows("sparsek-perplexity")} >= {2048}
+    True
+    """
+    return read_records(FOLDER / f"{name}.jsonl").rows()
+
+
+def perplexity_table(rows: Rows) -> str:
+    """Return a Markdown table: perplexity by length, budget and attention, and gap ratios."""
+    order, lines = list(NAMES), []
+    for found in sorted(perplexities(rows), key=lambda p: (p.n, -p.budget, order.index(p.attention))):
+        ratio = ""
+        if found.attention in KINDS:
+            gap = gap_ratio(rows, n=found.n, budget=found.budget, attention=found.attention)
+            ratio = f"{gap.value:.2f} ({gap.low:.2f} … {gap.high:.2f})"
+        interval = f"{found.value:.2f} ({found.low:.2f} … {found.high:.2f})"
+        lines.append([found.n, found.budget, NAMES[found.attention], interval, ratio])
+    header = ["tokens a window", "pairs a query", "attention", "perplexity", "gap / gap of window + sinks"]
+    return table(header, lines)
+
+
+def passkey_table(rows: Rows) -> str:
+    """Return a Markdown table: passkeys found, by length and attention."""
+    order, counts = list(NAMES), successes(rows)
+    keys = sorted(counts, key=lambda key: (key[0], -key[2], order.index(key[1])))
+    found = {key: "{} of {}".format(*counts[key]) for key in keys}
+    lines = [[n, budget, NAMES[attention], found[n, attention, budget]] for n, attention, budget in keys]
+    return table(["tokens", "pairs a query", "attention", "found"], lines)

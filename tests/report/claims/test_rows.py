@@ -1,0 +1,53 @@
+"""The rows: each says where it comes from, a quick report has no failure, and the verdicts are the known ones."""
+
+import pytest
+
+from refattn.report.claims import ALL
+from refattn.report.ledger import FAILS, HOLDS, HOLDS_IF, NOT_RUN, run_each
+from refattn.testing.real_heads import load_real_heads
+
+OTHERS = {
+    "conv.exp-transform-differences": HOLDS_IF,
+    "conv.rope": HOLDS_IF,
+    "conv.algorithm-1-rows": HOLDS_IF,
+    "recover.noise": HOLDS_IF,
+    "recover.monotone": HOLDS_IF,
+    "fast.numerical-domain": HOLDS_IF,
+    "training.gradient-rows": HOLDS_IF,
+    "lowrank.feature-bound": HOLDS_IF,
+    "sparsek.constant-pairs": HOLDS_IF,
+    "sparsek.cache-memory": HOLDS_IF,
+    "real.conv-structure": FAILS,
+    "real.theorem-condition": FAILS,
+    "lowrank.real-heads": FAILS,
+    "applications.encoder-structure": FAILS,
+    "sparsek.model-gap-128": FAILS,
+    "sparsek.model-gap-256-long": FAILS,
+    "sparsek.model-gap-128-long": FAILS,
+    "sparsek.model-passkey": FAILS,
+    "model.perplexity": NOT_RUN,
+    "model.shipped-heads": NOT_RUN,
+    "model.conv-perplexity": NOT_RUN,
+}
+"""Verdicts other than "holds" in a quick report."""
+
+
+def test_ids_are_unique_and_every_claim_says_where_it_comes_from():
+    assert len({claim.id for claim in ALL}) == len(ALL) > 100
+    assert all(c.source and c.claim.endswith(".") and c.check for c in ALL)
+    assert all(c.measure or c.why_not for c in ALL)
+
+
+@pytest.mark.parametrize("claim", ALL, ids=lambda claim: claim.id)
+def test_a_quick_row_has_its_verdict_and_says_on_what_inputs(claim):
+    (row,) = run_each([claim], quick=True)
+    assert not row.failed, f"{row.verdict}: measured {row.measured}, bound {row.bound}. {row.reason}"
+    if "not installed" in row.reason:
+        pytest.skip(row.reason)
+    expected = OTHERS.get(claim.id, HOLDS)
+    if not claim.timed:  # a busy machine must not fail a test
+        assert row.verdict == expected
+    assert (row.measured is None) == (expected == NOT_RUN)
+    assert bool(row.inputs) == (expected != NOT_RUN)
+    if "SmolLM2-135M on Hamlet" in row.inputs:
+        assert load_real_heads().sha256[:12] in row.inputs
