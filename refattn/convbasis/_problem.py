@@ -26,30 +26,10 @@ METHODS = ("fast", "paper", "oracle")
 
 @dataclass(frozen=True)
 class ConvProblem:
-    """Checked inputs of conv attention.
+    """Checked inputs of conv attention, in the dtype of the computation, and how their leading axes fit together.
 
-    Attributes
-    ----------
-    q, k, v : ndarray
-        The inputs, in the dtype of the computation.
-    layout : HeadLayout
-        How their leading axes fit together.
-    full : bool
-        Attention over all keys, not only the causal ones.
-    method : {"fast", "paper", "oracle"}
-        What computes it.
-    plan : Plan or None
-        How the fast method computes every head, if that was asked for.
-    scale : float
-        Factor of the logits.
-    tol : float
-        Tolerance of a row.
-    given : tuple of ConvBasis, or None
-        The caller's bases, lower and, for full attention, upper.
-    search : tuple of int, int and float, or None
-        What to recover them with, where none were given: k, T and the threshold δ − 2Tε.
-    check_finite : bool
-        Whether what came is known to be finite.
+    `plan` is what the caller asked for; `given` are the caller's bases, lower and, for full attention, upper; where
+    there are none, `search` are k, T and the threshold δ − 2Tε to recover them with.
     """
 
     q: FloatArray

@@ -31,7 +31,7 @@ GRADIENTS = ("approximation", "attention")
 
 @dataclass(frozen=True)
 class ConvCache:
-    """What a conv-attention forward leaves behind.
+    """What a conv-attention forward leaves behind: O(kn + nd) numbers a head, read-only and copied.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class ConvCache:
     out : ndarray, shape (…, n, d_v)
         The output: a copy.
     basis : ConvBasis
-        Basis of the logits on and below the diagonal, one for every query head.
+        Basis of the logits on and below the diagonal, one for every query head, of ``basis.n_terms`` segments.
     upper : ConvBasis or None
         Basis of the transposed logits, used above the diagonal; None for causal attention.
     method : str
@@ -64,11 +64,6 @@ class ConvCache:
     operators : dict
         For the fast method, by head as they are computed: the softmax as an operator, with its transformed kernels,
         for the backward's products. Which of their rows are lost is judged by what they multiply.
-
-    Notes
-    -----
-    The number of segments k of every head is ``basis.n_terms``. Memory O(kn + nd) a head. Nothing that is later
-    written to the inputs or to the output changes it, and its own arrays are read-only. Source: ours.
 
     Examples
     --------
@@ -118,19 +113,13 @@ def conv_attention(
 
     Parameters
     ----------
-    q : array_like, shape (…, n, d)
-        Queries. Leading axes broadcast; fewer key-value heads than query heads (axis −3) are shared by groups.
-    k : array_like, shape (…, n, d)
-        Keys.
-    v : array_like, shape (…, n, d_v)
-        Values.
+    q, k, v : array_like, shapes (…, n, d), (…, n, d), (…, n, d_v)
+        As for `dense_attention`.
     n_basis : int, optional
         The paper's k: the most segments to look for, 1 ≤ n_basis ≤ n. Needed unless `basis` is given, as are
         `probe` and `delta`.
-    probe : int, optional
-        The paper's T; see `refattn.recover`.
-    delta, eps : float, optional
-        The paper's δ and ε; see `refattn.recover`.
+    probe, delta, eps : optional
+        The paper's T, δ and ε; as for `recover`.
     basis : ConvBasis or pair of ConvBasis, optional
         Use this basis of the logits instead of recovering one: q and k then serve for their shapes only. For full
         attention, the pair (lower, upper), the upper one of the transposed logits. Leading axes are those of the
@@ -219,11 +208,11 @@ def conv_attention_forward(
     Parameters
     ----------
     q, k, v : array_like, shapes (…, n, d), (…, n, d), (…, n, d_v)
-        Queries, keys and values.
-    n_basis, probe, delta, eps, basis : optional
-        What basis is looked for, or which is used; as for `conv_attention`.
-    mask, scale, method, plan, tol, check_finite : optional
+        As for `dense_attention`.
+    n_basis, basis, mask, scale, method, plan, tol, check_finite : optional
         As for `conv_attention`.
+    probe, delta, eps : optional
+        As for `recover`.
 
     Returns
     -------

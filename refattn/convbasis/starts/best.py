@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refattn._validation import as_count, as_float_arrays, as_scale, require_finite
-from refattn.convbasis.basis import require_lower_triangular
+from refattn.convbasis.basis import as_head, require_lower_triangular
 from refattn.convbasis.starts.partition import DiagonalSums, all_diagonals, cheapest_partitions
 from refattn.convbasis.toeplitz import fft_correlation
 
@@ -35,10 +35,6 @@ class BestStarts:
         ``‖H‖_F²`` over the causal entries.
     grid : int
         The starts are multiples of it. With 1 they are the best of all; with more, the best of these only.
-
-    Notes
-    -----
-    Memory O(n_basis²), the starts. Source: ours.
 
     Examples
     --------
@@ -72,7 +68,7 @@ def best_starts(q: ArrayLike, k: ArrayLike, n_basis: int, *, grid: int = 1, scal
         Starts are multiples of it, 1 ≤ grid ≤ n. With 1, the squared errors bound from below what *any* k-conv basis
         reaches, whatever its starts and kernels; with more, they hold for starts on the grid only.
     scale : float, optional
-        Factor of the logits; ``1/√d`` by default.
+        As for `recover`.
 
     Returns
     -------
@@ -103,9 +99,7 @@ def best_starts(q: ArrayLike, k: ArrayLike, n_basis: int, *, grid: int = 1, scal
     >>> bool(best.relative_error[1] > 0.1)  # no two terms come near
     True
     """
-    q, k = as_float_arrays(q=q, k=k)
-    if q.ndim != 2 or q.shape != k.shape or 0 in q.shape:
-        raise ValueError(f"q, k: shapes {q.shape} and {k.shape} came, (n, d) twice was wanted")
+    q, k = as_head(q, k)
     n = q.shape[0]
     n_basis, grid = _counts(n, n_basis, grid)
     factor = as_scale(scale, q.shape[1], q.dtype)
@@ -124,10 +118,8 @@ def best_starts_of_matrix(h: ArrayLike, n_basis: int, *, grid: int = 1) -> BestS
     ----------
     h : array_like, shape (n, n)
         Lower-triangular, float32 or float64.
-    n_basis : int
-        Most terms, from 1 to ``⌈n / grid⌉``.
-    grid : int, optional
-        Starts are multiples of it, 1 ≤ grid ≤ n; the errors bound those of any basis where it is 1.
+    n_basis, grid : int
+        As for `best_starts`.
 
     Returns
     -------

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refattn._threads import one_blas_thread
-from refattn._validation import as_count, as_float_arrays, as_option, as_real, as_scale
-from refattn.convbasis.basis import ConvBasis, basis_from_starts
+from refattn._validation import as_count, as_option, as_real, as_scale
+from refattn.convbasis.basis import ConvBasis, as_head, basis_from_starts
 from refattn.convbasis.bounds import posterior_bound, sharp_bound
 from refattn.convbasis.starts.least_squares import least_squares_basis
 from refattn.convbasis.starts.sampled import sampled_starts
@@ -40,10 +40,6 @@ class CurvePoint(NamedTuple):
         Number of terms that was tried.
     error : float
         Largest ``‖a_i − ã_i‖₁`` of a sampled row, from 0 to 2.
-
-    Notes
-    -----
-    Measuring one takes O((k + r) n d) with r sampled rows. Source: ours.
 
     Examples
     --------
@@ -78,10 +74,6 @@ class ToleranceRecovery:
         Largest fraction of all rows that may be beyond the tolerance, with that confidence; 1 where nothing was found.
     curve : tuple of CurvePoint
         Largest error of a sampled row against k, for every k that was tried, ascending.
-
-    Notes
-    -----
-    Memory O(k n), the basis. Source: ours.
 
     Examples
     --------
@@ -166,7 +158,7 @@ def recover_to_tolerance(
     seed : int, optional
         Of the rows and of the diagonals that are sampled, at least 0.
     scale : float, optional
-        Factor of the logits; ``1/√d`` by default.
+        As for `recover`.
 
     Returns
     -------
@@ -210,9 +202,7 @@ def recover_to_tolerance(
     2      1...
     4      1...
     """
-    q, k = as_float_arrays(q=q, k=k)
-    if q.ndim != 2 or q.shape != k.shape or 0 in q.shape:
-        raise ValueError(f"q, k: shapes {q.shape} and {k.shape} came, (n, d) twice was wanted")
+    q, k = as_head(q, k)
     n = q.shape[0]
     tolerance = as_real("tolerance", tolerance, positive=True)
     build = KERNELS[as_option("kernels", kernels, KERNELS)]
