@@ -217,9 +217,12 @@ class Closeness(NamedTuple):
 
     Examples
     --------
-    >>> from refattn.convbasis import Closeness
-    >>> Closeness(probe=4, delta=1.0, eps=0.01, holds=True).holds
-    True
+    >>> import numpy as np
+    >>> from refattn.convbasis import basis_from_starts, closeness
+    >>> q, k = np.eye(6), np.diag([1, 1, 1, 2, 2, 2.125])  # two segments, but for the last logit
+    >>> basis = basis_from_starts(q, k, [0, 3], scale=1)
+    >>> closeness(q, k, basis, probe=2, scale=1)  # 1/8 is more than 1/(5 · 2)
+    Closeness(probe=2, delta=1.0, eps=0.125, holds=False)
     """
 
     probe: int
