@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -219,3 +220,45 @@ def require_rows(name, found, right, bound):
             f"{name}: row {row} of {len(off)} is off by {float(off[row]):.3g}, {float(bound[row]):.3g} is allowed"
             f" ({bad.size} rows are; its largest entry is {float(np.abs(right[row]).max()):.3g})"
         )
+
+
+def require_gradients(found, right, kv_heads, names=("k", "v")):
+    """Raise unless the gradients of all heads are within their bounds; those of `names` are summed over shared heads.
+
+    A group of heads of which one has no bound for a name is not judged.
+    """
+    for head, rows in zip(right, found.q.reshape(len(right), *found.q.shape[-2:]), strict=True):
+        require_rows("dq", rows, head.right["q"], head.bound["q"])
+    group = len(right) // kv_heads
+    for name in names:
+        for number, rows in enumerate(getattr(found, name).reshape(kv_heads, -1)):
+            shared = right[number * group : (number + 1) * group]
+            if all(name in head.right for head in shared):
+                expected = sum(head.right[name] for head in shared)
+                bound = sum(head.bound[name] + 4 * head.unit * head.sizes[name] for head in shared)
+                require_rows(f"d{name}", rows.reshape(expected.shape), expected, bound)
+
+
+def require_right_or_refused(outcome_of, name):
+    """Raise unless all cases are right or refused with reason, and more are right: else nothing would be checked."""
+    outcomes = Counter()
+    for seed in range(CASES):
+        try:
+            outcomes[outcome_of(seed)] += 1
+        except Exception as error:
+            error.add_note(f"case {seed}, {name}")
+            raise
+    assert outcomes["right"] > CASES / 2, outcomes
+
+
+def require_caught(run, cases, message):
+    """Raise unless one of the cases fails with an AssertionError that begins with the message."""
+    caught = []
+    for case in cases:
+        try:
+            run(*case)
+        except AssertionError as error:
+            caught.append(str(error))
+            if caught[-1].startswith(message):
+                return
+    raise AssertionError(f"not caught by name: {caught}")

@@ -65,7 +65,7 @@ def test_all_shipped_data_have_a_licence_text(metadata):
 
 @pytest.mark.parametrize(
     "name",
-    ["tests/test_dense.py", "refattn/__pycache__/dense.pyc", "refattn/docs/index.md", "refattn/.mypy_cache/x", "a.nbi"],
+    ["tests/test_masks.py", "refattn/__pycache__/dense.pyc", "refattn/docs/index.md", "refattn/.mypy_cache/x", "a.nbi"],
 )
 def test_what_has_no_place_in_a_wheel_is_noticed(metadata, name):
     wheel = {"refattn/py.typed": 0, "refattn/dense.py": 10, "refattn-1.dist-info/licenses/LICENSE": 5}

@@ -1,8 +1,6 @@
 """Bad input is refused by an error that names the argument, what came and what was wanted."""
 
-import inspect
 import re
-import warnings
 
 import numpy as np
 import pytest
@@ -15,7 +13,6 @@ import refattn.sparsek
 import refattn.testing
 from refattn import (
     Causal,
-    PromotionWarning,
     SlidingWindow,
     dense_attention,
     dense_attention_backward,
@@ -38,19 +35,6 @@ def put(array, index, value):
 
 def cases(**table):
     return [pytest.param(*row, id=name) for name, row in table.items()]
-
-
-class OnlyDLPack:
-    """An array of a library that speaks DLPack and nothing else."""
-
-    def __init__(self, array):
-        self._array = array
-
-    def __dlpack__(self, **options):
-        return self._array.__dlpack__(**options)
-
-    def __dlpack_device__(self):
-        return self._array.__dlpack_device__()
 
 
 class OnAnotherDevice:
@@ -290,210 +274,6 @@ def test_an_average_of_the_largest_numbers_is_the_largest_number():
     np.testing.assert_array_equal(refattn.dense_attention(Q, K, np.full((5, 4), largest)), np.full((5, 4), largest))
 
 
-# --- check_finite ----------------------------------------------------------------------------------------------------
-
-
-BASIS = refattn.ConvBasis([0], [Q @ K[0]])
-FINITE = {
-    "dense_attention": {"q": Q, "k": K, "v": V},
-    "dense_attention_forward": {"q": Q, "k": K, "v": V},
-    "conv_attention": {"q": Q, "k": K, "v": V, "n_basis": 2, "probe": 1, "delta": 0.1},
-    "conv_attention_forward": {"q": Q, "k": K, "v": V, "n_basis": 2, "probe": 1, "delta": 0.1},
-    "recover": {"q": Q, "k": K, "n_basis": 2, "probe": 1, "delta": 0.1},
-    "basis_from_starts": {"q": Q, "k": K, "starts": [0]},
-    "closeness": {"q": Q, "k": K, "basis": BASIS, "probe": 1},
-    "logit_residual": {"q": Q, "k": K, "basis": BASIS},
-    "lowrank_attention": {"q": Q, "k": K, "v": V, "features": refattn.RandomFeatures(4, 3, seed=0)},
-    "lowrank_attention_forward": {"q": Q, "k": K, "v": V, "features": refattn.RandomFeatures(4, 3, seed=0)},
-    "sparsek_attention": {"q": Q, "k": K, "v": V, "scores": Q[:, 0], "n_select": 2},
-    "sparsek_attention_forward": {"q": Q, "k": K, "v": V, "scores": Q[:, 0], "n_select": 2},
-}
-"""Every public function that can be told not to look for NaN, and arguments of it."""
-PUBLIC = {
-    name: getattr(module, name)
-    for module in (refattn, refattn.convbasis, refattn.lowrank, refattn.sparsek, refattn.testing, refattn.models)
-    for name in module.__all__
-}
-
-
-@pytest.mark.parametrize(
-    ("function", "name"),
-    [(function, name) for function, given in FINITE.items() for name in ("q", "k", "v", "scores") if name in given],
-)
-def test_nan_is_looked_for_unless_told_otherwise(function, name):
-    given = FINITE[function] | {name: put(FINITE[function][name], -1, np.nan)}
-    with pytest.raises(ValueError, match=rf"^{name}: nan at index"):
-        PUBLIC[function](**given)
-
-
-@pytest.mark.parametrize(
-    "function", [name for name in FINITE if "lowrank" not in name]
-)  # features refuse it in any case
-@pytest.mark.parametrize("name", ["q", "k"])
-def test_nan_is_not_looked_for_where_told_so(function, name):
-    given = FINITE[function] | {name: put(FINITE[function][name], -1, np.nan)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        try:
-            PUBLIC[function](**given, check_finite=False)
-            message = ""
-        except ValueError as error:  # it reached a result
-            message = str(error)
-    assert not message.startswith(f"{name}: nan at index")
-
-
-def test_no_public_function_that_looks_for_nan_is_left_out():
-    functions = {name: x for name, x in PUBLIC.items() if inspect.isfunction(x)}
-    assert {x for x, function in functions.items() if "check_finite" in inspect.signature(function).parameters} == set(
-        FINITE
-    )
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf], ids=str)
-def test_unchecked_keys_may_be_anything_where_the_mask_hides_them(bad):
-    seen = np.arange(5) < 3
-    out = dense_attention(Q, np.where(seen[:, None], K, bad), V, mask=seen, check_finite=False)
-    assert np.array_equal(out, dense_attention(Q, K, V, mask=seen))
-
-
-@pytest.mark.parametrize("name", ["q", "k", "v"])
-def test_unchecked_nan_that_reaches_the_result_is_refused_and_not_returned(name):
-    arrays = {"q": Q, "k": K, "v": V}
-    arrays[name] = put(arrays[name], (2, 0), np.nan)
-    with pytest.raises(ValueError, match="is nan in float64" if name in "qk" else "^v: output: nan"):
-        dense_attention(**arrays, check_finite=False)
-
-
-@pytest.mark.parametrize("size", [1e4, 1e150], ids=str)
-def test_large_finite_logits_are_computed(size):
-    assert np.isfinite(dense_attention(size * Q, size * K, V)).all()
-
-
-def test_a_huge_entry_with_a_tiny_partner_is_no_overflow():
-    out = dense_attention(1e300 * Q, 1e-300 * K, V)
-    np.testing.assert_allclose(out, dense_attention(Q, K, V), rtol=1e-13)
-
-
-def test_a_softcap_does_not_hide_an_overflow():
-    q, k = np.array([[1e200, 1.0]]), np.array([[1e200, 1.0]])
-    with pytest.raises(ValueError, match=r"^q, k: the logit of query 0 and key 0 is inf in float64"):
-        dense_attention(q, k, k, softcap=30.0)
-
-
-def test_an_overflow_that_the_mask_hides_does_not_matter():
-    k = put(K, 4, 1e308)
-    out = dense_attention(1e5 * np.abs(Q[:4]), k, V, mask=Causal("top-left"))
-    assert np.array_equal(out, dense_attention(1e5 * np.abs(Q[:4]), K, V, mask=Causal("top-left")))
-
-
-def test_the_overflowing_pair_is_named_by_its_place_in_the_whole():
-    q, k = (put(a, 4, 1e200) for a in (Q, K))
-    with pytest.raises(ValueError, match="query 4 and key 4 is inf"):
-        dense_attention(q, k, V, block=2)
-
-
-# --- what is accepted, and promoted ----------------------------------------------------------------------------------
-
-KINDS = {
-    "int8": (np.int8, np.float64),
-    "int64": (np.int64, np.float64),
-    "uint16": (np.uint16, np.float64),
-    "float16": (np.float16, np.float32),
-}
-
-
-def promotions(call):
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        result = call()
-    assert all(w.category is PromotionWarning for w in caught)
-    return result, caught
-
-
-@pytest.mark.parametrize(("came", "computed"), KINDS.values(), ids=list(KINDS))
-def test_integers_and_float16_are_promoted_and_say_so(came, computed):
-    q = np.array([[1, 2], [3, 4]])
-    out, caught = promotions(lambda: dense_attention(q.astype(came), q.astype(came), q.astype(came)))
-    assert out.dtype == computed
-    assert np.array_equal(out, dense_attention(*[q.astype(computed)] * 3))
-    wanted = f"{np.dtype(came)} was promoted; the computation and the result are {np.dtype(computed)}"
-    assert [str(w.message) for w in caught] == [f"{name}: {wanted}" for name in "qkv"]
-
-
-@pytest.mark.parametrize(
-    ("others", "result"), [(np.float32, np.float32), (np.float64, np.float64), (np.int64, np.float64)], ids=str
-)
-def test_the_promotion_names_the_dtype_of_the_result(others, result):
-    k = np.ones((2, 2), others)
-    out, caught = promotions(lambda: dense_attention(np.ones((2, 2), np.float16), k, k))
-    assert out.dtype == result
-    assert str(caught[0].message) == f"q: float16 was promoted; the computation and the result are {np.dtype(result)}"
-
-
-def test_the_promotion_warning_points_at_the_callers_line():
-    whole = np.array([[1, 2], [3, 4]])
-    _, cache = dense_attention_forward(*[whole.astype(float)] * 3)
-    for call in (
-        lambda: dense_attention(whole, whole, whole),
-        lambda: dense_attention_forward(whole, whole, whole),
-        lambda: dense_attention_backward(whole, cache),
-    ):
-        _, caught = promotions(call)
-        assert caught
-        assert {(w.filename, w.lineno) for w in caught} == {(__file__, call.__code__.co_firstlineno)}
-
-
-@pytest.mark.parametrize("dtypes", [("f4", "f4", "f4"), ("f8", "f4", "f4"), ("f4", "f4", "f8")], ids="-".join)
-def test_float64_wins_and_float32_stays(dtypes):
-    out = dense_attention(*(a.astype(dtype) for a, dtype in zip((Q, K, V), dtypes, strict=True)))
-    assert out.dtype == max(map(np.dtype, dtypes), key=lambda d: d.itemsize)
-
-
-@pytest.mark.parametrize("scalar", [2, np.float32(2), np.int8(2), np.array(2.0)], ids=lambda s: type(s).__name__)
-def test_real_scalars_of_any_kind_are_numbers(scalar):
-    expected = dense_attention(Q, K, V, scale=2.0, softcap=2.0)
-    assert np.array_equal(dense_attention(Q, K, V, scale=scalar, softcap=scalar), expected)
-
-
-def test_numpy_integers_are_counts():
-    mask = SlidingWindow(np.int32(2), sinks=np.uint8(1), alignment=np.int64(0))
-    out = dense_attention(Q, K, V, mask=mask, block=np.int16(2))
-    assert np.array_equal(out, dense_attention(Q, K, V, mask=SlidingWindow(2, sinks=1), block=2))
-
-
-def test_an_object_with_dlpack_only_is_read():
-    assert np.array_equal(dense_attention(*map(OnlyDLPack, (Q, K, V))), dense_attention(Q, K, V))
-
-
-def test_array_subclasses_come_back_as_plain_arrays():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PendingDeprecationWarning)
-        out = dense_attention(np.asmatrix(Q), K, V)
-    assert type(out) is np.ndarray
-
-
-def test_pytorch_tensors_are_read_and_numpy_comes_back():
-    torch = pytest.importorskip("torch")
-    out = dense_attention(*map(torch.from_numpy, (Q, K, V)), mask=torch.ones(5, 5, dtype=torch.bool).tril())
-    assert type(out) is np.ndarray
-    assert np.array_equal(out, dense_attention(Q, K, V))
-    assert np.array_equal(dense_attention(Q, K, V, scale=torch.tensor(2.0)), dense_attention(Q, K, V, scale=2.0))
-
-
-@pytest.mark.parametrize("name", ["q", "mask"])
-@pytest.mark.parametrize("kind", ["requires_grad", "bfloat16", "meta", "sparse"])
-def test_pytorch_tensors_that_numpy_cannot_read_are_refused_by_name(kind, name):
-    torch = pytest.importorskip("torch")
-    tensor = {
-        "requires_grad": lambda: torch.zeros(5, 5, requires_grad=True),
-        "bfloat16": lambda: torch.zeros(5, 5, dtype=torch.bfloat16),
-        "meta": lambda: torch.zeros(5, 5, device="meta"),
-        "sparse": lambda: torch.eye(5).to_sparse(),
-    }[kind]()
-    with pytest.raises(TypeError, match=f"^{name}: a Tensor came that cannot be read as a NumPy array on the CPU"):
-        dense_attention(**{"q": Q, "k": K, "v": V, name: tensor})
-
-
 @pytest.mark.parametrize("value", ["fast", 3, None], ids=repr)
 def test_an_unknown_option_lists_the_known(value):
     message = f"method: {value!r} came, one of 'paper', 'oracle' was wanted"
@@ -511,8 +291,3 @@ def test_the_ends_of_a_range_belong_to_it(least, most):
             refattn._validation.as_count("count", beyond, least=least, most=most, most_is="n")
         with pytest.raises(ValueError, match=f"^real: {beyond}.0 came, at (least {least}|most {most}) was wanted"):
             refattn._validation.as_real("real", beyond, least=least, most=most)
-
-
-def test_a_sum_that_overflows_is_no_bad_entry():
-    refattn._validation.require_finite("q", np.full(5, 1e308))
-    refattn._validation.require_finite("q", np.zeros((0, 3)))

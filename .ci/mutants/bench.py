@@ -17,10 +17,10 @@ from places import Mutant
 ROOT = Path(__file__).resolve().parents[2]
 MEMORY = "tests/test_memory_estimates.py"
 PARTS = {
-    "_overflow.py": ["tests/test_edge_numerics.py", "tests/*/test_edge_numerics.py", "tests/test_dense*.py"],
+    "_overflow.py": ["tests/test_edge_numerics.py", "tests/*/test_edge_numerics.py", "tests/dense/test_*.py"],
     "_kept.py": ["tests/test_callers_arrays.py"],
-    "dense.py": ["tests/test_dense*.py", "tests/test_edge_numerics.py"],
-    "masks.py": ["tests/test_masks.py", "tests/test_dense.py"],
+    "dense.py": ["tests/dense/test_*.py", "tests/test_edge_numerics.py"],
+    "masks.py": ["tests/test_masks.py", "tests/dense/test_*.py"],
     "convbasis": ["tests/convbasis/**/test_*.py", MEMORY],
     "sparsek": ["tests/sparsek/test_*.py", MEMORY],
     "lowrank": ["tests/lowrank/test_*.py", MEMORY],
@@ -32,7 +32,7 @@ PARTS = {
     "report": ["tests/report/test_*.py", "tests/cli/test_report.py"],
 }
 """What is mutated, by the longest of these that its path below ``refattn`` begins with, and the tests that judge it."""
-EVERYWHERE = ["tests/test_validation.py", "tests/test_hostile_arguments.py"]
+EVERYWHERE = [f"tests/test_{name}.py" for name in ("validation", "finiteness", "conversions", "hostile_arguments")]
 """Tests that judge every part."""
 
 

@@ -21,6 +21,8 @@ from refattn.lowrank import (
     sliding_window,
 )
 
+from .timing import seconds
+
 RANK, WIDTH = 64, 64
 LENGTHS = [4096, 16_384, 65_536, 262_144]
 PATTERNS = 4
@@ -44,17 +46,6 @@ KINDS = ["causal", "row change", "continuous rows", "distinct columns", "distinc
 def factors(n, r=RANK, d=WIDTH):
     rng = np.random.default_rng(0)
     return rng.standard_normal((n, r)), rng.standard_normal((n, r)), rng.standard_normal((n, d))
-
-
-def seconds(function, repeat, clock=time.perf_counter):
-    """Best time of `repeat` calls, after one that is not counted."""
-    function()
-    best = np.inf
-    for _ in range(repeat):
-        begun = clock()
-        function()
-        best = min(best, clock() - begun)
-    return best
 
 
 class Products:

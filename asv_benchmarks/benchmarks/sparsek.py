@@ -1,7 +1,5 @@
 """SparseK: the operator, the thresholds of all prefixes against one sort of the scores, the linear-time backward."""
 
-import time
-
 import numpy as np
 
 from refattn.sparsek import (
@@ -13,6 +11,8 @@ from refattn.sparsek import (
     sparsek_vjp,
     support_intervals,
 )
+
+from .timing import seconds
 
 BUDGET = 128
 LENGTHS = [10_000, 31_623, 100_000, 316_228, 1_000_000, 3_162_278, 10_000_000]
@@ -27,17 +27,6 @@ def scores_of(kind, n):
         "drifting": lambda: independent + 1e-3 * np.arange(n),
         "rising": lambda: np.sort(independent),
     }[kind]()
-
-
-def seconds(function, repeat):
-    """Best time of `repeat` calls, after one that is not counted."""
-    function()
-    best = np.inf
-    for _ in range(repeat):
-        start = time.perf_counter()
-        function()
-        best = min(best, time.perf_counter() - start)
-    return best
 
 
 class Thresholds:

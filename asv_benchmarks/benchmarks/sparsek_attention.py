@@ -19,6 +19,8 @@ from refattn.sparsek import (
 )
 from refattn.testing import relative_error, row_errors
 
+from .timing import in_turns
+
 try:
     import torch
 except ImportError:
@@ -79,17 +81,6 @@ def warm():
     begun = perf_counter()
     Refattn(4096).both()
     return perf_counter() - begun
-
-
-def in_turns(functions, rounds):
-    """Seconds of every function in every round, one after the other, shape (rounds, functions)."""
-    times = np.empty((rounds, len(functions)))
-    for row in times:
-        for place, function in enumerate(functions):
-            begun = perf_counter()
-            function()
-            row[place] = perf_counter() - begun
-    return times
 
 
 class Dense(Refattn):

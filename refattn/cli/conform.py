@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from refattn.cli._files import write_if_asked
+from refattn.cli._files import as_json, write_if_asked
 
 
 def conform(
@@ -45,7 +44,5 @@ def conform(
     except (TypeError, ValueError, ImportError) as error:
         raise typer.BadParameter(str(error)) from None
     print_report(result, Console())
-    write_if_asked(
-        json_file, lambda: json.dumps(result.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    )
+    write_if_asked(json_file, lambda: as_json(result.to_dict()))
     raise typer.Exit(0 if result.passed else 1)

@@ -10,11 +10,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from refattn._files import write_whole
 from refattn._validation import PromotionWarning
-from refattn.cli._files import write_if_asked
+from refattn.cli._files import progress_bar, require_folders, write_if_asked
 
 
 def decompose(
@@ -44,9 +43,7 @@ def decompose(
     Arrays are (…, n, d), or (…, n, n) for h, of which the part on and below the diagonal is read. Exit status 0: done.
     1: a file could not be written. 2: wrong usage, or a file that cannot be used.
     """
-    for target in (png, json_file):
-        if target is not None and not target.absolute().parent.is_dir():
-            raise typer.BadParameter(f"the folder of {target} does not exist")
+    require_folders(png, json_file)
     if matrix not in ("logits", "attention"):
         raise typer.BadParameter(f"{matrix!r} came, logits or attention was wanted", param_hint="--matrix")
     try:
@@ -81,9 +78,8 @@ def _decompose(
     from refattn.decomposition.terminal import print_head
 
     count, heads = read_heads(file, matrix=matrix, length=length, scale=scale)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     documents = []
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with progress_bar() as progress:
         task = progress.add_task("heads", total=count)
         for one in heads:
             name = ",".join(map(str, one.index))

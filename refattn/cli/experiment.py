@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from refattn.cli._files import progress_bar
 from refattn.experiments.experiment import Experiment
 from refattn.experiments.workers import ItemFailedError, Workers, dask_workers, local_workers
 
@@ -63,10 +64,8 @@ def _run(chosen: Experiment, folder: Path, sizes: tuple[int, ...], pool: Workers
     """Run with a progress bar, and say in one line how it ended."""
     from refattn.experiments.runner import run_experiment
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    left = (TextColumn("left"), TimeRemainingColumn())
     try:
-        with Progress(*columns, *left, console=Console(stderr=True), transient=True) as progress:
+        with progress_bar(TextColumn("left"), TimeRemainingColumn()) as progress:
             task = progress.add_task(chosen.name, total=None)
             path = run_experiment(
                 chosen,

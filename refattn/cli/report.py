@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from refattn.cli._files import write_if_asked
+from refattn.cli._files import as_json, progress_bar, require_folders, write_if_asked
 from refattn.report.ledger import Claim, Report, Row, run_claims
 from refattn.versions import show_versions
 
@@ -37,19 +35,16 @@ def report(
     from refattn.report.terminal import print_report
 
     if schema:
-        print(_json(document.schema()), end="")
+        print(as_json(document.schema()), end="")
         raise typer.Exit
     claims = [claim for claim in ALL if only in claim.id]
     if not claims:
         raise typer.BadParameter(f"no claim's id contains {only!r}", param_hint="--only")
-    for file in (json_file, html_file):
-        if file is not None and not file.absolute().parent.is_dir():
-            raise typer.BadParameter(f"the folder of {file} does not exist")
-
+    require_folders(json_file, html_file)
     result = _run(claims, quick)
     print_report(result, Console())
     show_versions()
-    write_if_asked(json_file, lambda: _json(document.to_document(result)))
+    write_if_asked(json_file, lambda: as_json(document.to_document(result)))
     write_if_asked(html_file, lambda: page.render(document.to_document(result)))
     raise typer.Exit(1 if result.failed else 0)
 
@@ -57,15 +52,10 @@ def report(
 def _run(claims: list[Claim], quick: bool) -> Report:
     """Run the claims, with a progress bar on the standard error."""
     following = iter([*(claim.id for claim in claims[1:]), ""])
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with progress_bar() as progress:
         task = progress.add_task(claims[0].id, total=len(claims))
 
         def seen(row: Row) -> None:
             progress.update(task, advance=1, description=next(following))
 
         return run_claims(claims, quick=quick, seen=seen)
-
-
-def _json(data: dict[str, Any]) -> str:
-    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

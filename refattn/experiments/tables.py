@@ -156,8 +156,10 @@ def baselines(rows: Rows) -> str:
     """Best error of each method within a quarter of exact attention's time, and within its memory."""
     lines = []
     for n, group in grouped(rows, "n").items():
-        given = [{**row, **{name: number(row, name) for name in ("error", "seconds", "megabytes")}} for row in group]
-        records: list[Any] = [BaselineRecord(**{name: row[name] for name in BaselineRecord._fields}) for row in given]
+        measured: list[dict[str, Any]] = [
+            {**row, **{name: number(row, name) for name in ("error", "seconds", "megabytes")}} for row in group
+        ]
+        records = [BaselineRecord(**{name: row[name] for name in BaselineRecord._fields}) for row in measured]
         found = {(one.inputs, one.method): one for one in within(records, "seconds", 0.25)}
         for one in within(records, "megabytes", 1.0):
             quick = found[one.inputs, one.method]

@@ -67,7 +67,7 @@ def by_head(
         own = {x: to_mp(a[h if a.shape[0] == heads else h // group]) for x, a in inputs.items()}
         for name, value in compute(**own).items():
             rows = found.setdefault(name, [])
-            if name[1:] in ("k", "v", "scores") and name in shared and h % group:
+            if name in shared and h % group:
                 rows[-1] = _add(rows[-1], value)
             else:
                 rows.append(value)
@@ -102,7 +102,8 @@ def dense_cases() -> Iterable[VectorCase]:
             q *= given["one_hot"]
         if "constant" in given:
             q, k = np.ones_like(q), np.full_like(k, given["constant"])
-        inputs = {"q": q, "k": k, "v": draw(seed + 2, kv, m, d_v), "dout": draw(seed + 3, heads, n, d_v)}
+        inputs: dict[str, Array] = {"q": q, "k": k}
+        inputs |= {"v": draw(seed + 2, kv, m, d_v), "dout": draw(seed + 3, heads, n, d_v)}
         causal, scale = given.get("causal", True), given.get("scale", 1 / d**0.5)
         mask = np.ones((n, m), np.uint8)
         if "mask" in given:
@@ -265,12 +266,6 @@ def generate(folder: Path) -> dict[str, Any]:
 
 
 def _described(one: VectorCase) -> dict[str, Any]:
-    return {
-        "operation": one.operation,
-        "name": one.name,
-        "description": one.description,
-        "options": one.options,
-        "inputs": list(one.inputs),
-        "results": list(one.results),
-        "arrays": {x: {"dtype": a.dtype.newbyteorder("<").str, "shape": list(a.shape)} for x, a in one.arrays.items()},
-    }
+    arrays = {x: {"dtype": a.dtype.newbyteorder("<").str, "shape": list(a.shape)} for x, a in one.arrays.items()}
+    names = ("operation", "name", "description", "options", "inputs", "results")
+    return {name: getattr(one, name) for name in names} | {"arrays": arrays}

@@ -4,9 +4,21 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 PROFILE = os.environ.get("REFATTN_FUZZ", "short")
+
+
+@pytest.fixture
+def numbers_that_fit(monkeypatch):
+    """Ordinary numbers, none of them hostile."""
+    import fuzz_inputs
+
+    monkeypatch.setattr(fuzz_inputs, "_hostile", lambda draw, value: value)
+    monkeypatch.setattr(fuzz_inputs, "KINDS", ("small",))
+    monkeypatch.setattr(fuzz_inputs, "LENGTHS", (5, 33, 70))
 
 
 def pytest_terminal_summary(terminalreporter):

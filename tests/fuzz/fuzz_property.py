@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import hypothesis
 import numpy as np
 
 from refattn import PromotionWarning
@@ -28,6 +29,18 @@ WAITING = 1800
 
 tally: Counter[tuple[str, str]] = Counter()
 """How many calls of every target gave a result, and how many were refused."""
+
+
+def same_examples(count: int) -> hypothesis.settings:
+    """Return the settings under which so many examples are drawn, the same every time, and none is made smaller."""
+    return hypothesis.settings(
+        max_examples=count,
+        phases=[hypothesis.Phase.generate],
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
 
 
 class BrokenPropertyError(AssertionError):

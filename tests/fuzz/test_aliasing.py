@@ -9,11 +9,10 @@ import copy
 import dataclasses
 from functools import partial
 
-import fuzz_inputs
 import hypothesis
 import numpy as np
 import pytest
-from fuzz_property import Refused, prepared
+from fuzz_property import Refused, prepared, same_examples
 from hypothesis import strategies as st
 from test_public_functions import TARGETS
 
@@ -91,25 +90,10 @@ def bits(*values):
     ]
 
 
-@pytest.fixture
-def numbers_that_fit(monkeypatch):
-    """Ordinary numbers only."""
-    monkeypatch.setattr(fuzz_inputs, "_hostile", lambda draw, value: value)
-    monkeypatch.setattr(fuzz_inputs, "KINDS", ("small",))
-    monkeypatch.setattr(fuzz_inputs, "LENGTHS", (5, 33, 70))
-
-
 @pytest.mark.usefixtures("numbers_that_fit")
 @pytest.mark.parametrize("target", [pytest.param(target, id=target.name) for target in TARGETS])
 def test_a_call_shares_nothing_with_its_arguments_and_keeps_nothing_of_its_result(target):
-    @hypothesis.settings(
-        max_examples=4,
-        phases=[hypothesis.Phase.generate],
-        derandomize=True,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(hypothesis.HealthCheck),
-    )
+    @same_examples(4)
     @hypothesis.given(data=st.data())
     def call_twice(data):
         arguments = data.draw(target.arguments)

@@ -13,7 +13,7 @@ import hypothesis
 import numpy as np
 import pytest
 from fuzz_inputs import LAYOUTS
-from fuzz_property import Refused, arrays_of, prepared
+from fuzz_property import Refused, arrays_of, prepared, same_examples
 from hypothesis import strategies as st
 from test_public_functions import TARGETS
 
@@ -88,27 +88,18 @@ def outcome(target, arguments):
     return [(name, a.dtype, a.shape, a.tolist() if a.dtype.hasobject else a.tobytes()) for name, a in found]
 
 
-@pytest.fixture(autouse=True)
-def numbers_that_fit(monkeypatch):
-    """Ordinary numbers, and sizes at which a layout makes a difference."""
-    monkeypatch.setattr(fuzz_inputs, "_hostile", lambda draw, value: value)
-    monkeypatch.setattr(fuzz_inputs, "KINDS", ("small",))
-    monkeypatch.setattr(fuzz_inputs, "LENGTHS", (5, 33, 70))
+@pytest.fixture
+def several_leads(monkeypatch):
+    """Leading axes with which a layout makes a difference."""
     monkeypatch.setattr(fuzz_inputs, "LEADS", ((), (2,), (2, 2)))
 
 
+@pytest.mark.usefixtures("numbers_that_fit", "several_leads")
 @pytest.mark.parametrize("target", [pytest.param(target, id=target.name) for target in TARGETS])
 def test_the_same_bits_however_an_array_lies_in_memory(target):
     compared = Counter()
 
-    @hypothesis.settings(
-        max_examples=4,
-        phases=[hypothesis.Phase.generate],
-        derandomize=True,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(hypothesis.HealthCheck),
-    )
+    @same_examples(4)
     @hypothesis.given(data=st.data())
     def compare(data):
         arguments = data.draw(target.arguments)

@@ -117,7 +117,7 @@ def run(item: Item) -> list[Record]:
         weight, slope = _fit(recipe, n, layer)
         n_select, window = recipe.split
         scores = [sparsek_scores(_scored(recipe, one), weight, slope, normalise=recipe.normalise) for one in judged]
-        found = {}
+        found: Record = {}
         for name, hard in (("distance", True), ("soft_distance", False)):
             losses = stage_losses(judged, [], n_select=n_select, window=window, hard=hard)["distillation"]
             found[name] = significant(float(np.mean([losses(place, z)[0] for place, z in enumerate(scores)])))

@@ -294,7 +294,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         done = 0
         for layer in layers:
             for budget in budgets:
-                fit_layer(work, layer, budget, lambda count, done=done: progress.update(task, completed=done + count))
+
+                def show(count: int, before: int = done) -> None:
+                    progress.update(task, completed=before + count)
+
+                fit_layer(work, layer, budget, show)
                 done += passes[budget]
                 progress.update(task, completed=done)
     for budget in budgets:

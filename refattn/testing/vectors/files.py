@@ -178,14 +178,12 @@ def _cases(name: str, content: bytes, described: Mapping[str, Any]) -> list[Vect
         raise ValueError(f"{name}: SHA-256 {found} came, {described['sha256']} was wanted; truncated or altered")
     names = [f"{case['name']}.{array}" for case in described["cases"] for array in _names(case)]
     stored = arrays_in(content, names, name)
-    return [
-        VectorCase(
-            **{name: case[name] for name in ("operation", "name", "description", "options")},
-            **{name: tuple(case[name]) for name in ("inputs", "results")},
-            arrays={array: stored[f"{case['name']}.{array}"] for array in _names(case)},
-        )
-        for case in described["cases"]
-    ]
+    cases = []
+    for case in described["cases"]:
+        given = {name: case[name] for name in ("operation", "name", "description", "options")}
+        arrays = {array: stored[f"{case['name']}.{array}"] for array in _names(case)}
+        cases.append(VectorCase(**given, arrays=arrays, inputs=tuple(case["inputs"]), results=tuple(case["results"])))
+    return cases
 
 
 def _names(case: Mapping[str, Any]) -> tuple[str, ...]:

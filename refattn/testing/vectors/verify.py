@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.resources.abc import Traversable
 from typing import Any, NamedTuple
 
@@ -84,10 +85,6 @@ def _basis(case: VectorCase) -> Arrays:
     return {"starts": basis.starts, "kernels": basis.kernels, "vectors": basis.vectors, "exp_h": exponential}
 
 
-def _recover(case: VectorCase) -> Arrays:
-    return {"starts": recover(case.arrays["q"], case.arrays["k"], **case.options).starts}
-
-
 def _conv(case: VectorCase) -> Arrays:
     q, k, v, dout, starts = (case.arrays[x] for x in ("q", "k", "v", "dout", "starts"))
     scale = case.options["scale"]
@@ -104,10 +101,6 @@ def _operator(case: VectorCase) -> Arrays:
     return {"p": p, "tau": sparsek_threshold(z, k), "dz": found.z, "dk": found.k}
 
 
-def _thresholds(case: VectorCase) -> Arrays:
-    return {"tau": prefix_thresholds(case.arrays["z"], case.options["k"], method="paper")}
-
-
 def _sparsek(case: VectorCase) -> Arrays:
     arrays = [case.arrays[x] for x in ("q", "k", "v", "scores")]
     out, cache = sparsek_attention_forward(*arrays, **case.options, method="paper")
@@ -115,12 +108,12 @@ def _sparsek(case: VectorCase) -> Arrays:
     return {"out": out, **{f"d{x}": gradient for x, gradient in found._asdict().items()}}
 
 
-_COMPUTE = {
+_COMPUTE: dict[str, Callable[[VectorCase], Arrays]] = {
     "dense": _dense,
     "conv-basis": _basis,
-    "conv-recover": _recover,
+    "conv-recover": lambda case: {"starts": recover(case.arrays["q"], case.arrays["k"], **case.options).starts},
     "conv": _conv,
     "sparsek-operator": _operator,
-    "sparsek-thresholds": _thresholds,
+    "sparsek-thresholds": lambda case: {"tau": prefix_thresholds(case.arrays["z"], case.options["k"], method="paper")},
     "sparsek": _sparsek,
 }

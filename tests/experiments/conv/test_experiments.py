@@ -1,14 +1,11 @@
 """The experiments' own computations, each on an input whose answer is known."""
 
-import time
-
 import numpy as np
 import pytest
 
 from refattn import dense_attention
-from refattn.experiments.compared import time_against_n
-from refattn.experiments.conv import by_fft as conv_by_fft
 from refattn.experiments.conv import (
+    by_fft,
     captured,
     error_against_k,
     maps,
@@ -18,7 +15,7 @@ from refattn.experiments.conv import (
     retrieval_against_k,
 )
 from refattn.models import Llama, LlamaConfig
-from refattn.testing import attention_inputs, relative_error, rope_structured
+from refattn.testing import attention_inputs, rope_structured
 
 
 def test_operations_are_counted_by_hand():
@@ -31,7 +28,7 @@ def test_operations_are_counted_by_hand():
 
 
 def test_conv_by_fft_compares_with_the_other_method():
-    records = [conv_by_fft.run({"n": 64, "method": method, "seed": 0})[0] for method in conv_by_fft.METHODS]
+    records = [by_fft.run({"n": 64, "method": method, "seed": 0})[0] for method in by_fft.METHODS]
     assert all(0 <= record["difference"] < 1e-14 for record in records)
     assert records[1]["flops_per_token"] == 64
 
@@ -111,7 +108,7 @@ def test_perplexity_is_exact_attentions_at_k_equal_to_n(monkeypatch):
     weights = {name: rng.standard_normal(shape) for name, shape in config.tensor_shapes().items()}
     model = Llama(config, weights, dtype=np.float64)
     monkeypatch.setattr(perplexity_against_k, "model", lambda: model)
-    monkeypatch.setattr(perplexity_against_k, "essay_tokens", lambda name, n: (np.arange(n) * 7) % 10)
+    monkeypatch.setattr(perplexity_against_k, "essay", lambda name: (np.arange(64) * 7) % 10)
     found = {}
     for item in perplexity_against_k.items([32]):
         (record,) = perplexity_against_k.run(item)
@@ -133,28 +130,3 @@ def test_retrieval_is_exact_attentions_at_k_equal_to_n(monkeypatch):
     assert (exact["right"], exact["mean_reciprocal_rank"]) == (same["right"], same["mean_reciprocal_rank"])
     assert exact["texts"] == 6
     assert same["k"] == 24
-
-
-@pytest.mark.parametrize("training", [False, True], ids=["forward", "training"])
-@pytest.mark.parametrize("method", ["exact", "conv", "paper", "torch"])
-def test_the_timed_calls_compute_attention(method, training):
-    if method == "torch":
-        pytest.importorskip("torch", reason="needs the extra 'peers'")
-    n = 128
-    q, k, v, _ = rope_structured(n, time_against_n.WIDTH, starts=n * np.arange(16) // 16, seed=0)
-    result = time_against_n.METHODS[method][0](q, k, v, training)()
-    if training:
-        assert [np.asarray(gradient).squeeze().shape for gradient in result] == [(n, 64)] * 3
-    else:
-        out = np.asarray(result).squeeze()
-        assert relative_error(out, dense_attention(q, k, v)) < 1e-10
-
-
-def test_every_method_is_timed():
-    items = time_against_n.items([64])
-    assert {item["method"] for item in items} == set(time_against_n.METHODS)
-    for item in items:
-        if item["method"] in ("low rank", "SparseK"):
-            begun = time.perf_counter()
-            (record,) = time_against_n.run(item)
-            assert 0 < record["seconds"] < time.perf_counter() - begun

@@ -48,15 +48,21 @@ def _run(path=None, on_pass=None, seed=(0,)):
     return train(inputs, stages, *start, seed=list(seed), checkpoint=path, on_pass=on_pass)
 
 
-def test_the_loss_goes_down():
-    weight, slope, state = _run()
+@pytest.fixture(scope="module")
+def undisturbed():
+    """What a run gives that nobody stops."""
+    return _run()
+
+
+def test_the_loss_goes_down(undisturbed):
+    weight, slope, state = undisturbed
     assert weight.dtype == slope.dtype == np.float32
     assert state.losses.shape == (10,)
     assert state.losses[-1] < 0.5 * state.losses[0]
 
 
 @pytest.mark.parametrize("stop", [1, 5, 6, 9])
-def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path, stop):
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path, undisturbed, stop):
     path = tmp_path / "checkpoint.npz"
 
     class StopError(Exception):
@@ -68,7 +74,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path, stop):
 
     with pytest.raises(StopError):
         _run(path, on_pass)
-    resumed, undisturbed = _run(path), _run()
+    resumed = _run(path)
     for one, other in zip(resumed[:2], undisturbed[:2], strict=True):
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(resumed[2].losses, undisturbed[2].losses)
