@@ -258,6 +258,15 @@ def set_planner_effort(effort: str) -> None:
     ------
     ValueError
         Unknown effort.
+
+    Notes
+    -----
+    O(1): the next plan takes the time. Source: ours, after FFTW's planner flags.
+
+    Examples
+    --------
+    >>> from refattn.tuning import set_planner_effort
+    >>> set_planner_effort("estimate")
     """
     global _effort
     _effort = as_option("effort", effort, EFFORTS)
@@ -266,12 +275,30 @@ def set_planner_effort(effort: str) -> None:
 def export_wisdom(path: str | os.PathLike[str]) -> None:
     """Write what FFTW has learnt by measuring to a JSON file, whole or not at all.
 
+    Parameters
+    ----------
+    path : path
+        Of the file.
+
     Raises
     ------
     RuntimeError
         FFTW is not in use.
     OSError
         The file cannot be written; an older one stays as it was.
+
+    Notes
+    -----
+    Time O(plans measured). Source: ours, after FFTW's wisdom.
+
+    Examples
+    --------
+    >>> from contextlib import suppress
+    >>> from tempfile import TemporaryDirectory
+    >>> from refattn.tuning import export_wisdom, import_wisdom
+    >>> with suppress(RuntimeError), TemporaryDirectory() as folder:  # FFTW may not be in use
+    ...     export_wisdom(f"{folder}/wisdom.json")
+    ...     import_wisdom(f"{folder}/wisdom.json")
     """
     _require_fftw()
     with _measuring() as pyfftw:
@@ -284,6 +311,11 @@ def import_wisdom(path: str | os.PathLike[str]) -> None:
 
     FFTW itself ends the process on some damaged wisdom: a digest in the file tells before it is asked.
 
+    Parameters
+    ----------
+    path : path
+        Of the file.
+
     Raises
     ------
     RuntimeError
@@ -292,6 +324,19 @@ def import_wisdom(path: str | os.PathLike[str]) -> None:
         The file holds no wisdom, or another library's.
     OSError
         The file cannot be read.
+
+    Notes
+    -----
+    Time O(file). Source: ours, after FFTW's wisdom.
+
+    Examples
+    --------
+    >>> from contextlib import suppress
+    >>> from tempfile import TemporaryDirectory
+    >>> from refattn.tuning import export_wisdom, import_wisdom
+    >>> with suppress(RuntimeError), TemporaryDirectory() as folder:  # FFTW may not be in use
+    ...     export_wisdom(f"{folder}/wisdom.json")
+    ...     import_wisdom(f"{folder}/wisdom.json")
     """
     _require_fftw()
     content = Path(path).read_bytes()
