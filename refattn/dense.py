@@ -61,7 +61,7 @@ _LEAST_ROWS = 256
 
 @dataclass(frozen=True)
 class DenseForwardCache:
-    """What `dense_attention_backward` needs of the forward.
+    """What `dense_attention_backward` needs of the forward; its arrays are read-only copies.
 
     Attributes
     ----------
@@ -79,11 +79,6 @@ class DenseForwardCache:
         The cap of the logits.
     block : int
         Query rows processed at once.
-
-    Notes
-    -----
-    Memory O(n_q) a head beyond the inputs: the weights are computed again. What is later written to the inputs, the
-    mask or the output changes nothing; the cache's own arrays are read-only. Source: ours.
 
     Examples
     --------
@@ -114,20 +109,12 @@ class DenseForwardCache:
 
 
 class AttentionGradients(NamedTuple):
-    """Gradients of attention, each of the shape of its input.
+    """Gradients of attention, each of the shape of its input; a tuple, ``dq, dk, dv = gradients``.
 
     Attributes
     ----------
-    q : ndarray, shape (…, n_q, d)
-        With respect to the queries, in the dtype of the computation.
-    k : ndarray, shape (…, n_k, d)
-        With respect to the keys.
-    v : ndarray, shape (…, n_k, d_v)
-        With respect to the values.
-
-    Notes
-    -----
-    A tuple: ``dq, dk, dv = gradients``. Memory O((n_q + n_k)(d + d_v)) a head. Source: ours.
+    q, k, v : ndarray, shapes (…, n_q, d), (…, n_k, d), (…, n_k, d_v)
+        With respect to the queries, the keys and the values, in the dtype of the computation.
 
     Examples
     --------
@@ -159,12 +146,9 @@ def dense_attention(
 
     Parameters
     ----------
-    q : array_like, shape (…, n_q, d)
-        Queries. Leading axes broadcast; fewer key-value heads than query heads (axis −3) are shared by groups.
-    k : array_like, shape (…, n_k, d)
-        Keys.
-    v : array_like, shape (…, n_k, d_v)
-        Values.
+    q, k, v : array_like, shapes (…, n_q, d), (…, n_k, d), (…, n_k, d_v)
+        Queries, keys and values. Leading axes broadcast; fewer key-value heads than query heads (axis −3) are shared by
+        groups.
     mask : {"causal", "full"}, Causal, SlidingWindow, array_like or tuple of these, optional
         Which keys a query may see; see `refattn.masks`. An array is of a shape that broadcasts to (…, n_q, n_k):
         boolean, True where a key may be seen, or floating, added to the logits. The parts of a tuple all apply.

@@ -74,10 +74,6 @@ class LowRankForwardCache:
     layout : HeadLayout
         Leading axes, and which heads share keys and values.
 
-    Notes
-    -----
-    Memory O(nd): the factors are computed again. Source: ours.
-
     Examples
     --------
     >>> import numpy as np
@@ -153,12 +149,8 @@ def lowrank_attention(
 
     Parameters
     ----------
-    q : array_like, shape (…, n, d)
-        Queries. Leading axes broadcast; fewer key-value heads than query heads (axis −3) are shared by groups.
-    k : array_like, shape (…, n, d)
-        Keys.
-    v : array_like, shape (…, n, d_v)
-        Values.
+    q, k, v : array_like, shapes (…, n, d), (…, n, d), (…, n, d_v)
+        As for `dense_attention`.
     features : FeatureMap, optional
         `PolynomialFeatures` or `RandomFeatures`, which have their own scale.
     error : float, optional

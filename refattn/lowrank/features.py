@@ -49,10 +49,6 @@ class FeatureMap(ABC):
     error : float or None
         Bound on the relative error of every entry; None if there is none.
 
-    Notes
-    -----
-    Factors take time and memory O(nr) for monomials, O(nrd) for random features. Source: arXiv 2405.05219, section 6.
-
     Examples
     --------
     >>> from refattn.lowrank import FeatureMap, PolynomialFeatures, RandomFeatures

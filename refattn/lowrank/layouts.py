@@ -124,7 +124,7 @@ def prefix_lm(n: int, prefix: int) -> ContinuousRowsMask:
     Parameters
     ----------
     n : int
-        Number of rows.
+        As for `sliding_window`.
     prefix : int
         Columns of the prefix, 0 … n.
 

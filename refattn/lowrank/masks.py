@@ -29,10 +29,6 @@ class StructuredMask(ABC):
     n : int
         Number of rows and of columns.
 
-    Notes
-    -----
-    `to_dense` takes O(n²), everything else no more than the structure. Source: arXiv 2405.05219, section 6.
-
     Examples
     --------
     >>> from refattn.lowrank import StructuredMask, prefix_lm, sliding_window

@@ -45,10 +45,6 @@ class MaskedProductForwardCache:
     recomputed : int
         Rows, of all heads, that the method left in doubt and that were summed again from their own columns.
 
-    Notes
-    -----
-    Memory O(n (r + d)). Source: ours.
-
     Examples
     --------
     >>> import numpy as np
@@ -69,20 +65,12 @@ class MaskedProductForwardCache:
 
 
 class MaskedProductGradients(NamedTuple):
-    """Gradients of a masked low-rank product, each of the shape of its input.
+    """Gradients of a masked low-rank product, each of the shape of its input; a tuple, ``du1, du2, dv = gradients``.
 
     Attributes
     ----------
-    u1 : ndarray, shape (…, n, r)
-        With respect to the first factor, in the dtype of the forward.
-    u2 : ndarray, shape (…, n, r)
-        With respect to the second factor.
-    v : ndarray, shape (…, n, d)
-        With respect to what the matrix was multiplied with.
-
-    Notes
-    -----
-    A tuple: ``du1, du2, dv = gradients``. Memory O(n (r + d)). Source: ours.
+    u1, u2, v : ndarray, shapes (…, n, r), (…, n, r), (…, n, d)
+        With respect to the two factors and to what their matrix was multiplied with, in the dtype of the forward.
 
     Examples
     --------
@@ -169,9 +157,7 @@ def masked_product_forward(
     ----------
     u1, u2, v : array_like, shapes (…, n, r), (…, n, r), (…, n, d)
         The factors, and what the matrix is multiplied with.
-    mask : Causal or StructuredMask
-        As for `masked_product`.
-    method : {"fast", "paper", "oracle"}, optional
+    mask, method : Causal or StructuredMask, str
         As for `masked_product`.
 
     Returns

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from refattn._validation import FloatArray, as_count
-from refattn.models.llama import Attention
+from refattn.models._blocks import Attention
 from refattn.models.scorer import Scorer
 from refattn.sparsek import SparseKDecodingCache, sparsek_attention, sparsek_scores
 

@@ -18,10 +18,6 @@ from refattn.models.llama import Llama
 class RememberingAttention(Protocol):
     """An attention and observer that keep what later tokens need of a layer; see `GeneratingAttention`.
 
-    Notes
-    -----
-    What is kept decides time and memory, O(n) pairs or a constant number. Source: ours.
-
     Examples
     --------
     >>> from refattn.models import GeneratingAttention

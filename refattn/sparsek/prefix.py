@@ -56,10 +56,6 @@ class SupportIntervals(NamedTuple):
     exit : ndarray of int64, shape (…, n)
         First prefix at which its gate is zero again.
 
-    Notes
-    -----
-    Memory O(n). Source: ours, from the monotonicity of the threshold that arXiv 2406.16747 states.
-
     Examples
     --------
     >>> from refattn.sparsek import prefix_thresholds, support_intervals
@@ -83,10 +79,6 @@ class SelectionIntervals(NamedTuple):
         First query that selects each pair.
     exit : ndarray of int64, shape (…, n)
         First query that does so no more; n where it stays.
-
-    Notes
-    -----
-    Memory O(n). Source: arXiv 2406.16747: what is evicted never returns, so one interval is enough.
 
     Examples
     --------

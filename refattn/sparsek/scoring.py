@@ -56,10 +56,6 @@ class ScoringForwardCache:
     eps : float
         Added to the running variance.
 
-    Notes
-    -----
-    Memory O(n H_kv) beyond the inputs. Source: ours.
-
     Examples
     --------
     >>> from refattn.sparsek import sparsek_scores_forward
@@ -76,7 +72,7 @@ class ScoringForwardCache:
 
 
 class ScoringGradients(NamedTuple):
-    """Gradients of the scores, each of the shape of its input.
+    """Gradients of the scores, each of the shape of its input; a tuple, ``dx, dweight, dslope = gradients``.
 
     Attributes
     ----------
@@ -86,10 +82,6 @@ class ScoringGradients(NamedTuple):
         With respect to the linear maps.
     slope : ndarray, shape (H_kv,)
         With respect to the position slopes.
-
-    Notes
-    -----
-    A tuple: ``dx, dweight, dslope = gradients``. Memory O(n d_model). Source: ours.
 
     Examples
     --------

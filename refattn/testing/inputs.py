@@ -37,10 +37,6 @@ class Inputs(NamedTuple):
     v : ndarray, shape (…, n, d_v)
         Values.
 
-    Notes
-    -----
-    A tuple: ``q, k, v = inputs``. Memory O(n d). Source: ours.
-
     Examples
     --------
     >>> from refattn.testing import attention_inputs
@@ -67,10 +63,6 @@ class StructuredInputs(NamedTuple):
         Values.
     starts : ndarray of int64, shape (s,)
         First columns of the segments.
-
-    Notes
-    -----
-    A tuple: ``q, k, v, starts = inputs``. Memory O(n d). Source: ours.
 
     Examples
     --------
