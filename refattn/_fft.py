@@ -98,18 +98,10 @@ def _measuring() -> Iterator[Any]:
 
 
 class Transform:
-    """One planned transform: write to `input`, call `execute`, read from `output`.
+    """One planned transform: write to `input`, call `execute`, read from `output`; both are aligned for FFTW.
 
-    Attributes
-    ----------
-    input, output : ndarray, shape (rows, …)
-        Buffers, aligned for FFTW. ``"irfft"`` may overwrite its input, the other kinds leave it.
-    nbytes : int
-        Size of both buffers.
-
-    Notes
-    -----
-    Inverse transforms are not scaled: they give `length` times the inverse, as FFTW does.
+    ``"irfft"`` may overwrite its input, the other kinds leave it. Inverse transforms are not scaled: they give `length`
+    times the inverse, as FFTW does.
     """
 
     input: NDArray[Any]
@@ -200,21 +192,10 @@ _shelf = _Shelf()
 
 @contextmanager
 def borrowed(kind: str, rows: int, length: int, dtype: Any) -> Iterator[Transform]:
-    """Lend a transform of `rows` rows to the caller alone, for the duration of a ``with`` block.
+    """Lend a transform of `rows` rows to the caller alone; its input holds what the last user left there.
 
-    Parameters
-    ----------
-    kind : {"rfft", "irfft", "fft", "ifft"}
-        Real to complex, complex to real, complex to complex; inverses are not scaled.
-    rows, length : int
-        Number of transforms and points of each.
-    dtype : dtype_like
-        float32 or float64, also for complex transforms.
-
-    Yields
-    ------
-    Transform
-        Its input holds what the last user left there.
+    Real to complex ("rfft"), complex to real ("irfft"), complex to complex ("fft", "ifft"), of float32 or float64, not
+    scaled.
     """
     key = (kind, rows, length, np.dtype(dtype), backend(), _effort)
     transform = _shelf.take(key) or Transform(*key)

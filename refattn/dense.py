@@ -45,7 +45,9 @@ from refattn._validation import (
     as_float_arrays,
     as_real,
     as_scale,
+    as_upstream,
     cast,
+    finite_gradients,
     require_finite,
     require_kind,
 )
@@ -325,11 +327,8 @@ def dense_attention_backward(dout: ArrayLike, cache: DenseForwardCache) -> Atten
     True
     """
     require_kind("cache", cache, DenseForwardCache, "dense_attention_forward")
-    (dout,) = as_float_arrays(dout=dout)
+    dout = as_upstream((*cache.row_max.shape, cache.v.shape[-1]), dout=dout)
     layout, scale, cap = cache.layout, cache.scale, cache.softcap
-    shape = (*cache.row_max.shape, cache.v.shape[-1])
-    if dout.shape != shape:
-        raise ValueError(f"dout: shape {dout.shape} came, the output's {shape} was wanted")
     q, k, v = layout.expand(cache.q, cache.k, cache.v)
     row_max, row_sum = (rows.reshape(*layout.inner, -1) for rows in (cache.row_max, cache.row_sum))
 
@@ -386,9 +385,7 @@ def dense_attention_backward(dout: ArrayLike, cache: DenseForwardCache) -> Atten
             layout.reduce_keys(dk, cache.k.shape),
             layout.reduce_keys(dv, cache.v.shape),
         )
-    for name, gradient in gradients._asdict().items():
-        require_finite(f"dout: gradient of {name}", gradient)
-    return gradients
+    return finite_gradients(gradients)
 
 
 def _row_blocks(n: int, step: int) -> Iterator[slice]:

@@ -26,7 +26,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from refattn._heads import HeadLayout
 from refattn._threads import one_blas_thread
-from refattn._validation import FloatArray, as_float_arrays, as_option, as_real, require_finite, require_kind
+from refattn._validation import (
+    FloatArray,
+    as_float_arrays,
+    as_option,
+    as_real,
+    as_upstream,
+    finite_gradients,
+    require_finite,
+    require_kind,
+)
 from refattn.dense import AttentionGradients
 from refattn.lowrank import guard
 from refattn.lowrank.features import FeatureMap, PolynomialFeatures, logit_bound
@@ -329,9 +338,7 @@ def lowrank_attention_backward(dout: ArrayLike, cache: LowRankForwardCache) -> A
     True
     """
     require_kind("cache", cache, LowRankForwardCache, "lowrank_attention_forward")
-    (dout,) = as_float_arrays(dout=dout)
-    if dout.shape != cache.out.shape:
-        raise ValueError(f"dout: shape {dout.shape} came, the output's {cache.out.shape} was wanted")
+    dout = as_upstream(cache.out.shape, dout=dout)
     layout, chosen = cache.layout, cache.features
     queries, keys, values = layout.expand(cache.q, cache.k, cache.v)
     upstream, outputs = (layout.expand_queries(x).astype(np.float64, order="C") for x in (dout, cache.out))
@@ -364,9 +371,7 @@ def lowrank_attention_backward(dout: ArrayLike, cache: LowRankForwardCache) -> A
             layout.reduce_keys(dv, cache.v.shape),
         )
         gradients = AttentionGradients(*(np.ldexp(x, exponent).astype(dtype, copy=False) for x in sums))
-    for name, gradient in gradients._asdict().items():
-        require_finite(f"dout: gradient of {name}", gradient)
-    return gradients
+    return finite_gradients(gradients)
 
 
 def _structure(mask: Any, n: int) -> StructuredMask:

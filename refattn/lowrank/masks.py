@@ -73,6 +73,13 @@ def as_indices(name: str, value: Any, size: int, what: str) -> Index:
     return array.astype(np.int64)
 
 
+def spans(rows: Boolean) -> tuple[Index, Index, Index]:
+    """Return the first column that every row sees, how many it sees, and the one after its last; 0 where none."""
+    counts = rows.sum(axis=1)
+    start = np.where(counts > 0, rows.argmax(axis=1), 0)
+    return start, counts, np.where(counts > 0, rows.shape[1] - rows[:, ::-1].argmax(axis=1), 0)
+
+
 def keep(mask: StructuredMask, **arrays: NDArray[Any]) -> None:
     """Set the arrays of a mask, its own, so that nobody writes to what has been checked."""
     for name, array in arrays.items():
@@ -272,11 +279,8 @@ class ContinuousRowsMask(StructuredMask):
         dense : array_like, shape (n, n)
             Booleans, or zeros and ones.
         """
-        W = as_dense_mask(dense)
-        counts = W.sum(axis=1)
-        start = np.where(counts > 0, W.argmax(axis=1), 0)
-        last = len(W) - W[:, ::-1].argmax(axis=1)
-        broken = (counts > 0) & (last - start != counts)
+        start, counts, last = spans(as_dense_mask(dense))
+        broken = last - start != counts
         if broken.any():
             i = int(broken.argmax())
             raise ValueError(f"mask: row {i} sees {counts[i]} columns of {start[i]} … {last[i] - 1}: not one interval")

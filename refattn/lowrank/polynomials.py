@@ -117,10 +117,12 @@ def polynomial_rounding(degree: int, bound: float, rank: int, *, kind: str = "ch
 
     Parameters
     ----------
-    degree, bound, kind : int, float, str
+    degree, bound : int, float
         As for `polynomial_coefficients`.
     rank : int
         Number of monomials, at least 1.
+    kind : str, optional
+        As for `polynomial_coefficients`.
 
     Returns
     -------

@@ -22,7 +22,16 @@ from numpy.typing import ArrayLike
 
 from refattn._memory import require_memory
 from refattn._threads import one_blas_thread
-from refattn._validation import FloatArray, as_float_arrays, as_option, require_finite, require_kind, require_rank
+from refattn._validation import (
+    FloatArray,
+    as_float_arrays,
+    as_option,
+    as_upstream,
+    finite_gradients,
+    require_finite,
+    require_kind,
+    require_rank,
+)
 from refattn.lowrank import guard, oracle, paper
 from refattn.lowrank.masks import CausalStructure, ContinuousRowsMask, StructuredMask
 from refattn.masks import Causal, offset_of
@@ -259,16 +268,11 @@ def masked_product_backward(dout: ArrayLike, cache: MaskedProductForwardCache) -
     array([3., 2., 1.])
     """
     require_kind("cache", cache, MaskedProductForwardCache, "masked_product_forward")
-    (dout,) = as_float_arrays(dout=dout)
     u1, u2, v, mask = cache.u1, cache.u2, cache.v, cache.mask
-    if dout.shape != v.shape:
-        raise ValueError(f"dout: shape {dout.shape} came, the product's {v.shape} was wanted")
+    dout = as_upstream(v.shape, "the product's", dout=dout)
     found = [pullback(mask, A, B, X, G, cache.method) for A, B, X, G in _heads(u1, u2, v, dout)]
     parts = zip(zip(*found, strict=True), (u1, u2, v), strict=True)
-    gradients = MaskedProductGradients(*(_stacked(part, like) for part, like in parts))
-    for name, gradient in gradients._asdict().items():
-        require_finite(f"dout: gradient of {name}", gradient)
-    return gradients
+    return finite_gradients(MaskedProductGradients(*(_stacked(part, like) for part, like in parts)))
 
 
 def pullback(

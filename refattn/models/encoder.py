@@ -35,12 +35,8 @@ def exact_full_attention(layer: int, q: FloatArray, k: FloatArray, v: FloatArray
 
     Parameters
     ----------
-    layer : int
-        Which layer; it makes no difference.
-    q : ndarray, shape (n_heads, n, d)
-        Queries, in the model's dtype.
-    k, v : ndarray, shape (n_heads, n, d)
-        Keys and values.
+    layer, q, k, v : int, and ndarray of shape (n_heads, n, d)
+        As for `refattn.models.exact_attention`.
 
     Returns
     -------

@@ -34,10 +34,8 @@ class RememberingAttention(Protocol):
 
         Parameters
         ----------
-        layer : int
-            Which layer.
-        a : ndarray, shape (n, width)
-            Its normalised input.
+        layer, a : int, ndarray of shape (n, width)
+            Which layer, and its normalised input.
         """
 
     def __call__(self, layer: int, q: FloatArray, k: FloatArray, v: FloatArray) -> FloatArray:

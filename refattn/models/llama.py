@@ -46,10 +46,8 @@ def exact_attention(layer: int, q: FloatArray, k: FloatArray, v: FloatArray) -> 
     ----------
     layer : int
         Which layer; it makes no difference.
-    q : ndarray, shape (n_heads, n, d)
-        Queries, in the model's dtype.
-    k, v : ndarray, shape (n_kv_heads, n, d)
-        Keys and values.
+    q, k, v : ndarray, shapes (n_heads, n, d), (n_kv_heads, n, d), (n_kv_heads, n, d)
+        Queries, keys and values, in the model's dtype.
 
     Returns
     -------
@@ -242,9 +240,7 @@ class Llama(Transformer):
 
         Parameters
         ----------
-        tokens : array_like of int, shape (n,)
-            Token numbers.
-        attention, observe : callable, optional
+        tokens, attention, observe : array_like of int, callable, callable
             As for `hidden`.
         """
         return self.logits(self.hidden(tokens, attention, observe=observe))
@@ -260,9 +256,7 @@ class Llama(Transformer):
 
         Parameters
         ----------
-        tokens : array_like of int, shape (n,)
-            Token numbers.
-        attention, observe : callable, optional
+        tokens, attention, observe : array_like of int, callable, callable
             As for `hidden`.
         """
         return math.exp(float(self.losses(tokens, attention, observe=observe).mean()))
@@ -276,9 +270,7 @@ class Llama(Transformer):
 
         Parameters
         ----------
-        tokens : array_like of int, shape (n,)
-            Token numbers.
-        attention, observe : callable, optional
+        tokens, attention, observe : array_like of int, callable, callable
             As for `hidden`.
         """
         tokens = self._checked(tokens, least=2)
@@ -380,10 +372,8 @@ class Capture:
 
         Parameters
         ----------
-        layer : int
-            Which layer.
-        a : ndarray, shape (n, width)
-            Its normalised input.
+        layer, a : int, ndarray of shape (n, width)
+            Which layer, and its normalised input.
         """
         if self.layers is None or layer in self.layers:
             self.inputs[layer] = a.copy()

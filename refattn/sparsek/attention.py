@@ -14,7 +14,15 @@ from numpy.typing import ArrayLike
 
 from refattn._overflow import all_finite, overflow_judged, replace_what_is_not_finite, wider
 from refattn._threads import one_blas_thread
-from refattn._validation import FloatArray, as_float_arrays, as_option, cast, require_finite, require_kind
+from refattn._validation import (
+    FloatArray,
+    as_option,
+    as_upstream,
+    cast,
+    finite_gradients,
+    require_finite,
+    require_kind,
+)
 from refattn.sparsek import fast, oracle, paper
 from refattn.sparsek._problem import SparseKProblem, as_problem, require_gates
 
@@ -270,11 +278,8 @@ def sparsek_attention_backward(dout: ArrayLike, cache: SparseKForwardCache) -> S
     array([ 1., -1.,  0.])
     """
     require_kind("cache", cache, SparseKForwardCache, "sparsek_attention_forward")
-    (upstream,) = as_float_arrays(dout=dout)
-    problem = cache.problem
-    if upstream.shape != cache.shape:
-        raise ValueError(f"dout: shape {upstream.shape} came, the output's {cache.shape} was wanted")
-    layout = problem.layout
+    upstream = as_upstream(cache.shape, dout=dout)
+    problem, layout = cache.problem, cache.problem.layout
     require_gates("cache: scores", problem)
     upstream = cast("dout", upstream, problem.q.dtype)
     heads = layout.expand_queries(upstream).reshape(-1, *upstream.shape[-2:])
@@ -294,6 +299,4 @@ def sparsek_attention_backward(dout: ArrayLike, cache: SparseKForwardCache) -> S
             layout.reduce_keys(dv, problem.v.shape),
             layout.reduce_keys(dscores[..., None], (*problem.scores.shape, 1))[..., 0],
         )
-    for name, one in found._asdict().items():
-        require_finite(f"dout: gradient of {name}", one)
-    return found
+    return finite_gradients(found)

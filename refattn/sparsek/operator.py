@@ -255,12 +255,12 @@ def sparsek_vjp(p: ArrayLike, dp: ArrayLike, *, axis: int = -1) -> SparseKGradie
 
     Parameters
     ----------
-    p : array_like, shape (…, m, …)
-        The operator's value, `sparsek_operator` of z and k; entries in [0, 1].
+    p : array_like
+        As for `sparsek_jvp`.
     dp : array_like, shape of `p`
         Gradient of the loss with respect to the value.
     axis : int, optional
-        Axis of length m.
+        As for `sparsek_jvp`.
 
     Returns
     -------

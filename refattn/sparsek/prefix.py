@@ -49,12 +49,8 @@ class SupportIntervals(NamedTuple):
 
     Attributes
     ----------
-    enter : ndarray of int64, shape (…, n)
-        First prefix whose support holds the entry.
-    soften : ndarray of int64, shape (…, n)
-        First prefix at which its gate is below one.
-    exit : ndarray of int64, shape (…, n)
-        First prefix at which its gate is zero again.
+    enter, soften, exit : ndarray of int64, shape (…, n)
+        First prefix whose support holds the entry; at which its gate is below one; at which it is zero again.
 
     Examples
     --------
@@ -75,10 +71,8 @@ class SelectionIntervals(NamedTuple):
 
     Attributes
     ----------
-    enter : ndarray of int64, shape (…, n)
-        First query that selects each pair.
-    exit : ndarray of int64, shape (…, n)
-        First query that does so no more; n where it stays.
+    enter, exit : ndarray of int64, shape (…, n)
+        First query that selects each pair, and first that does so no more; n where it stays.
 
     Examples
     --------

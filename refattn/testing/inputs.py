@@ -30,12 +30,8 @@ class Inputs(NamedTuple):
 
     Attributes
     ----------
-    q : ndarray, shape (…, n, d)
-        Queries, float32 or float64.
-    k : ndarray, shape (…, n, d)
-        Keys.
-    v : ndarray, shape (…, n, d_v)
-        Values.
+    q, k, v : ndarray, shapes (…, n, d), (…, n, d), (…, n, d_v)
+        Queries, keys and values, float32 or float64.
 
     Examples
     --------
@@ -55,12 +51,8 @@ class StructuredInputs(NamedTuple):
 
     Attributes
     ----------
-    q : ndarray, shape (…, n, d)
-        Queries, float32 or float64.
-    k : ndarray, shape (…, n, d)
-        Keys.
-    v : ndarray, shape (…, n, d_v)
-        Values.
+    q, k, v : ndarray, shapes (…, n, d), (…, n, d), (…, n, d_v)
+        Queries, keys and values, float32 or float64.
     starts : ndarray of int64, shape (s,)
         First columns of the segments.
 
