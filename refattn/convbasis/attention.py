@@ -209,10 +209,12 @@ def conv_attention_forward(
     ----------
     q, k, v : array_like, shapes (…, n, d), (…, n, d), (…, n, d_v)
         As for `dense_attention`.
-    n_basis, basis, mask, scale, method, plan, tol, check_finite : optional
+    n_basis : optional
         As for `conv_attention`.
     probe, delta, eps : optional
         As for `recover`.
+    basis, mask, scale, method, plan, tol, check_finite : optional
+        As for `conv_attention`.
 
     Returns
     -------
