@@ -4,6 +4,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from refattn._compiled_cache import CompiledCacheWarning
 from refattn._validation import PromotionWarning
 from refattn._version import __version__
 from refattn.convbasis import (
@@ -57,6 +58,7 @@ from refattn.versions import show_versions
 __all__ = [
     "AttentionGradients",
     "Causal",
+    "CompiledCacheWarning",
     "ContinuousRowsMask",
     "ConvBasis",
     "ConvCache",

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from refattn._validation import FloatArray, as_count
-from refattn.models.llama import Attention
+from refattn.models._blocks import Attention
 from refattn.models.scorer import Scorer
 from refattn.sparsek import SparseKDecodingCache, sparsek_attention, sparsek_scores
 
@@ -91,10 +91,8 @@ class SelectiveAttention:
 
         Parameters
         ----------
-        layer : int
-            Which layer.
-        a : ndarray, shape (n, width)
-            Its normalised input.
+        layer, a : int, ndarray of shape (n, width)
+            Which layer, and its normalised input.
         """
         weight, slope = (array[layer].astype(a.dtype) for array in (self.scorer.weight, self.scorer.slope))
         self._scores = sparsek_scores(a, weight, slope)
@@ -168,10 +166,8 @@ class GeneratingAttention(SelectiveAttention):
 
         Parameters
         ----------
-        layer : int
-            Which layer.
-        a : ndarray, shape (n, width)
-            Its normalised input.
+        layer, a : int, ndarray of shape (n, width)
+            Which layer, and its normalised input.
         """
         super().observe(layer, a)
         slope = self.scorer.slope[layer].astype(a.dtype)
