@@ -209,10 +209,12 @@ def conv_attention_forward(
     ----------
     q, k, v : array_like, shapes (…, n, d), (…, n, d), (…, n, d_v)
         As for `dense_attention`.
-    n_basis, basis, mask, scale, method, plan, tol, check_finite : optional
+    n_basis : optional
         As for `conv_attention`.
     probe, delta, eps : optional
         As for `recover`.
+    basis, mask, scale, method, plan, tol, check_finite : optional
+        As for `conv_attention`.
 
     Returns
     -------
@@ -272,9 +274,9 @@ def _attend(problem: ConvProblem, operators: dict[tuple[int, ...], Any] | None) 
         else:
             from refattn.convbasis.fast.softmax import FastSoftmax, plan_head
 
-            plans[head] = problem.plan or plan_head(values[head], lower[head], above)
-            f = FastSoftmax(lower[head], above, plans[head], out.shape[-1], problem.tol)
-            report = f.write(values[head], out[head])
+            plan = problem.plan or plan_head(values[head], lower[head], above)
+            f = FastSoftmax(lower[head], above, plan, out.shape[-1], problem.tol)
+            report, plans[head] = f.write(values[head], out[head]), plan
             recomputed[head] = report.rows.size if f.below is not None else 0
             largest[head] = report.largest_bound
             if operators is not None:
