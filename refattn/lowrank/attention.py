@@ -159,7 +159,7 @@ def lowrank_attention(
     Parameters
     ----------
     q, k, v : array_like, shapes (…, n, d), (…, n, d), (…, n, d_v)
-        As for `dense_attention`.
+        As for `refattn.dense_attention`.
     features : FeatureMap, optional
         `PolynomialFeatures` or `RandomFeatures`, which have their own scale.
     error : float, optional
