@@ -68,10 +68,8 @@ class Causal:
 
         Parameters
         ----------
-        rows : slice
-            Which query rows.
-        n_q, n_k : int
-            Numbers of queries and keys.
+        rows, n_q, n_k : slice, int, int
+            Which query rows, and the numbers of queries and keys.
         """
         position = np.arange(rows.start, rows.stop) + offset_of("causal", self.alignment, n_q, n_k)
         return np.asarray(np.arange(n_k) <= position[:, None])
@@ -121,10 +119,8 @@ class SlidingWindow:
 
         Parameters
         ----------
-        rows : slice
-            Which query rows.
-        n_q, n_k : int
-            Numbers of queries and keys.
+        rows, n_q, n_k : slice, int, int
+            Which query rows, and the numbers of queries and keys.
         """
         position = np.arange(rows.start, rows.stop) + offset_of("sliding window", self.alignment, n_q, n_k)
         lag = position[:, None] - np.arange(n_k)
@@ -136,17 +132,7 @@ Mask: TypeAlias = "str | Causal | SlidingWindow | NDArray[Any] | tuple[Any, ...]
 
 
 class RowMask:
-    """A checked mask, read a block of query rows at a time; it holds copies of the arrays.
-
-    Parameters
-    ----------
-    mask : str, Causal, SlidingWindow, ndarray or tuple
-        As `refattn.dense_attention` takes it.
-    n_q, n_k : int
-        Numbers of queries and keys.
-    layout : HeadLayout
-        Leading axes of the logits, with which the arrays have to broadcast.
-    """
+    """A checked mask, read a block of query rows at a time; it holds copies of the arrays."""
 
     def __init__(self, mask: Any, n_q: int, n_k: int, layout: HeadLayout) -> None:
         self.n_q, self.n_k = n_q, n_k
