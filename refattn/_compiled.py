@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import platform
 import sys
 from collections.abc import Callable
 from functools import cache, wraps
@@ -211,7 +210,7 @@ def _is_setting(name: str, value: Any) -> bool:
 @cache
 def _digest(target: tuple[str, ...], settings: tuple[tuple[str, str], ...]) -> str:
     versions = [module.__version__ for module in (numba, llvmlite, np)]
-    facts = __version__, sys.version, versions, platform.platform(), target, settings
+    facts = __version__, sys.version, versions, sys.platform, target, settings
     return f"{__version__}-{sys.implementation.cache_tag}-{sha256(repr(facts).encode()).hexdigest()[:32]}"
 
 

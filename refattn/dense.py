@@ -218,9 +218,7 @@ def dense_attention_forward(
 
     Parameters
     ----------
-    q, k, v : array_like, shapes (…, n_q, d), (…, n_k, d), (…, n_k, d_v)
-        Queries, keys and values.
-    mask, scale, softcap, block, check_finite : optional
+    q, k, v, mask, scale, softcap, block, check_finite : array_like, and options
         As for `dense_attention`.
 
     Returns

@@ -1,6 +1,14 @@
 """Conv-Basis attention: arXiv 2405.05219, verified at three levels (oracle, paper, fast)."""
 
-from refattn.convbasis.attention import ConvCache, conv_attention, conv_attention_backward, conv_attention_forward
+from typing import TYPE_CHECKING
+
+from refattn._moved import explains
+from refattn.convbasis.attention import (
+    ConvForwardCache,
+    conv_attention,
+    conv_attention_backward,
+    conv_attention_forward,
+)
 from refattn.convbasis.basis import ConvBasis, basis_from_starts, decompose
 from refattn.convbasis.bounds import (
     Closeness,
@@ -23,7 +31,7 @@ __all__ = [
     "BestStarts",
     "Closeness",
     "ConvBasis",
-    "ConvCache",
+    "ConvForwardCache",
     "ConvGradients",
     "CurvePoint",
     "Plan",
@@ -53,3 +61,6 @@ __all__ = [
     "subconv_matrix",
     "subconv_product",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = explains(__name__)

@@ -30,7 +30,7 @@ GRADIENTS = ("approximation", "attention")
 
 
 @dataclass(frozen=True)
-class ConvCache:
+class ConvForwardCache:
     """What a conv-attention forward leaves behind: O(kn + nd) numbers a head, read-only and copied.
 
     Attributes
@@ -202,23 +202,25 @@ def conv_attention_forward(
     plan: Plan | None = None,
     tol: float | None = None,
     check_finite: bool = True,
-) -> tuple[FloatArray, ConvCache]:
+) -> tuple[FloatArray, ConvForwardCache]:
     """Conv attention, with the basis used and what became of the rows.
 
     Parameters
     ----------
     q, k, v : array_like, shapes (…, n, d), (…, n, d), (…, n, d_v)
         As for `dense_attention`.
-    n_basis, basis, mask, scale, method, plan, tol, check_finite : optional
+    n_basis : optional
         As for `conv_attention`.
     probe, delta, eps : optional
         As for `recover`.
+    basis, mask, scale, method, plan, tol, check_finite : optional
+        As for `conv_attention`.
 
     Returns
     -------
     out : ndarray, shape (…, n, d_v)
         The output.
-    cache : ConvCache
+    cache : ConvForwardCache
         Inputs, output, bases, and how many rows were recomputed.
 
     Raises
@@ -251,7 +253,7 @@ def conv_attention_forward(
 
 
 @one_blas_thread()
-def _attend(problem: ConvProblem, operators: dict[tuple[int, ...], Any] | None) -> ConvCache:
+def _attend(problem: ConvProblem, operators: dict[tuple[int, ...], Any] | None) -> ConvForwardCache:
     """The forward; the operators of the fast method are put into `operators`, where a backward may follow."""
     layout, method = problem.layout, problem.method
     lower, upper = problem.bases()
@@ -272,9 +274,9 @@ def _attend(problem: ConvProblem, operators: dict[tuple[int, ...], Any] | None) 
         else:
             from refattn.convbasis.fast.softmax import FastSoftmax, plan_head
 
-            plans[head] = problem.plan or plan_head(values[head], lower[head], above)
-            f = FastSoftmax(lower[head], above, plans[head], out.shape[-1], problem.tol)
-            report = f.write(values[head], out[head])
+            plan = problem.plan or plan_head(values[head], lower[head], above)
+            f = FastSoftmax(lower[head], above, plan, out.shape[-1], problem.tol)
+            report, plans[head] = f.write(values[head], out[head]), plan
             recomputed[head] = report.rows.size if f.below is not None else 0
             largest[head] = report.largest_bound
             if operators is not None:
@@ -282,7 +284,7 @@ def _attend(problem: ConvProblem, operators: dict[tuple[int, ...], Any] | None) 
     known = problem.check_finite or all(np.isfinite(one).all() for one in (problem.q, problem.k, problem.v))
     if method != "fast" and known:
         require_finite("v: output", out)  # the fast one judges the rows that may overflow
-    return ConvCache(
+    return ConvForwardCache(
         problem.q, problem.k, problem.v, layout.merge(out), problem.merged(lower),
         None if upper is None else problem.merged(upper), method, plans.reshape(layout.lead), problem.tol,
         recomputed.reshape(layout.lead), largest.reshape(layout.lead), problem.scale, problem.given is None, layout,
@@ -291,14 +293,16 @@ def _attend(problem: ConvProblem, operators: dict[tuple[int, ...], Any] | None) 
 
 
 @one_blas_thread()
-def conv_attention_backward(dout: ArrayLike, cache: ConvCache, *, gradient: str = "approximation") -> ConvGradients:
+def conv_attention_backward(
+    dout: ArrayLike, cache: ConvForwardCache, *, gradient: str = "approximation"
+) -> ConvGradients:
     """Gradients of conv attention with respect to q, k and v.
 
     Parameters
     ----------
     dout : array_like, shape (…, n, d_v)
         Gradient of the loss with respect to the output; of the output's shape.
-    cache : ConvCache
+    cache : ConvForwardCache
         From `refattn.conv_attention_forward`; its method is the backward's.
     gradient : {"approximation", "attention"}, optional
         ``"approximation"``: the derivative of the output that the forward returned, the starts of the segments held
@@ -348,7 +352,7 @@ def conv_attention_backward(dout: ArrayLike, cache: ConvCache, *, gradient: str 
     True
     True
     """
-    require_kind("cache", cache, ConvCache, "conv_attention_forward")
+    require_kind("cache", cache, ConvForwardCache, "conv_attention_forward")
     as_option("gradient", gradient, GRADIENTS)
     if gradient == "approximation" and not cache.recovered:
         raise ValueError(
@@ -368,7 +372,7 @@ def conv_attention_backward(dout: ArrayLike, cache: ConvCache, *, gradient: str 
     return found
 
 
-def _gradients(gradient: str, cache: ConvCache, dout: FloatArray, exponents: tuple[int, int]) -> ConvGradients:
+def _gradients(gradient: str, cache: ConvForwardCache, dout: FloatArray, exponents: tuple[int, int]) -> ConvGradients:
     """The gradients of all heads, computed with q and k times two to minus these exponents."""
     layout, (q_exponent, k_exponent) = cache.layout, exponents
     q, k, v = layout.expand(scaled(cache.q, -q_exponent), scaled(cache.k, -k_exponent), cache.v)
@@ -394,7 +398,7 @@ def _finite(found: ConvGradients) -> bool:
 
 
 def _head_gradient(
-    gradient: str, cache: ConvCache, head: tuple[int, ...], arrays: tuple[FloatArray, ...]
+    gradient: str, cache: ConvForwardCache, head: tuple[int, ...], arrays: tuple[FloatArray, ...]
 ) -> tuple[tuple[FloatArray, ...], Recomputed]:
     """The gradients of one head, by the cache's method: the fast operator of the forward, the paper's, or dense."""
     G, Y, Q, K, V = arrays

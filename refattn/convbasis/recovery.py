@@ -128,9 +128,8 @@ def recover_heads(
     most = max(len(basis.starts) for basis in bases)
     starts: NDArray[np.int64] = np.full((len(bases), most), n, dtype=np.int64)
     kernels = np.zeros((len(bases), most, n), queries.dtype)
-    for place, basis in enumerate(bases):
-        starts[place, : len(basis.starts)] = basis.starts
-        kernels[place, : len(basis.starts)] = basis.kernels
+    for basis, own, kernel in zip(bases, starts, kernels, strict=True):
+        own[: basis.starts.size], kernel[: basis.starts.size] = basis.starts, basis.kernels
     return ConvBasis(starts.reshape(*lead, most), kernels.reshape(*lead, most, n))
 
 

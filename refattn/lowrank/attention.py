@@ -159,7 +159,7 @@ def lowrank_attention(
     Parameters
     ----------
     q, k, v : array_like, shapes (…, n, d), (…, n, d), (…, n, d_v)
-        As for `dense_attention`.
+        As for `refattn.dense_attention`.
     features : FeatureMap, optional
         `PolynomialFeatures` or `RandomFeatures`, which have their own scale.
     error : float, optional
@@ -235,8 +235,8 @@ def lowrank_attention_forward(
 
     Parameters
     ----------
-    q, k, v : array_like, shapes (…, n, d), (…, n, d), (…, n, d_v)
-        Queries, keys and values.
+    q, k, v : array_like
+        As for `refattn.dense_attention`.
     features, error, mask, scale, method, check_finite : optional
         As for `lowrank_attention`.
 

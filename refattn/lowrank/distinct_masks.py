@@ -7,7 +7,7 @@ patterns. What is not what it claims to be is refused, naming the first row (col
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,6 +28,20 @@ class _GroupedMask(StructuredMask):
     def __post_init__(self) -> None:
         patterns, groups = _as_groups(self.patterns, self.groups, self.grouped)
         keep(self, patterns=patterns, groups=groups)
+
+    @classmethod
+    def from_dense(cls, dense: ArrayLike, *, most: int | None = None) -> Self:
+        """Read a dense mask, or raise ``ValueError`` naming the first row, or column, beyond `most` different ones.
+
+        Parameters
+        ----------
+        dense : array_like, shape (n, n)
+            Booleans, or zeros and ones.
+        most : int, optional
+            Most different ones.
+        """
+        W = as_dense_mask(dense)
+        return cls(*_patterns(W if cls.grouped == "row" else W.T, most, cls.grouped))
 
     @property
     def n(self) -> int:  # type: ignore[override]
@@ -66,19 +80,6 @@ class DistinctRowsMask(_GroupedMask):
     """
 
     grouped = "row"
-
-    @classmethod
-    def from_dense(cls, dense: ArrayLike, *, most: int | None = None) -> DistinctRowsMask:
-        """Read a dense mask, or raise ``ValueError`` naming the first row beyond `most` different ones.
-
-        Parameters
-        ----------
-        dense : array_like, shape (n, n)
-            Booleans, or zeros and ones.
-        most : int, optional
-            Most different ones.
-        """
-        return cls(*_patterns(as_dense_mask(dense), most, cls.grouped))
 
     def transpose(self) -> DistinctColumnsMask:
         """Return Wᵀ, which has as many distinct columns."""
@@ -122,19 +123,6 @@ class DistinctColumnsMask(_GroupedMask):
     """
 
     grouped = "column"
-
-    @classmethod
-    def from_dense(cls, dense: ArrayLike, *, most: int | None = None) -> DistinctColumnsMask:
-        """Read a dense mask, or raise ``ValueError`` naming the first column beyond `most` different ones.
-
-        Parameters
-        ----------
-        dense : array_like, shape (n, n)
-            Booleans, or zeros and ones.
-        most : int, optional
-            Most different ones.
-        """
-        return cls(*_patterns(as_dense_mask(dense).T, most, cls.grouped))
 
     def transpose(self) -> DistinctRowsMask:
         """Return Wᵀ, which has as many distinct rows."""

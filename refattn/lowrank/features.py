@@ -300,10 +300,6 @@ class PolynomialFeatures(FeatureMap):
         bound, scale, kind : optional
             As for `PolynomialFeatures`.
 
-        Returns
-        -------
-        PolynomialFeatures
-
         Raises
         ------
         TypeError, ValueError, MemoryError

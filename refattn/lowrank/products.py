@@ -164,9 +164,7 @@ def masked_product_forward(
 
     Parameters
     ----------
-    u1, u2, v : array_like, shapes (…, n, r), (…, n, r), (…, n, d)
-        The factors, and what the matrix is multiplied with.
-    mask, method : Causal or StructuredMask, str
+    u1, u2, v, mask, method : array_like, Causal or StructuredMask, str
         As for `masked_product`.
 
     Returns

@@ -117,13 +117,6 @@ class GeneratingAttention(SelectiveAttention):
     scorer : Scorer
         Of the model's layers and key-value heads.
 
-    Attributes
-    ----------
-    position : int
-        Tokens taken in so far, in every layer.
-    nbytes : int
-        Bytes the caches keep; the same at every position.
-
     Notes
     -----
     A step takes O((n_select + window) d) a head, whatever the position. Source: arXiv 2406.16747, its generation.
@@ -158,7 +151,7 @@ class GeneratingAttention(SelectiveAttention):
 
     @property
     def nbytes(self) -> int:
-        """Bytes the caches keep."""
+        """Bytes the caches keep; the same at every position."""
         return sum(cache.nbytes for cache in self._caches)
 
     def observe(self, layer: int, a: FloatArray) -> None:

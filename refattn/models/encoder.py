@@ -214,10 +214,6 @@ class Encoder(Transformer):
         dtype : {float32, float64}, optional
             As for `Encoder`.
 
-        Returns
-        -------
-        Encoder
-
         Raises
         ------
         ModuleNotFoundError

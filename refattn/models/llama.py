@@ -131,10 +131,6 @@ class Llama(Transformer):
         dtype : {float32, float64}, optional
             As for `Llama`.
 
-        Returns
-        -------
-        Llama
-
         Raises
         ------
         FileNotFoundError

@@ -31,10 +31,8 @@ def minilm_folder() -> Path:
 
     Raises
     ------
-    ModuleNotFoundError
-        The package is not installed; the message has the command that installs it.
-    FileNotFoundError
-        It is installed without the folder.
+    ModuleNotFoundError, FileNotFoundError
+        As `refattn.models.smollm2_path`.
 
     Notes
     -----

@@ -195,9 +195,7 @@ def sparsek_attention_forward(
 
     Parameters
     ----------
-    q, k, v, scores : array_like, shapes (…, n, d), (…, n, d), (…, n, d_v), (…, n)
-        Queries, keys, values and scores.
-    n_select, window, gate, hard, scale, method, check_finite : optional
+    q, k, v, scores, n_select, window, gate, hard, scale, method, check_finite : array_like, and options
         As for `sparsek_attention`.
 
     Returns

@@ -60,8 +60,6 @@ class SparseKDecodingCache:
     ----------
     position : int
         Tokens taken in so far.
-    nbytes : int
-        Bytes of the arrays that are kept.
 
     Raises
     ------
@@ -236,11 +234,6 @@ class SparseKDecodingCache:
         ----------
         path : path
             Of the file.
-
-        Returns
-        -------
-        SparseKDecodingCache
-            In the state that was saved.
 
         Raises
         ------

@@ -145,9 +145,7 @@ def sparsek_scores_forward(
 
     Parameters
     ----------
-    x, weight, slope : array_like, shapes (…, n, d_model), (H_kv, d_model), (H_kv,)
-        The layer's input, linear maps and position slopes.
-    normalise, eps : optional
+    x, weight, slope, normalise, eps : array_like, and options
         As for `sparsek_scores`.
 
     Returns

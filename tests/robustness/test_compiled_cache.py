@@ -350,6 +350,7 @@ def test_clear_removes_what_is_ours_and_nothing_else(here):
         (here / name).write_text("mine")
     _compiled_cache.write("e", "one", b"content")
     _compiled_cache.write("f", "two", b"content")
+    _compiled_cache.write("f", "three", b"content")
     _compiled_cache.discard("f", "three")
     assert _compiled_cache.kept().damaged == 1
     assert _compiled_cache.clear() == 2

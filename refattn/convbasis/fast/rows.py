@@ -34,34 +34,27 @@ def write_rows(
     rows: NDArray[np.int64], v: FloatArray, lower: Segments, upper: Segments | None, out: FloatArray
 ) -> None:
     """Write the given rows of the output, in increasing order, to `out`, shape (n, d_v); raise if it overflows."""
+
+    def write_tiles(v: FloatArray, step: int = _ROWS) -> None:
+        for_each(
+            lambda first: _write_tile(rows[first : first + step], v, lower, upper, out),
+            # the longest rows first: what is left for the last thread is short
+            range((rows.size - 1) // step * step, -1, -step),
+        )
+
     v = as_input(v)
-    _write_tiles(rows, v, lower, upper, out)
+    write_tiles(v)
     if np.isfinite(out[rows]).all():
         return
     if np.isfinite(v).all():
         # a sum of values overflowed, though their average need not
         v, exponent = near_one(v)
-        _write_tiles(rows, v, lower, upper, out)
+        write_tiles(v)
         with np.errstate(over="ignore"):
             out[rows] = np.ldexp(out[rows], exponent)
         require_finite("v: output", out[rows])
     elif upper is None:  # in a tile, a row meets values that it does not see, with a weight of zero
-        _write_tiles(rows, v, lower, upper, out, step=1)
-
-
-def _write_tiles(
-    rows: NDArray[np.int64],
-    v: FloatArray,
-    lower: Segments,
-    upper: Segments | None,
-    out: FloatArray,
-    step: int = _ROWS,
-) -> None:
-    for_each(
-        lambda first: _write_tile(rows[first : first + step], v, lower, upper, out),
-        # the longest rows first: what is left for the last thread is short
-        range((rows.size - 1) // step * step, -1, -step),
-    )
+        write_tiles(v, step=1)
 
 
 def _write_tile(
@@ -134,34 +127,25 @@ def write_columns(
 ) -> None:
     """``out[j] = Σ_i exp(logit_ij − log_sum_exp_i) w_i`` for the given columns, in increasing order; O(nd) a column."""
     w = as_input(w)
-    for_each(
-        lambda first: _write_columns(columns[first : first + _ROWS], w, log_sum_exp, lower, upper, out),
-        range(0, columns.size, _ROWS),
-    )
-
-
-def _write_columns(
-    columns: NDArray[np.int64],
-    w: FloatArray,
-    log_sum_exp: NDArray[np.float64],
-    lower: Segments,
-    upper: Segments | None,
-    out: FloatArray,
-) -> None:
     n, d = w.shape
-    numerator, total = np.zeros((columns.size, d)), np.zeros(columns.size)
-    part, unused = np.empty((columns.size, d + 1), w.dtype), np.empty(columns.size, w.dtype)
-    with np.errstate(under="ignore", over="ignore", invalid="ignore"):
-        for first in range(0 if upper is not None else int(columns[0]), n, _COLUMNS):
-            last = min(first + _COLUMNS, n)
-            logits = np.full((last - first, columns.size), -np.inf, w.dtype)
-            if upper is not None:  # above the diagonal, column j of the matrix is row j of its transpose
-                rows_loops.gather_lower(*upper, columns, first, logits, unused)
-            rows_loops.gather_upper(*lower, columns, first, logits, unused)
-            rows_loops.gather_diagonal(*lower, columns, first, logits)
-            weights = np.exp(logits - log_sum_exp[first:last, None]).astype(w.dtype)
-            rows_loops.add_weighted(weights, w, first, part, total, numerator)
-        out[columns] = numerator
+
+    def some(place: int) -> None:
+        own = columns[place : place + _ROWS]
+        numerator, total = np.zeros((own.size, d)), np.zeros(own.size)
+        part, unused = np.empty((own.size, d + 1), w.dtype), np.empty(own.size, w.dtype)
+        with np.errstate(under="ignore", over="ignore", invalid="ignore"):
+            for first in range(0 if upper is not None else int(own[0]), n, _COLUMNS):
+                last = min(first + _COLUMNS, n)
+                logits = np.full((last - first, own.size), -np.inf, w.dtype)
+                if upper is not None:  # above the diagonal, column j of the matrix is row j of its transpose
+                    rows_loops.gather_lower(*upper, own, first, logits, unused)
+                rows_loops.gather_upper(*lower, own, first, logits, unused)
+                rows_loops.gather_diagonal(*lower, own, first, logits)
+                weights = np.exp(logits - log_sum_exp[first:last, None]).astype(w.dtype)
+                rows_loops.add_weighted(weights, w, first, part, total, numerator)
+            out[own] = numerator
+
+    for_each(some, range(0, columns.size, _ROWS))
 
 
 def write_lags(

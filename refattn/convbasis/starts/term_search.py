@@ -1,4 +1,4 @@
-"""The search for a number of terms: errors on sampled rows, doubling and bisecting (ours); see `tolerance`."""
+"""The search for a number of terms: errors on sampled rows, doubling and bisecting (ours); see `fewest`."""
 
 from __future__ import annotations
 
