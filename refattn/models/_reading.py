@@ -10,6 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+_DAMAGED: tuple[type[Exception], ...] = (
+    ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError, RuntimeError, EOFError,
+    struct.error,
+)  # fmt: skip
+"""What parsers raise of bytes that are wrong."""
+
 
 def existing(path: str | os.PathLike[str], what: str) -> Path:
     """Return the path of a file that is there."""
@@ -36,10 +42,7 @@ def reading(path: Path, kind: str, what: str = "", *also: type[Exception]) -> It
     try:
         with np.errstate(all="ignore"):
             yield
-    except (
-        ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError, RuntimeError, EOFError,
-        struct.error, *also,
-    ) as error:  # fmt: skip
+    except _DAMAGED + also as error:
         told = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"{path}: {what}cannot be read ({told}); a complete {kind} file was wanted, this one is truncated, damaged"
