@@ -1,4 +1,4 @@
-"""Questions that the papers ask or leave open, a module each, by paper: `conv`, `sparsek`, and both `compared` (ours).
+"""Questions that the papers ask or leave open, by paper: ``conv``, ``sparsek``, and both ``compared`` (ours).
 
-``refattn experiment NAME`` runs one of them; `refattn.experiments.catalogue` knows the names.
+``refattn experiment NAME`` runs one of them; ``refattn.experiments.catalogue`` knows the names.
 """

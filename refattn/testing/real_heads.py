@@ -157,7 +157,7 @@ def read_manifest(folder: Traversable) -> dict[str, Any]:
 
     Parameters
     ----------
-    folder
+    folder : Traversable
         As for `load_real_heads`.
 
     Returns
