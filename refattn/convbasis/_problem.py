@@ -91,16 +91,19 @@ def as_problem(
         raise TypeError(f"plan: {plan!r} came with method {method!r}, a Plan with method 'fast' was wanted")
     factor = as_scale(scale, q.shape[-1], q.dtype)
     row_tol = ROW_TOLERANCE[q.dtype.name] if tol is None else as_real("tol", tol, least=0.0)
-    n, given, search = q.shape[-2], None, None
+    n, search = q.shape[-2], None
+    given: tuple[ConvBasis, ...] | None = None
     if basis is None:
         missing = [x for x, value in (("n_basis", n_basis), ("probe", probe), ("delta", delta)) if value is None]
         if missing:
             raise TypeError(f"{', '.join(missing)}: nothing came; n_basis, probe and delta, or a basis, were wanted")
         search = search_options(n, n_basis, probe, delta, eps)
-    elif full and not (isinstance(basis, tuple) and len(basis) == 2):
-        raise TypeError("basis: full attention wants a pair (lower, upper) of ConvBasis")
+    elif not full:
+        given = (_given(basis, layout, n, q.dtype),)
+    elif isinstance(basis, tuple) and len(basis) == 2:
+        given = tuple(_given(one, layout, n, q.dtype) for one in basis)
     else:
-        given = tuple(_given(one, layout, n, q.dtype) for one in (basis if full else (basis,)))
+        raise TypeError("basis: full attention wants a pair (lower, upper) of ConvBasis")
     return ConvProblem(q, k, v, layout, full, method, plan, factor, row_tol, given, search, check_finite)
 
 

@@ -28,7 +28,7 @@ from refattn.convbasis.fast.correlations import kernel_gradient, lost_lags
 from refattn.convbasis.fast.rows import Segments, row_tiles, write_lags
 from refattn.convbasis.fast.softmax import UNEVEN, FastSoftmax, Transposed
 from refattn.convbasis.guarded.gradients import ConvGradients, Recomputed
-from refattn.convbasis.guarded.units import Units, common_units, in_units, scaled, spans_too_much
+from refattn.convbasis.guarded.units import Units, common_units, in_units, in_units_of, scaled, spans_too_much
 
 _ROWS = 1 << 14
 """Rows of q and k multiplied at once."""
@@ -59,7 +59,9 @@ def approximation_gradient(
         terms = _terms(units)
     sizes = [terms]
     if units.uneven:  # a row may be large in units in which it has nothing to meet
-        sizes.append(_terms(in_units(G, Y, V, g_columns, v_columns, np.inf)))
+        together = in_units(G, Y, V, g_columns, v_columns, np.inf)
+        size = _terms(together)
+        sizes.append(size._replace(row_sizes=in_units_of(units, size.row_sizes, together)))
     # where G needs no units of its own, one transform of it serves both
     shared = units.G is G and not np.any(common_units(terms.g_columns, UNEVEN))
     transposed: list[Transposed] | None = [] if shared else None

@@ -34,7 +34,7 @@ from refattn._validation import FloatArray
 from refattn.convbasis.basis import ConvBasis
 from refattn.convbasis.bounds import convolution_error
 from refattn.convbasis.guarded.softmax import RowReport, Softmax, row_bound, scaled_back, segments
-from refattn.convbasis.guarded.units import Units, in_units
+from refattn.convbasis.guarded.units import Units, in_units, in_units_of
 from refattn.convbasis.toeplitz import fft_correlation, near_one
 
 _TERMS = 1 << 20
@@ -185,7 +185,8 @@ def kernel_gradients(units: Units, together: Units, f: Softmax) -> tuple[FloatAr
     # w_ij / (f_ij D̃_i) = (Σ_a G_ia v_ja − r_i · 1) / D̃_i: a product of d_v + 1 columns for rows and as many for columns
     rows = f.over_D(np.concatenate([G, -r], axis=1))
     columns = np.concatenate([V, np.ones_like(r)], axis=1)
-    sizes = [_sizes(one, f) for one in (units, together)]
+    (own, near), (size, far) = _sizes(units, f), _sizes(together, f)
+    sizes = [(own, near), (in_units_of(units, size, together), far)]
     dlower, lower_bound = np.zeros_like(f.lower.kernels), np.zeros(f.lower.kernels.shape)
     for du, bound, (c, end, g) in zip(dlower, lower_bound, segments(f.g), strict=False):
         found, bound[: g.size] = _bounded(rows[c:], columns[c:end], *((s[c:], t[c:end]) for s, t in sizes))

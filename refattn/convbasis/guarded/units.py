@@ -61,6 +61,11 @@ def common_units(sizes: FloatArray, ratio: float) -> Any:
     return np.where(used, exponents, exponents[used].min())
 
 
+def in_units_of(units: Units, sizes: FloatArray, theirs: Units) -> FloatArray:
+    """Sizes made of `theirs`, to be compared with what is made of `units`: never larger than they are."""
+    return scaled(sizes, min(theirs.exponent - units.exponent, 0))
+
+
 def scaled(x: FloatArray, exponents: Any) -> FloatArray:
     """``x · 2^exponents``, one exponent for all columns or one each; what overflows is infinite."""
     if not np.any(exponents):

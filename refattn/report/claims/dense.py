@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from decimal import Decimal, localcontext
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from refattn import SlidingWindow, dense_attention, dense_attention_backward, dense_attention_forward
+from refattn._validation import FloatArray
 from refattn.report.ledger import Measurement, claim, fingerprint
 from refattn.report.measuring import gradient_error, rows_that_see_the_future
 from refattn.testing import attention_inputs, row_errors, tolerance
@@ -50,10 +52,12 @@ def _exact_digits(quick: bool) -> Measurement:
        check="worst relative error against fourth-order central differences, each input alone",
        planted="the gradient of q off by 0.1 %")  # fmt: skip
 def _gradients(quick: bool) -> Measurement:
-    worst, prints = 0.0, []
+    worst, prints = 0.0, list[FloatArray]()
     masks = ("causal", "full", SlidingWindow(3, sinks=1))
     for seed, mask in enumerate(masks if not quick else masks[:2]):
-        inputs = dict(zip("qkv", attention_inputs(12, 4, seed=seed, lead=(4,), kv_lead=(2,)), strict=True))
+        inputs: dict[str, Any] = dict(
+            zip("qkv", attention_inputs(12, 4, seed=seed, lead=(4,), kv_lead=(2,)), strict=True)
+        )
         prints += inputs.values()
         function = partial(dense_attention, mask=mask, softcap=5.0)
         _, cache = dense_attention_forward(**inputs, mask=mask, softcap=5.0)

@@ -17,6 +17,7 @@ from refattn import (
     dense_attention_backward,
     dense_attention_forward,
 )
+from refattn._validation import FloatArray
 from refattn.convbasis import Plan, basis_from_starts, oracle
 from refattn.convbasis.bounds import ROW_TOLERANCE
 from refattn.convbasis.training import loss_gradient_oracle, loss_gradient_paper
@@ -130,11 +131,11 @@ def _perturbed(quick: bool) -> Measurement:
        check="worst relative error of q, k and v against fourth-order central differences",
        planted="the gradient of q off by 0.1 %")  # fmt: skip
 def _approximation(quick: bool) -> Measurement:
-    worst, prints = 0.0, []
+    worst, prints = 0.0, list[FloatArray]()
     for mask in ("causal", "full"):
         for n, terms in ((40, 1), (40, 3), (65, 17), (24, 24)):
             for method in ("fast", "paper"):
-                inputs = dict(zip("qkv", attention_inputs(n, 4, seed=n + terms), strict=True))
+                inputs: dict[str, Any] = dict(zip("qkv", attention_inputs(n, 4, seed=n + terms), strict=True))
                 prints += inputs.values()
                 options: dict[str, Any] = {"n_basis": terms, "probe": 1, "delta": 0, "mask": mask, "method": method}
                 _, cache = conv_attention_forward(**inputs, **options)

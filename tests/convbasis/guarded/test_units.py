@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from refattn.convbasis.guarded.units import common_units, in_units, scaled, spans_too_much
+from refattn.convbasis.guarded.units import common_units, in_units, in_units_of, scaled, spans_too_much
 
 N = 7
 SIZES = {
@@ -40,6 +40,23 @@ def test_products_in_units_are_those_of_the_numbers_and_near_one(g_kind, v_kind,
     assert np.abs(units.V).max() <= 2**20
     assert (np.abs(units.G) @ np.abs(units.V).T).max() <= 2**20 * len(g)
     assert units.uneven == (np.ndim(common_units(v, ratio)) > 0 and bool(((g > 0) & (v > 0)).any()))
+
+
+def test_a_size_in_one_unit_for_all_is_never_larger_in_the_units_of_each_column():
+    """Where all columns are near one as they are, one unit for all may be the smaller: a guard must not take it so."""
+    smaller = 0
+    for v_exponents in ((15, 0), (-15, 0), (19, 1), (40, 0), (90, -90)):
+        for g_exponent in (-19, -5, 0, 18, 60):
+            g, v = np.ldexp([1.0, 1.0], g_exponent), np.ldexp([1.0, 1.0], v_exponents)
+            G, Y, V = columns(g, 1), columns(v, 2), columns(v, 3)
+            units, together = (in_units(G, Y, V, g, v, ratio) for ratio in (64, np.inf))
+            size = np.abs(together.G).sum(axis=1)
+            came = in_units_of(units, size, together)
+            assert (np.ldexp(came, units.exponent - together.exponent) <= size).all()
+            if together.exponent <= units.exponent:
+                np.testing.assert_array_equal(np.ldexp(came, units.exponent - together.exponent), size)
+            smaller += together.exponent < units.exponent
+    assert smaller > 0
 
 
 def test_sizes_within_the_ratio_share_a_unit_and_others_have_their_own():
