@@ -54,12 +54,13 @@ TilesByRow = dict[int, list[Tile]]
 
 
 class Pairs(NamedTuple):
-    """One key-value head: K beside a column of ones, V, their norms, and the largest norm of the keys up to each."""
+    """One key-value head: K beside a column of ones, V; norms; the largest norm of the keys up to each; ones."""
 
     keys: FloatArray
     values: FloatArray
     size: tuple[float, float]
     largest: FloatArray
+    ones: FloatArray
 
 
 class Head:
@@ -80,6 +81,7 @@ class Head:
             np.minimum(last, position, out=last)
         seen = np.where(last >= 0, pairs.largest[np.maximum(last, 0)], 0)
         self.risky = ~(lengths * np.maximum(seen, 1) * factor <= np.finfo(q.dtype).max / 8)
+        self.any_risky = bool(self.risky.any())
         k_size, v_size = pairs.size
         self.reach = 64 * sum(shape[-2:]) * v_size * max(1.0, _norm(lengths) * factor, k_size * max(1.0, factor))
 
@@ -107,7 +109,7 @@ class Head:
         self, tile: Tile, queries: FloatArray, shift: FloatArray | None, out: FloatArray
     ) -> FloatArray | None:
         """Write the masked logits of a tile, less the shifts of its rows, and return the derivative of the cap."""
-        if self.plain and not self.risky[tile.rows].any():
+        if self.plain and not (self.any_risky and self.risky[tile.rows].any()):
             self.lowered_products(tile, queries, 0 if shift is None else shift, out)
             return None
         queries[:, -1] = 0
@@ -234,11 +236,13 @@ def _take_as_it_is(
         np.max(first @ queries.T, axis=0, out=shift)
     head.lowered_products(tile, queries, shift, weights)
     np.exp(weights, out=weights)
-    sums = weights @ np.ones(weights.shape[1], weights.dtype)
-    left = ~(sums + total <= most) | head.risky[tile.rows]
-    if left.any():
-        weights[left], sums[left] = 0, 0
-    total += sums
+    sums = weights @ head.pairs.ones[: weights.shape[1]]
+    sums += total
+    left = np.zeros(sums.shape, bool)
+    if head.any_risky or not sums.max() <= most:
+        left = ~(sums <= most) | head.risky[tile.rows]
+        weights[left], sums[left] = 0, total[left]
+    total[...] = sums
     out += np.matmul(weights, head.pairs.values[tile.keys], out=product)
     return left
 
@@ -258,7 +262,7 @@ def _rescale(
     shift[...] = largest if rows is None else np.where(rows, largest, shift)
     np.exp(np.subtract(weights, largest[:, None], out=weights), out=weights)
     total *= kept
-    total += weights @ np.ones(weights.shape[1], weights.dtype)
+    total += weights @ head.pairs.ones[: weights.shape[1]]
     out *= kept[:, None]
     out += np.matmul(weights, head.pairs.values[tile.keys], out=product)
 
@@ -327,7 +331,7 @@ def _pull_back(
     slope = None if head.problem.softcap is None or not found else np.concatenate(slopes, axis=1)
     pairs, scale, wanted = head.pairs, head.problem.scale, (dq, dk, dv)
     arrays = (weights, total, g, queries[:, :-1], pairs.keys[:, :-1], pairs.values)
-    if head.plain and not head.risky[rows].any() and _norm(g) * head.reach <= float(np.finfo(g.dtype).max):
+    if head.plain and not head.any_risky and _norm(g) * head.reach <= float(np.finfo(g.dtype).max):
         _through_softmax(found, columns, scale, slope, flow, product, *arrays, *wanted)
         return
     parts = dq, np.zeros_like(dk), np.zeros_like(dv)
@@ -410,4 +414,6 @@ def _pairs(k: FloatArray, v: FloatArray) -> Pairs:
     keys = np.ones((len(k), k.shape[1] + 1), k.dtype)
     keys[:, :-1] = k
     lengths = _norms(k)
-    return Pairs(keys, v, (_norm(lengths), _norm(v)), np.maximum.accumulate(lengths))
+    return Pairs(
+        keys, v, (_norm(lengths), _norm(v)), np.maximum.accumulate(lengths), np.ones(min(_KEYS, len(k)), k.dtype)
+    )
