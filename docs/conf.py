@@ -50,6 +50,7 @@ PACKAGES = (
     "refattn.sparsek",
     "refattn.lowrank",
     "refattn.masks",
+    "refattn.tuning",
     "refattn.testing",
     "refattn.testing.conformance",
     "refattn.testing.real_heads",

@@ -24,24 +24,8 @@ from typing import IO
 def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Open a file for writing that takes the place of `path` when the ``with`` block ends without an exception.
 
-    Parameters
-    ----------
-    path : path
-        The file; its folder must exist. A symbolic link stays, and what it points to is replaced; a device or a pipe
-        is written to as it is.
+    A symbolic link stays, and what it points to is replaced; a device or a pipe is written to as it is.
 
-    Yields
-    ------
-    file object
-        Open for writing bytes.
-
-    Raises
-    ------
-    OSError
-        The file cannot be written; an older one stays as it was.
-
-    Examples
-    --------
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp(), "numbers")
     >>> with replacing(path) as file:
@@ -76,13 +60,7 @@ def write_whole(path: str | os.PathLike[str], content: bytes | str) -> None:
 
 
 def append(path: str | os.PathLike[str], line: bytes, *, at: int) -> int:
-    """Write `line` at the byte `at` of an existing file, which ends there or is cut there, and flush it to the disk.
-
-    Returns
-    -------
-    int
-        Where the file ends now.
-    """
+    """Write `line` at the byte `at` of a file, cut there, flush it to the disk, and return where the file ends."""
     with open(path, "r+b") as file:
         file.truncate(at)
         file.seek(at)
@@ -94,16 +72,9 @@ def append(path: str | os.PathLike[str], line: bytes, *, at: int) -> int:
 
 @contextmanager
 def exclusively(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold the lock file `path` during the ``with`` block, and remove it afterwards.
+    """Hold the lock file `path` during the ``with`` block, or raise ``BlockingIOError``; remove it afterwards.
 
     The system forgets the lock with the process, however that ends; the file that a killed one leaves locks nobody out.
-
-    Raises
-    ------
-    BlockingIOError
-        Another process holds it.
-    OSError
-        The file cannot be made.
     """
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)

@@ -19,21 +19,11 @@ from refattn._validation import FloatArray, require_rank
 
 @dataclass(frozen=True)
 class HeadLayout:
-    """How the leading axes of q, k and v fit together.
+    """How the leading axes of q, k and v fit together."""
 
-    Attributes
-    ----------
-    lead : tuple of int
-        Leading axes of the output.
-    inner : tuple of int
-        Leading axes during the computation: `lead`, with the head axis split in ``(H_kv, group)`` if grouped.
-    group : int
-        Query heads per key-value head; 1 where heads are not grouped.
-    """
-
-    lead: tuple[int, ...]
-    inner: tuple[int, ...]
-    group: int
+    lead: tuple[int, ...]  # leading axes of the output
+    inner: tuple[int, ...]  # during the computation: the head axis split in ``(H_kv, group)`` if grouped
+    group: int  # query heads per key-value head; 1 where heads are not grouped
 
     @classmethod
     def of(cls, q: FloatArray, k: FloatArray, v: FloatArray) -> HeadLayout:

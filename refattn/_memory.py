@@ -46,20 +46,7 @@ def give_back(workspace: NDArray[Any]) -> None:
 
 
 def require_memory(what: str, nbytes: int) -> None:
-    """Raise ``MemoryError`` if `nbytes` more bytes than this process may have are wanted.
-
-    Parameters
-    ----------
-    what : str
-        The arguments and what is made of them, for the message.
-    nbytes : int
-        The estimate.
-
-    Raises
-    ------
-    MemoryError
-        It does not fit in what the machine has available, or in the process's address-space limit.
-    """
+    """Raise ``MemoryError`` if `nbytes` more bytes than this process may have are wanted; `what` begins the message."""
     if nbytes <= _UNCHECKED:
         return
     available = available_bytes()

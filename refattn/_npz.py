@@ -36,13 +36,7 @@ _DAMAGED = (
 
 @contextmanager
 def one_refusal(source: str, wanted: str) -> Iterator[None]:
-    """Turn whatever the bytes of an opened file make their readers raise into one clear line.
-
-    Raises
-    ------
-    ValueError
-        The message begins with `source`.
-    """
+    """Turn whatever the bytes of an opened file make their readers raise into one clear ``ValueError``."""
     try:
         yield
     except _DAMAGED as error:
@@ -51,13 +45,7 @@ def one_refusal(source: str, wanted: str) -> Iterator[None]:
 
 
 def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write named arrays, uncompressed; an older file stays as it was until the new one is complete.
-
-    Raises
-    ------
-    OSError
-        The file cannot be written.
-    """
+    """Write named arrays, uncompressed; an older file stays as it was until the new one is complete."""
     with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for key, array in arrays.items():
             with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
@@ -67,24 +55,13 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]
 def read_arrays(path: str | os.PathLike[str], names: Collection[str]) -> dict[str, NDArray[Any]]:
     """Read the arrays called `names`, and no others.
 
-    Raises
-    ------
-    OSError
-        The file cannot be read.
-    ValueError
-        It is not such a file, or truncated, altered, pickled, compressed, or of another length than it says.
+    Another file is refused, and one truncated, altered, pickled, compressed, or of another length than it says.
     """
     return arrays_in(Path(path).read_bytes(), names, str(path))
 
 
 def arrays_in(content: bytes, names: Collection[str], source: str, *, most_bytes: int = 0) -> dict[str, NDArray[Any]]:
-    """Read the arrays called `names` of an archive in memory, compressed if `most_bytes`, all of them, allows for it.
-
-    Raises
-    ------
-    ValueError
-        As for `read_arrays`; the message begins with `source`.
-    """
+    """Read the arrays called `names` of an archive in memory, compressed if `most_bytes`, all of them, allows it."""
     with (
         one_refusal(source, f"an archive of plain arrays {', '.join(names)}"),
         zipfile.ZipFile(io.BytesIO(content)) as archive,

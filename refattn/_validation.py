@@ -18,12 +18,13 @@ import numbers
 import operator
 import warnings
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.floating[Any]]
+Gradients = TypeVar("Gradients", bound=tuple[FloatArray, ...])
 
 
 class PromotionWarning(UserWarning):
@@ -49,29 +50,10 @@ class PromotionWarning(UserWarning):
 def as_float_arrays(*, check_finite: bool = True, **arrays: Any) -> tuple[FloatArray, ...]:
     """Convert named array-likes to NumPy arrays of one floating dtype, float32 or float64.
 
-    Float32 and float64 are kept (float64 wins where both come); float16 becomes float32 and integers
-    become float64, each with a `PromotionWarning`. The inputs are never written to; an array that already
-    fits is returned as it is: what is kept beyond the call is to be copied (`refattn._kept.kept`).
-
-    Parameters
-    ----------
-    check_finite : bool
-        Refuse NaN and infinity.
-    **arrays : array_like
-        Name and value of each argument; anything with ``__array__`` or DLPack on the CPU.
-
-    Returns
-    -------
-    tuple of ndarray
-        In the order given, all of one dtype, and laid out as the head of the module says.
-
-    Raises
-    ------
-    TypeError
-        Not numeric, complex, boolean, wider than float64, a masked array, or not convertible; or `check_finite` is
-        neither True nor False.
-    ValueError
-        Ragged nesting, or NaN or infinity while `check_finite` is set; the first bad index is named.
+    Float32 and float64 are kept (float64 wins where both come); float16 becomes float32 and integers become float64,
+    each with a `PromotionWarning`. What is not numeric is refused, and so are NaN and infinity if `check_finite`; the
+    first bad index is named. The inputs are never written to; an array that already fits is returned as it is: what is
+    kept beyond the call is to be copied (`refattn._kept.kept`). They are laid out as the head of the module says.
     """
     as_flag("check_finite", check_finite)
     converted = {name: _as_numbers(name, value) for name, value in arrays.items()}
@@ -274,3 +256,18 @@ def as_option(name: str, value: Any, known: Iterable[str]) -> str:
         listed = ", ".join(repr(option) for option in known)
         raise ValueError(f"{name}: {value!r} came, one of {listed} was wanted")
     return value
+
+
+def as_upstream(shape: tuple[int, ...], whose: str = "the output's", **dout: Any) -> FloatArray:
+    """Return the gradient with respect to an output of the shape `shape`, checked: by name, one."""
+    (name,), (upstream,) = dout, as_float_arrays(**dout)
+    if upstream.shape != shape:
+        raise ValueError(f"{name}: shape {upstream.shape} came, {whose} {shape} was wanted")
+    return upstream
+
+
+def finite_gradients(gradients: Gradients, upstream: str = "dout") -> Gradients:
+    """Return a named tuple of gradients, or raise ``ValueError`` naming the first that overflowed."""
+    for name, gradient in zip(gradients._fields, gradients, strict=True):  # type: ignore[attr-defined]
+        require_finite(f"{upstream}: gradient of {name}", gradient)
+    return gradients

@@ -72,10 +72,8 @@ class Causal:
 
         Parameters
         ----------
-        rows : slice
-            Which query rows.
-        n_q, n_k : int
-            Numbers of queries and keys.
+        rows, n_q, n_k : slice, int, int
+            Which query rows, and the numbers of queries and keys.
         keys : slice, optional
             Which keys; all by default.
         """
@@ -127,10 +125,8 @@ class SlidingWindow:
 
         Parameters
         ----------
-        rows : slice
-            Which query rows.
-        n_q, n_k : int
-            Numbers of queries and keys.
+        rows, n_q, n_k : slice, int, int
+            Which query rows, and the numbers of queries and keys.
         keys : slice, optional
             Which keys; all by default.
         """
@@ -145,17 +141,7 @@ Mask: TypeAlias = "str | Causal | SlidingWindow | NDArray[Any] | tuple[Any, ...]
 
 
 class RowMask:
-    """A checked mask, read a block of query rows at a time; it holds copies of the arrays.
-
-    Parameters
-    ----------
-    mask : str, Causal, SlidingWindow, ndarray or tuple
-        As `refattn.dense_attention` takes it.
-    n_q, n_k : int
-        Numbers of queries and keys.
-    layout : HeadLayout
-        Leading axes of the logits, with which the arrays have to broadcast.
-    """
+    """A checked mask, read a block of query rows at a time; it holds copies of the arrays."""
 
     def __init__(self, mask: Any, n_q: int, n_k: int, layout: HeadLayout) -> None:
         self.n_q, self.n_k = n_q, n_k

@@ -103,8 +103,19 @@ def show_versions(json: bool = False) -> None:
     >>> show_versions()  # doctest: +ELLIPSIS
     refattn ...
     """
-    facts = environment()
+    facts = {**environment(), "compiled_loops": _compiled_loops()}
     print(json_module.dumps(facts, indent=2) if json else "\n".join(_lines("", facts)))
+
+
+def _compiled_loops() -> dict[str, Any]:
+    """Where compiled loops are kept, and how large that is: nothing to note with results."""
+    from refattn import _compiled_cache
+
+    try:
+        found = _compiled_cache.kept()
+    except OSError as error:
+        return {"folder": str(error)}
+    return {"folder": str(found.folder or "off"), "loops": found.loops, "bytes": found.size}
 
 
 def _lines(prefix: str, value: Any) -> list[str]:

@@ -4,12 +4,16 @@
 
 JAX is not counted: it is one peer among several, and large.
 
+Compiled loops are kept for the run: in a folder that all its processes share, unless ``REFATTN_CACHE_DIR`` names one.
+
 What several folders draw from (`decades`) can be imported.
 """
 
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,9 +22,16 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 
+def pytest_configure(config):
+    """Keep the tests out of the user's cache; workers and whatever process a test starts inherit the variable."""
+    if "REFATTN_CACHE_DIR" not in os.environ:
+        os.environ["REFATTN_CACHE_DIR"] = folder = tempfile.mkdtemp(prefix="refattn-loops-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
-    """Return how many processes ``-n auto`` means: each compiles the loops for itself, so more than four do not pay."""
+    """Return how many processes ``-n auto`` means: a process is ready after seconds, so more than four do not pay."""
     return min(4, len(os.sched_getaffinity(0)))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import refattn.laboratory.real_heads
 import refattn.models
 from refattn._threads import thread_count
-from refattn.convbasis import ConvBasis, attention
+from refattn.convbasis import ConvBasis, bounds
 from refattn.lowrank.masks import CausalStructure
 from refattn.testing import rope_structured
 from refattn.testing.real_heads import load_real_heads
@@ -152,7 +152,7 @@ def wild_logits(monkeypatch, module):
 
 
 def unguarded(monkeypatch, module):
-    monkeypatch.setitem(attention.ROW_TOLERANCE, "float64", 1e300)
+    monkeypatch.setitem(bounds.ROW_TOLERANCE, "float64", 1e300)
 
 
 def holding(shape_of):

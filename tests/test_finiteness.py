@@ -36,8 +36,8 @@ FINITE = {
     "basis_from_starts": {"q": Q, "k": K, "starts": [0]},
     "closeness": {"q": Q, "k": K, "basis": BASIS, "probe": 1},
     "logit_residual": {"q": Q, "k": K, "basis": BASIS},
-    "lowrank_attention": {"q": Q, "k": K, "v": V, "features": refattn.RandomFeatures(4, 3, seed=0)},
-    "lowrank_attention_forward": {"q": Q, "k": K, "v": V, "features": refattn.RandomFeatures(4, 3, seed=0)},
+    "lowrank_attention": {"q": Q, "k": K, "v": V, "features": refattn.lowrank.RandomFeatures(4, 3, seed=0)},
+    "lowrank_attention_forward": {"q": Q, "k": K, "v": V, "features": refattn.lowrank.RandomFeatures(4, 3, seed=0)},
     "sparsek_attention": {"q": Q, "k": K, "v": V, "scores": Q[:, 0], "n_select": 2},
     "sparsek_attention_forward": {"q": Q, "k": K, "v": V, "scores": Q[:, 0], "n_select": 2},
 }

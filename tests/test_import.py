@@ -1,11 +1,16 @@
 """Importing the package is cheap: nothing is compiled, no thread is started, no optional package is touched."""
 
 import ast
+import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from pkgutil import walk_packages
 
 import pytest
+
+from refattn._moved import OLD
 
 HEAVY = ("numba", "pyfftw", "torch", "rich", "typer", "gguf", "tokenizers", "matplotlib")
 
@@ -46,6 +51,36 @@ def test_packages_need_no_import_of_their_own():
 
     with pytest.raises(AttributeError, match="has no attribute 'tessting'"):
         refattn.tessting  # noqa: B018  the error is what is looked at
+
+
+@pytest.mark.parametrize("old", OLD)
+def test_an_old_name_says_the_new_one_however_it_is_asked_for_and_the_new_one_is_there(old):
+    module, _, name = old.rpartition(".")
+    said = re.escape(f"{old} has another name: use {OLD[old]}")
+    with pytest.raises(ImportError, match=said):
+        getattr(import_module(module), name)
+    with pytest.raises(ImportError, match=said):
+        exec(f"from {module} import {name}", {})
+    home, _, name = OLD[old].rpartition(".")
+    assert hasattr(import_module(home), name)
+
+
+def test_the_changelog_has_the_old_names_and_the_new():
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert [old for old in OLD if f"| `{old}` | `{OLD[old]}` |" not in changes] == []
+
+
+def test_the_package_called_like_its_operator_says_where_that_is():
+    with pytest.raises(TypeError, match=re.escape("the operator is refattn.sparsek_operator(z, k)")):
+        import_module("refattn").sparsek([1.0, 2.0], 1)
+
+
+def test_no_name_is_both_a_module_and_what_it_holds():
+    """A submodule and a public function or class of its package never share a dotted name."""
+    package = import_module("refattn")
+    for found in walk_packages(package.__path__, "refattn."):
+        home, _, name = found.name.rpartition(".")
+        assert name not in getattr(import_module(home), "__all__", ()), found.name
 
 
 ROOT = Path(__file__).parents[1]

@@ -68,9 +68,9 @@ def costs(m, lags):
     return lambda: partition.segment_costs(sums)
 
 
-def partitions(m, k_max):
+def partitions(m, n_basis):
     sums = of_lags(m, 1)()
-    return lambda: partition.cheapest_partitions(sums, k_max, zero_before=True)
+    return lambda: partition.cheapest_partitions(sums, n_basis, zero_before=True)
 
 
 def first_token(n_select, window, d, d_v, dtype, heads, *, hard=False):

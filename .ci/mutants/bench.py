@@ -51,15 +51,17 @@ class Bench:
         stamps = (hashlib.sha256(self.package + path.read_bytes()).hexdigest()[:12] for path in paths)
         return dict(zip((path.relative_to(self.copy).as_posix() for path in paths), stamps, strict=True))
 
-    def test(self, tests: list[str], limit: float | None = None, *, loops: bool = False) -> tuple[int, str]:
+    def test(self, tests: list[str], limit: float | None = None) -> tuple[int, str]:
         """Run tests, stop at the first failure, and return the status and what was printed; −1 is out of time.
 
-        Compiled loops are kept from trial to trial, unless one of them is the mutant.
+        Compiled loops are kept from trial to trial: a mutant among them is another loop, as are its callers.
         """
         path = [str(self.copy), str(self.copy / ".ci" / "mutants"), os.environ.get("PYTHONPATH", "")]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "NUMBA_CACHE_DIR": str(self.copy / ".loops")}
-        if loops:
-            del environment["NUMBA_CACHE_DIR"]
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(path),
+            "REFATTN_CACHE_DIR": str(self.copy / ".loops"),
+        }
         hanging = ["-o", f"faulthandler_timeout={self.per_test}", "-o", "faulthandler_exit_on_timeout=true"]
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "plugin", *hanging]
         with tempfile.TemporaryFile("w+", encoding="utf-8") as printed:
@@ -97,7 +99,7 @@ class Bench:
         try:
             tests = [f"refattn/{mutant.file}", *sorted(seconds, key=rank)]
             limit = 120 + 4 * sum(seconds.values())
-            status, printed = self.test(tests, limit, loops="_loops" in mutant.file)
+            status, printed = self.test(tests, limit)
         finally:
             self.write(path, right)
         if status == 0:

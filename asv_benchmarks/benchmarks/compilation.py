@@ -1,7 +1,7 @@
 """Compiles what the benchmarks use, once, in the server that asv forks a process from for each of them.
 
-Without it most of a run would be compilation, ten seconds in every process. Nothing is measured here, and nothing
-happens where asv's server is not: the first call of a benchmark compiles then.
+Without it the first call of every process would read the loops from the disk, or compile them. Nothing is measured
+here (`imports` measures first calls), and nothing happens where asv's server is not.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The command line: ``report``, ``experiment``, ``decompose``, ``conform``, ``vectors``, ``versions``, a module each.
+"""The command line, a module for each command or two: evidence on request, and what keeps it quick.
 
 Needs the extra ``report``; the library itself does not.
 """
@@ -11,7 +11,7 @@ try:
 except ImportError as error:  # the console script exists without the extra
     raise SystemExit(f"refattn: the command line needs {error.name}: python -m pip install 'refattn[report]'") from None
 
-from refattn.cli import conform, decompose, experiment, report, vectors, versions
+from refattn.cli import cache, conform, decompose, experiment, report, vectors, versions
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Verified reference attention: evidence on request.")
 app.command()(report.report)
@@ -20,6 +20,8 @@ app.command()(decompose.decompose)
 app.command()(conform.conform)
 app.add_typer(vectors.app, name="vectors")
 app.command()(versions.versions)
+app.add_typer(cache.app, name="cache")
+app.command()(cache.warmup)
 
 
 def main() -> None:

@@ -1,6 +1,14 @@
 """Conv-Basis attention: arXiv 2405.05219, verified at three levels (oracle, paper, fast)."""
 
-from refattn.convbasis.attention import ConvCache, conv_attention, conv_attention_backward, conv_attention_forward
+from typing import TYPE_CHECKING
+
+from refattn._moved import explains
+from refattn.convbasis.attention import (
+    ConvForwardCache,
+    conv_attention,
+    conv_attention_backward,
+    conv_attention_forward,
+)
 from refattn.convbasis.basis import ConvBasis, basis_from_starts, decompose
 from refattn.convbasis.bounds import (
     Closeness,
@@ -12,7 +20,7 @@ from refattn.convbasis.bounds import (
     sharp_bound,
 )
 from refattn.convbasis.fast.cost import Plan, choose_plan
-from refattn.convbasis.guarded.gradients import ConvGradients
+from refattn.convbasis.guarded.gradients import ConvGradients, Recomputed
 from refattn.convbasis.recovery import recover
 from refattn.convbasis.starts.best import BestStarts, best_starts, best_starts_of_matrix
 from refattn.convbasis.starts.fewest import CurvePoint, ToleranceRecovery, recover_to_tolerance
@@ -23,10 +31,11 @@ __all__ = [
     "BestStarts",
     "Closeness",
     "ConvBasis",
-    "ConvCache",
+    "ConvForwardCache",
     "ConvGradients",
     "CurvePoint",
     "Plan",
+    "Recomputed",
     "ToleranceRecovery",
     "basis_from_starts",
     "best_starts",
@@ -52,3 +61,6 @@ __all__ = [
     "subconv_matrix",
     "subconv_product",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = explains(__name__)

@@ -1,14 +1,12 @@
 """Conv attention, the public operation: recover a basis, apply it by one of the methods (arXiv 2405.05219, section 4).
 
-Of its gradients there are two, and they are different things: see docs/explanation/training.md.
-
-Causal attention has one basis, of the logits ``H = M ∘ (scale · Q Kᵀ)``. Full attention has two: of the lower triangle
-with the diagonal, and of the strict upper triangle, which transposed is lower triangular with Q and K exchanged.
+What is computed stands in `refattn.convbasis._problem`; how, in `refattn.convbasis.oracle`, `refattn.convbasis.guarded`
+and `refattn.convbasis.fast`. Of its gradients there are two, and they are different things: see
+docs/explanation/training.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,36 +14,24 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refattn._heads import HeadLayout
-from refattn._kept import kept
 from refattn._threads import one_blas_thread
-from refattn._validation import (
-    FloatArray,
-    as_float_arrays,
-    as_option,
-    as_real,
-    as_scale,
-    cast,
-    require_finite,
-    require_kind,
-)
+from refattn._validation import FloatArray, as_float_arrays, as_option, cast, require_finite, require_kind
 from refattn.convbasis import oracle
+from refattn.convbasis._problem import ConvProblem, as_problem
 from refattn.convbasis.basis import ConvBasis
-from refattn.convbasis.bounds import ROW_TOLERANCE
 from refattn.convbasis.fast.cost import Plan
 from refattn.convbasis.guarded import gradients
 from refattn.convbasis.guarded.gradients import ConvGradients, Recomputed
-from refattn.convbasis.guarded.softmax import Softmax, conv_attention_head
+from refattn.convbasis.guarded.softmax import Softmax
 from refattn.convbasis.guarded.units import scaled, spans_too_much
-from refattn.convbasis.recovery import recover_heads, require_square, search_options
 from refattn.convbasis.toeplitz import near_one
 
-METHODS = ("fast", "paper", "oracle")
 GRADIENTS = ("approximation", "attention")
 
 
 @dataclass(frozen=True)
-class ConvCache:
-    """What a conv-attention forward leaves behind.
+class ConvForwardCache:
+    """What a conv-attention forward leaves behind: O(kn + nd) numbers a head, read-only and copied.
 
     Attributes
     ----------
@@ -54,7 +40,7 @@ class ConvCache:
     out : ndarray, shape (…, n, d_v)
         The output: a copy.
     basis : ConvBasis
-        Basis of the logits on and below the diagonal, one for every query head.
+        Basis of the logits on and below the diagonal, one for every query head, of ``basis.n_terms`` segments.
     upper : ConvBasis or None
         Basis of the transposed logits, used above the diagonal; None for causal attention.
     method : str
@@ -78,11 +64,6 @@ class ConvCache:
     operators : dict
         For the fast method, by head as they are computed: the softmax as an operator, with its transformed kernels,
         for the backward's products. Which of their rows are lost is judged by what they multiply.
-
-    Notes
-    -----
-    The number of segments k of every head is ``basis.n_terms``. Memory O(kn + nd) a head. Nothing that is later
-    written to the inputs or to the output changes it, and its own arrays are read-only. Source: ours.
 
     Examples
     --------
@@ -132,19 +113,13 @@ def conv_attention(
 
     Parameters
     ----------
-    q : array_like, shape (…, n, d)
-        Queries. Leading axes broadcast; fewer key-value heads than query heads (axis −3) are shared by groups.
-    k : array_like, shape (…, n, d)
-        Keys.
-    v : array_like, shape (…, n, d_v)
-        Values.
+    q, k, v : array_like, shapes (…, n, d), (…, n, d), (…, n, d_v)
+        As for `dense_attention`.
     n_basis : int, optional
         The paper's k: the most segments to look for, 1 ≤ n_basis ≤ n. Needed unless `basis` is given, as are
         `probe` and `delta`.
-    probe : int, optional
-        The paper's T; see `refattn.recover`.
-    delta, eps : float, optional
-        The paper's δ and ε; see `refattn.recover`.
+    probe, delta, eps : optional
+        The paper's T, δ and ε; as for `recover`.
     basis : ConvBasis or pair of ConvBasis, optional
         Use this basis of the logits instead of recovering one: q and k then serve for their shapes only. For full
         attention, the pair (lower, upper), the upper one of the transposed logits. Leading axes are those of the
@@ -204,23 +179,11 @@ def conv_attention(
     >>> bool(np.allclose(out, dense_attention(q, k, v), rtol=1e-12))
     True
     """
-    return _attend(
-        q,
-        k,
-        v,
-        n_basis=n_basis,
-        probe=probe,
-        delta=delta,
-        eps=eps,
-        basis=basis,
-        mask=mask,
-        scale=scale,
-        method=method,
-        plan=plan,
-        tol=tol,
-        check_finite=check_finite,
-        keep=False,
-    ).out
+    problem = as_problem(
+        q, k, v, n_basis=n_basis, probe=probe, delta=delta, eps=eps, basis=basis, mask=mask, scale=scale, method=method,
+        plan=plan, tol=tol, check_finite=check_finite,
+    )  # fmt: skip
+    return _attend(problem, None).out
 
 
 def conv_attention_forward(
@@ -239,23 +202,25 @@ def conv_attention_forward(
     plan: Plan | None = None,
     tol: float | None = None,
     check_finite: bool = True,
-) -> tuple[FloatArray, ConvCache]:
+) -> tuple[FloatArray, ConvForwardCache]:
     """Conv attention, with the basis used and what became of the rows.
 
     Parameters
     ----------
     q, k, v : array_like, shapes (…, n, d), (…, n, d), (…, n, d_v)
-        Queries, keys and values.
-    n_basis, probe, delta, eps, basis : optional
-        What basis is looked for, or which is used; as for `conv_attention`.
-    mask, scale, method, plan, tol, check_finite : optional
+        As for `dense_attention`.
+    n_basis : optional
+        As for `conv_attention`.
+    probe, delta, eps : optional
+        As for `recover`.
+    basis, mask, scale, method, plan, tol, check_finite : optional
         As for `conv_attention`.
 
     Returns
     -------
     out : ndarray, shape (…, n, d_v)
         The output.
-    cache : ConvCache
+    cache : ConvForwardCache
         Inputs, output, bases, and how many rows were recomputed.
 
     Raises
@@ -277,80 +242,26 @@ def conv_attention_forward(
     >>> cache.basis.starts.tolist()  # T = 1 and a tiny δ: the first columns, as every column differs from the last
     [0, 1, 2, 3]
     """
-    cache = _attend(
-        q,
-        k,
-        v,
-        n_basis=n_basis,
-        probe=probe,
-        delta=delta,
-        eps=eps,
-        basis=basis,
-        mask=mask,
-        scale=scale,
-        method=method,
-        plan=plan,
-        tol=tol,
-        check_finite=check_finite,
-        keep=True,
-    )
+    problem = as_problem(
+        q, k, v, n_basis=n_basis, probe=probe, delta=delta, eps=eps, basis=basis, mask=mask, scale=scale, method=method,
+        plan=plan, tol=tol, check_finite=check_finite,
+    )  # fmt: skip
+    cache = _attend(problem.kept(), {})
+    for array in (cache.out, cache.plans, cache.rows_recomputed, cache.largest_bound):
+        array.flags.writeable = False
     return cache.out.copy(), cache  # the caller may write to its own
 
 
 @one_blas_thread()
-def _attend(
-    q: ArrayLike,
-    k: ArrayLike,
-    v: ArrayLike,
-    *,
-    n_basis: int | None,
-    probe: int | None,
-    delta: float | None,
-    eps: float,
-    basis: ConvBasis | tuple[ConvBasis, ConvBasis] | None,
-    mask: str,
-    scale: float | None,
-    method: str,
-    plan: Plan | None,
-    tol: float | None,
-    check_finite: bool,
-    keep: bool,
-) -> ConvCache:
-    """The forward; `keep` says whether a backward may follow, so that the operators are worth their memory."""
-    q, k, v = as_float_arrays(check_finite=check_finite, q=q, k=k, v=v)
-    if keep:
-        q, k, v = kept(q), kept(k), kept(v)
-    layout = HeadLayout.of(q, k, v)
-    require_square(q, k)
-    as_option("mask", mask, ("causal", "full"))
-    as_option("method", method, METHODS)
-    if plan is not None and (method != "fast" or not isinstance(plan, Plan)):
-        raise TypeError(f"plan: {plan!r} came with method {method!r}, a Plan with method 'fast' was wanted")
-    factor = as_scale(scale, q.shape[-1], q.dtype)
-    row_tol = ROW_TOLERANCE[q.dtype.name] if tol is None else as_real("tol", tol, least=0.0)
-    queries, keys, values = layout.expand(q, k, v)
-    n = q.shape[-2]
-
-    upper = None
-    if basis is None:
-        _require_given(n_basis=n_basis, probe=probe, delta=delta)
-        options = search_options(n, n_basis, probe, delta, eps)
-        recover = _recover_heads(method)
-        lower = recover(queries, keys, *options, factor)
-        if mask == "full":
-            upper = recover(keys, queries, *options, factor)
-    elif mask == "full":
-        if not (isinstance(basis, tuple) and len(basis) == 2):
-            raise TypeError("basis: full attention wants a pair (lower, upper) of ConvBasis")
-        lower, upper = (_given(one, layout, n, q.dtype) for one in basis)
-    else:
-        lower = _given(basis, layout, n, q.dtype)
-
-    out = np.empty((*layout.inner, n, v.shape[-1]), q.dtype)
+def _attend(problem: ConvProblem, operators: dict[tuple[int, ...], Any] | None) -> ConvForwardCache:
+    """The forward; the operators of the fast method are put into `operators`, where a backward may follow."""
+    layout, method = problem.layout, problem.method
+    lower, upper = problem.bases()
+    _, _, values = layout.expand(problem.q, problem.k, problem.v)
+    out = np.empty((*layout.inner, *problem.v.shape[-2:]), problem.q.dtype)
     recomputed = np.zeros(layout.inner, dtype=np.int64)
     largest = np.zeros(layout.inner)
     plans = np.full(layout.inner, None, dtype=object)
-    operators: dict[tuple[int, ...], Any] = {}
     for head in np.ndindex(*layout.inner):
         above = None if upper is None else upper[head]
         if method == "oracle":
@@ -358,91 +269,40 @@ def _attend(
                 out[head] = oracle.conv_attention_head(values[head], lower[head], above)
         elif method == "paper":
             with np.errstate(over="ignore", invalid="ignore"):  # judged below
-                out[head], report = conv_attention_head(values[head], lower[head], above, row_tol)
+                out[head], report = Softmax(lower[head], above, problem.tol).product(values[head])
             recomputed[head], largest[head] = report.rows.size, report.largest_bound
         else:
-            from refattn.convbasis.fast import softmax
+            from refattn.convbasis.fast.softmax import FastSoftmax, plan_head
 
-            chosen = plan or softmax.plan_head(values[head], lower[head], above)
-            f = softmax.FastSoftmax(lower[head], above, chosen, v.shape[-1], row_tol)
-            plans[head] = chosen
-            report = f.write(values[head], out[head])
+            plan = problem.plan or plan_head(values[head], lower[head], above)
+            f = FastSoftmax(lower[head], above, plan, out.shape[-1], problem.tol)
+            report, plans[head] = f.write(values[head], out[head]), plan
             recomputed[head] = report.rows.size if f.below is not None else 0
             largest[head] = report.largest_bound
-            if keep:
+            if operators is not None:
                 operators[head] = f
-    if method != "fast" and (check_finite or all(np.isfinite(one).all() for one in (q, k, v))):
+    known = problem.check_finite or all(np.isfinite(one).all() for one in (problem.q, problem.k, problem.v))
+    if method != "fast" and known:
         require_finite("v: output", out)  # the fast one judges the rows that may overflow
-    merged = layout.merge(out)
-    by_head = [array.reshape(layout.lead) for array in (plans, recomputed, largest)]
-    if keep:
-        for array in (merged, *by_head):
-            array.flags.writeable = False
-    return ConvCache(
-        q,
-        k,
-        v,
-        merged,
-        _merge(lower, layout),
-        None if upper is None else _merge(upper, layout),
-        method,
-        by_head[0],
-        row_tol,
-        by_head[1],
-        by_head[2],
-        factor,
-        basis is None,
-        layout,
-        operators,
-    )
-
-
-def _recover_heads(method: str) -> Callable[..., ConvBasis]:
-    """Recover as the method does it: next to the paper, or compiled. Numba is imported when it is first needed."""
-    if method != "fast":
-        return recover_heads
-    from refattn.convbasis.fast import recover
-
-    return recover.recover_heads
-
-
-def _require_given(**options: Any) -> None:
-    missing = [name for name, value in options.items() if value is None]
-    if missing:
-        raise TypeError(f"{', '.join(missing)}: nothing came; n_basis, probe and delta, or a basis, were wanted")
-
-
-def _given(basis: Any, layout: HeadLayout, n: int, dtype: np.dtype[Any]) -> ConvBasis:
-    """Give a caller's basis the leading axes of the computation."""
-    if not isinstance(basis, ConvBasis):
-        raise TypeError(f"basis: {type(basis).__name__} came, a ConvBasis was wanted")
-    lead = basis.starts.shape[:-1]
-    if basis.n != n or lead not in ((), layout.lead):
-        raise ValueError(f"basis: heads {lead} and n = {basis.n} came, heads {layout.lead} and n = {n} were wanted")
-    terms = basis.starts.shape[-1]
-    kernels = cast("basis", basis.kernels, dtype)
-    return ConvBasis.trusted(
-        np.broadcast_to(basis.starts, (*layout.lead, terms)).reshape(*layout.inner, terms),
-        np.broadcast_to(kernels, (*layout.lead, terms, n)).reshape(*layout.inner, terms, n),
-    )
-
-
-def _merge(basis: ConvBasis, layout: HeadLayout) -> ConvBasis:
-    terms = basis.starts.shape[-1]
-    return ConvBasis.trusted(
-        basis.starts.reshape(*layout.lead, terms), basis.kernels.reshape(*layout.lead, terms, basis.n)
-    )
+    return ConvForwardCache(
+        problem.q, problem.k, problem.v, layout.merge(out), problem.merged(lower),
+        None if upper is None else problem.merged(upper), method, plans.reshape(layout.lead), problem.tol,
+        recomputed.reshape(layout.lead), largest.reshape(layout.lead), problem.scale, problem.given is None, layout,
+        {} if operators is None else operators,
+    )  # fmt: skip
 
 
 @one_blas_thread()
-def conv_attention_backward(dout: ArrayLike, cache: ConvCache, *, gradient: str = "approximation") -> ConvGradients:
+def conv_attention_backward(
+    dout: ArrayLike, cache: ConvForwardCache, *, gradient: str = "approximation"
+) -> ConvGradients:
     """Gradients of conv attention with respect to q, k and v.
 
     Parameters
     ----------
     dout : array_like, shape (…, n, d_v)
         Gradient of the loss with respect to the output; of the output's shape.
-    cache : ConvCache
+    cache : ConvForwardCache
         From `refattn.conv_attention_forward`; its method is the backward's.
     gradient : {"approximation", "attention"}, optional
         ``"approximation"``: the derivative of the output that the forward returned, the starts of the segments held
@@ -492,7 +352,7 @@ def conv_attention_backward(dout: ArrayLike, cache: ConvCache, *, gradient: str 
     True
     True
     """
-    require_kind("cache", cache, ConvCache, "conv_attention_forward")
+    require_kind("cache", cache, ConvForwardCache, "conv_attention_forward")
     as_option("gradient", gradient, GRADIENTS)
     if gradient == "approximation" and not cache.recovered:
         raise ValueError(
@@ -512,7 +372,7 @@ def conv_attention_backward(dout: ArrayLike, cache: ConvCache, *, gradient: str 
     return found
 
 
-def _gradients(gradient: str, cache: ConvCache, dout: FloatArray, exponents: tuple[int, int]) -> ConvGradients:
+def _gradients(gradient: str, cache: ConvForwardCache, dout: FloatArray, exponents: tuple[int, int]) -> ConvGradients:
     """The gradients of all heads, computed with q and k times two to minus these exponents."""
     layout, (q_exponent, k_exponent) = cache.layout, exponents
     q, k, v = layout.expand(scaled(cache.q, -q_exponent), scaled(cache.k, -k_exponent), cache.v)
@@ -538,7 +398,7 @@ def _finite(found: ConvGradients) -> bool:
 
 
 def _head_gradient(
-    gradient: str, cache: ConvCache, head: tuple[int, ...], arrays: tuple[FloatArray, ...]
+    gradient: str, cache: ConvForwardCache, head: tuple[int, ...], arrays: tuple[FloatArray, ...]
 ) -> tuple[tuple[FloatArray, ...], Recomputed]:
     """The gradients of one head, by the cache's method: the fast operator of the forward, the paper's, or dense."""
     G, Y, Q, K, V = arrays
@@ -567,4 +427,4 @@ def _head_gradient(
 
 
 def _in_float64(basis: ConvBasis) -> ConvBasis:
-    return ConvBasis.trusted(basis.starts, basis.kernels.astype(np.float64))
+    return ConvBasis._trusted(basis.starts, basis.kernels.astype(np.float64))

@@ -103,23 +103,15 @@ class ConvBasis:
             object.__setattr__(self, name, view)
 
     @classmethod
-    def trusted(cls, starts: NDArray[np.int64], kernels: FloatArray) -> ConvBasis:
-        """Return a basis of arrays that are known to fit and that nobody will write to, without looking at them.
-
-        Parameters
-        ----------
-        starts : ndarray of int64, shape (…, k)
-            As for `ConvBasis`.
-        kernels : ndarray, shape (…, k, n)
-            As for `ConvBasis`.
-        """
+    def _trusted(cls, starts: NDArray[np.int64], kernels: FloatArray) -> ConvBasis:
+        """Return a basis of arrays that are known to fit and that nobody will write to, without looking at them."""
         basis = cls.__new__(cls)
         basis._hold(starts, kernels)
         return basis
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copied or pickled, its arrays are read-only as well."""
-        return ConvBasis.trusted, (self.starts, self.kernels)
+        return ConvBasis._trusted, (self.starts, self.kernels)
 
     @property
     def n(self) -> int:
@@ -156,7 +148,7 @@ class ConvBasis:
 
     def __getitem__(self, index: Any) -> ConvBasis:
         """Return the basis of one matrix, or of some, of a stack."""
-        return ConvBasis.trusted(self.starts[index], self.kernels[index])
+        return ConvBasis._trusted(self.starts[index], self.kernels[index])
 
     def segments(self) -> NDArray[np.int64]:
         """Segment number of every column, shape (…, n); −1 before the first start, where columns are zero."""
@@ -196,24 +188,12 @@ class ConvBasis:
         -------
         ndarray, shape (…, r, n)
             ``columns[r, i] = u_seg(index_r)[i − index_r]`` for i ≥ index_r, else 0; time and memory O(rn).
-
-        Examples
-        --------
-        >>> decompose([[1.0, 0.0], [2.0, 1.0]]).columns([0])
-        array([[1., 2.]])
         """
         index = self._places(index)
         return self._gather(self.segments()[..., index, None], np.arange(self.n) - index[:, None])
 
     def to_dense(self) -> FloatArray:
-        """Dense matrix, shape (…, n, n); time and memory O(n²).
-
-        Examples
-        --------
-        >>> decompose([[1.0, 0.0], [2.0, 1.0]]).to_dense()
-        array([[1., 0.],
-               [2., 1.]])
-        """
+        """Dense matrix, shape (…, n, n); time and memory O(n²)."""
         return self.rows(np.arange(self.n))
 
     def _places(self, index: ArrayLike) -> NDArray[np.int64]:
@@ -401,6 +381,14 @@ def as_starts(starts: ArrayLike, n: int) -> NDArray[np.int64]:
     return columns
 
 
+def as_head(q: ArrayLike, k: ArrayLike, *, check_finite: bool = True) -> tuple[FloatArray, FloatArray]:
+    """Return the queries and keys of one head, or raise."""
+    q, k = as_float_arrays(check_finite=check_finite, q=q, k=k)
+    if q.ndim != 2 or q.shape != k.shape or 0 in q.shape:
+        raise ValueError(f"q, k: shapes {q.shape} and {k.shape} came, (n, d) twice was wanted")
+    return q, k
+
+
 @one_blas_thread()
 def basis_from_starts(
     q: ArrayLike, k: ArrayLike, starts: ArrayLike, *, scale: float | None = None, check_finite: bool = True
@@ -413,10 +401,8 @@ def basis_from_starts(
         Queries and keys of one head.
     starts : array_like of int, shape (s,)
         First columns of the segments, strictly increasing.
-    scale : float, optional
-        Factor of the logits; ``1/√d`` by default.
-    check_finite : bool, optional
-        Refuse NaN and infinity.
+    scale, check_finite : optional
+        As for `recover`.
 
     Returns
     -------
@@ -439,9 +425,7 @@ def basis_from_starts(
     >>> bool(np.allclose(basis_from_starts(q, k, [0, 3]).to_dense()[3:, 3], q[3:] @ k[3] / 2))
     True
     """
-    q, k = as_float_arrays(check_finite=check_finite, q=q, k=k)
-    if q.ndim != 2 or q.shape != k.shape or 0 in q.shape:
-        raise ValueError(f"q, k: shapes {q.shape} and {k.shape} came, (n, d) twice was wanted")
+    q, k = as_head(q, k, check_finite=check_finite)
     n = q.shape[0]
     columns = as_starts(starts, n)
     factor = np.asarray(as_scale(scale, q.shape[1], q.dtype), q.dtype)

@@ -39,7 +39,7 @@ def inference_bound(eps: float, v_max: float) -> float:
     eps : float
         The theorem's ε ≥ 0.
     v_max : float
-        ``‖V‖_∞`` ≥ 0.
+        As for `posterior_bound`.
 
     Returns
     -------
@@ -102,10 +102,8 @@ def sharp_bound(residual: float, v_max: float) -> float:
 
     Parameters
     ----------
-    residual : float
-        ``r = ‖H − H'‖_∞`` ≥ 0.
-    v_max : float
-        ``‖V‖_∞`` ≥ 0.
+    residual, v_max : float
+        As for `posterior_bound`.
 
     Returns
     -------
@@ -140,13 +138,11 @@ def logit_residual(
     Parameters
     ----------
     q, k : array_like, shape (…, n, d)
-        Queries and keys, as for `refattn.recover`.
+        As for `recover`.
     basis : ConvBasis
         For every query head.
-    scale : float, optional
-        Factor of the logits; ``1/√d`` by default.
-    check_finite : bool, optional
-        Refuse NaN and infinity.
+    scale, check_finite : optional
+        As for `recover`.
 
     Returns
     -------
@@ -211,10 +207,6 @@ class Closeness(NamedTuple):
     holds : bool
         ``eps ≤ delta / (5 probe)``.
 
-    Notes
-    -----
-    Measuring it takes O(n² d). Source: arXiv 2405.05219, definition of ε-close (T, δ)-non-degenerate matrices.
-
     Examples
     --------
     >>> import numpy as np
@@ -244,10 +236,8 @@ def closeness(
         The k-conv matrix H° that the logits are compared with.
     probe : int
         The paper's T, 1 ≤ T ≤ m_k.
-    scale : float, optional
-        Factor of the logits; ``1/√d`` by default.
-    check_finite : bool, optional
-        Refuse NaN and infinity.
+    scale, check_finite : optional
+        As for `recover`.
 
     Returns
     -------

@@ -22,16 +22,10 @@ from refattn.convbasis.basis import ConvBasis
 
 
 class DenseGradients(NamedTuple):
-    """Gradients of one head, in float64, or their natural sizes.
+    """Gradients of one head, in float64, or their natural sizes, of the shapes of q, k and v.
 
-    Attributes
-    ----------
-    q, k : ndarray, shape (n, d)
-        With respect to the queries and the keys.
-    v : ndarray, shape (n, d_v)
-        With respect to the values.
-    lower, upper : ndarray, shapes (terms, n)
-        With respect to the cumulative kernels u_i, lag by lag; `upper` is empty for causal attention.
+    `lower` and `upper`, shapes (terms, n), are with respect to the cumulative kernels u_i, lag by lag; `upper` is empty
+    for causal attention.
     """
 
     q: FloatArray
@@ -45,7 +39,7 @@ def dense_logits(basis: ConvBasis) -> FloatArray:
     """``Σ_i conv(b_i, m_i)`` of one matrix, shape (n, n), from the paper's vectors, one column after the other."""
     n = basis.n
     h = np.zeros((n, n), np.longdouble)  # b_i = u_i − u_{i−1} is summed up again: the roundings of neither may show
-    wide = ConvBasis.trusted(basis.starts, basis.kernels.astype(np.longdouble))
+    wide = ConvBasis._trusted(basis.starts, basis.kernels.astype(np.longdouble))
     for vector, size in zip(wide.vectors, wide.sizes, strict=True):
         for j in range(n - size, n):
             h[j:, j] += vector[: n - j]
@@ -62,21 +56,10 @@ def dense_weights(lower: ConvBasis, upper: ConvBasis | None) -> FloatArray:
 
 
 def conv_attention_head(v: FloatArray, lower: ConvBasis, upper: ConvBasis | None) -> FloatArray:
-    """Attention of one head with the logits of a basis.
+    """Attention of one head with the logits of a basis, in float64.
 
-    Parameters
-    ----------
-    v : ndarray, shape (n, d_v)
-        Values.
-    lower : ConvBasis
-        Basis of the logits on and below the diagonal.
-    upper : ConvBasis or None
-        Basis of the transposed logits, of which those above the diagonal are used; None for causal attention.
-
-    Returns
-    -------
-    ndarray, shape (n, d_v)
-        The output, in float64.
+    `upper` is the basis of the transposed logits, of which those above the diagonal are used; None for causal
+    attention.
     """
     return np.asarray(dense_weights(lower, upper) @ v.astype(np.float64))  # an average does not overflow
 
@@ -84,27 +67,11 @@ def conv_attention_head(v: FloatArray, lower: ConvBasis, upper: ConvBasis | None
 def approximation_gradient(
     G: FloatArray, Q: FloatArray, K: FloatArray, V: FloatArray, lower: ConvBasis, upper: ConvBasis | None, scale: float
 ) -> tuple[DenseGradients, DenseGradients]:
-    """Derivative of the output with the starts held fixed, by the chain rule, and its natural size.
+    """Derivative of the output with the starts held fixed, by the chain rule, and the same sums of absolute values.
 
-    The logit of row ``c_i + t + s`` and column ``c_i + s`` of segment i is ``u_i[t] = scale · q_{c_i+t} · k_{c_i}``
-    for every s, so the derivative with respect to u_i[t] is the sum of W along that diagonal of the segment. Above the
+    The logit of row ``c_i + t + s`` and column ``c_i + s`` of segment i is ``u_i[t] = scale · q_{c_i+t} · k_{c_i}`` for
+    every s, so the derivative with respect to u_i[t] is the sum of W along that diagonal of the segment. Above the
     diagonal the same holds of the transposed logits, with q and k exchanged.
-
-    Parameters
-    ----------
-    G, V : ndarray, shape (n, d_v)
-        Upstream gradient and values.
-    Q, K : ndarray, shape (n, d)
-        Queries and keys.
-    lower, upper : ConvBasis, ConvBasis or None
-        As for `conv_attention_head`.
-    scale : float
-        Factor of the logits.
-
-    Returns
-    -------
-    gradients, sizes : DenseGradients
-        The gradient, and the same sums of absolute values.
     """
     G, Q, K, V = (np.asarray(x, np.float64) for x in (G, Q, K, V))
     P = dense_weights(lower, upper)
@@ -118,8 +85,7 @@ def attention_gradient(
 ) -> tuple[DenseGradients, DenseGradients]:
     """Gradient of exact attention with its softmax replaced by P: ``dQ = scale · W K``, ``dK = scale · Wᵀ Q``.
 
-    Parameters and shapes are those of `approximation_gradient`; the kernels' gradients are empty, as the logits are
-    taken for ``scale · q_i · k_j`` themselves. Source: arXiv 2405.05219, section 5.
+    The kernels' gradients are empty, as the logits are taken for ``scale · q_i · k_j`` themselves (section 5).
     """
     G, Q, K, V = (np.asarray(x, np.float64) for x in (G, Q, K, V))
     P = dense_weights(lower, upper)

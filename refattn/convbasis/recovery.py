@@ -128,9 +128,8 @@ def recover_heads(
     most = max(len(basis.starts) for basis in bases)
     starts: NDArray[np.int64] = np.full((len(bases), most), n, dtype=np.int64)
     kernels = np.zeros((len(bases), most, n), queries.dtype)
-    for place, basis in enumerate(bases):
-        starts[place, : len(basis.starts)] = basis.starts
-        kernels[place, : len(basis.starts)] = basis.kernels
+    for basis, own, kernel in zip(bases, starts, kernels, strict=True):
+        own[: basis.starts.size], kernel[: basis.starts.size] = basis.starts, basis.kernels
     return ConvBasis(starts.reshape(*lead, most), kernels.reshape(*lead, most, n))
 
 
@@ -160,24 +159,11 @@ def _recover_head(Q: FloatArray, K: FloatArray, k: int, T: int, threshold: float
 
 
 def search(predicate: Callable[[int], bool], s: int, t: int) -> int | None:
-    """Algorithm 3 (Search): the first column in ``s … t`` from which a monotone predicate is true.
+    """Algorithm 3 (Search): the first column in ``s … t`` from which a monotone predicate is true; None if not even t.
 
-    Parameters
-    ----------
-    predicate : callable
-        ``predicate(j)``: does column j differ from the current segment by δ − 2Tε or more?
-    s, t : int
-        First and last column, s ≤ t.
-
-    Returns
-    -------
-    int or None
-        The column; None where the predicate is false at t too. On a predicate that is not monotone, some column at
-        which it is true, or None.
-
-    Notes
-    -----
-    At most ``⌈log₂(t − s + 1)⌉ + 1`` calls. Source: arXiv 2405.05219, Algorithm 3; the last probe is ours.
+    The predicate says whether column j differs from the current segment by δ − 2Tε or more; where it is not monotone,
+    some column at which it is true comes back, or None. At most ``⌈log₂(t − s + 1)⌉ + 1`` calls; the last probe is
+    ours.
 
     Examples
     --------

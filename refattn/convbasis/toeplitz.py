@@ -167,13 +167,9 @@ def subconv_product(a: ArrayLike, m: int, x: ArrayLike, *, method: str = "fft") 
 
     Parameters
     ----------
-    a : array_like, shape (n,)
-        First column of the block, in its first m entries.
-    m : int
-        Size of the block, 1 ≤ m ≤ n.
-    x : array_like, shape (n,) or (n, d)
-        One vector, or d of them as columns.
-    method : {"fft", "direct"}, optional
+    a, m : array_like, shape (n,), and int
+        As for `subconv_matrix`.
+    x, method : array_like, shape (n,) or (n, d), and {"fft", "direct"}
         As for `conv_product`.
 
     Returns

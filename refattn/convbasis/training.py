@@ -119,12 +119,8 @@ def loss_gradient_paper(
     ----------
     A1, A2, A3, X, W, E : array_like
         As for `loss_gradient_oracle`.
-    n_basis : int
-        The paper's k; see `refattn.recover`, as for `probe`, `delta` and `eps`.
-    probe : int
-        The paper's T.
-    delta, eps : float
-        The paper's δ and ε.
+    n_basis, probe, delta, eps : int and float
+        As for `recover`.
     tol : float, optional
         Row tolerance, as for `refattn.conv_attention`.
 

@@ -116,7 +116,7 @@ def measure_head(head: Head, *, terms: int = 16, tolerance: float = 0.1, seed: i
     ]
     basis = segment_means(h, best.starts[terms - 1])
     residual = h - basis.to_dense()
-    recovery = recover_to_tolerance(head.q, head.k, tolerance, scale=head.scale, seed=seed, max_basis=_most_terms(n))
+    recovery = recover_to_tolerance(head.q, head.k, tolerance, scale=head.scale, seed=seed, n_basis=_most_terms(n))
     rounding = rounding_of_logits(head)
     largest = float(np.abs(residual).max())
     v_max = 1.0 if head.v is None else float(np.abs(head.v).max())

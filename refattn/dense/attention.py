@@ -31,7 +31,15 @@ from numpy.typing import ArrayLike
 from refattn._kept import kept
 from refattn._overflow import overflow_judged
 from refattn._threads import one_blas_thread
-from refattn._validation import FloatArray, as_float_arrays, as_option, cast, require_finite, require_kind
+from refattn._validation import (
+    FloatArray,
+    as_option,
+    as_upstream,
+    cast,
+    finite_gradients,
+    require_finite,
+    require_kind,
+)
 from refattn.dense import fast, oracle
 from refattn.dense._problem import DenseProblem, as_problem
 
@@ -40,7 +48,7 @@ _METHODS: dict[str, ModuleType] = {"fast": fast, "oracle": oracle}
 
 @dataclass(frozen=True)
 class DenseForwardCache(DenseProblem):
-    """What `dense_attention_backward` needs of the forward.
+    """What `dense_attention_backward` needs of the forward; its arrays are read-only copies.
 
     Attributes
     ----------
@@ -61,11 +69,6 @@ class DenseForwardCache(DenseProblem):
         Query rows processed at once by the forward.
     method : str
         The method that computed the output.
-
-    Notes
-    -----
-    Memory O(n_q) a head beyond the inputs: the weights are computed again. What is later written to the inputs, the
-    mask or the output changes nothing; the cache's own arrays are read-only. Source: ours.
 
     Examples
     --------
@@ -89,20 +92,12 @@ class DenseForwardCache(DenseProblem):
 
 
 class AttentionGradients(NamedTuple):
-    """Gradients of attention, each of the shape of its input.
+    """Gradients of attention, each of the shape of its input; a tuple, ``dq, dk, dv = gradients``.
 
     Attributes
     ----------
-    q : ndarray, shape (…, n_q, d)
-        With respect to the queries, in the dtype of the computation.
-    k : ndarray, shape (…, n_k, d)
-        With respect to the keys.
-    v : ndarray, shape (…, n_k, d_v)
-        With respect to the values.
-
-    Notes
-    -----
-    A tuple: ``dq, dk, dv = gradients``. Memory O((n_q + n_k)(d + d_v)) a head. Source: ours.
+    q, k, v : ndarray, shapes (…, n_q, d), (…, n_k, d), (…, n_k, d_v)
+        With respect to the queries, the keys and the values, in the dtype of the computation.
 
     Examples
     --------
@@ -135,12 +130,9 @@ def dense_attention(
 
     Parameters
     ----------
-    q : array_like, shape (…, n_q, d)
-        Queries. Leading axes broadcast; fewer key-value heads than query heads (axis −3) are shared by groups.
-    k : array_like, shape (…, n_k, d)
-        Keys.
-    v : array_like, shape (…, n_k, d_v)
-        Values.
+    q, k, v : array_like, shapes (…, n_q, d), (…, n_k, d), (…, n_k, d_v)
+        Queries, keys and values. Leading axes broadcast; fewer key-value heads than query heads (axis −3) are shared by
+        groups.
     mask : {"causal", "full"}, Causal, SlidingWindow, array_like or tuple of these, optional
         Which keys a query may see; see `refattn.masks`. An array is of a shape that broadcasts to (…, n_q, n_k):
         boolean, True where a key may be seen, or floating, added to the logits. The parts of a tuple all apply.
@@ -214,9 +206,7 @@ def dense_attention_forward(
 
     Parameters
     ----------
-    q, k, v : array_like, shapes (…, n_q, d), (…, n_k, d), (…, n_k, d_v)
-        Queries, keys and values.
-    mask, scale, softcap, block, method, check_finite : optional
+    q, k, v, mask, scale, softcap, block, method, check_finite : array_like, and options
         As for `dense_attention`.
 
     Returns
@@ -303,11 +293,8 @@ def dense_attention_backward(dout: ArrayLike, cache: DenseForwardCache) -> Atten
     True
     """
     require_kind("cache", cache, DenseForwardCache, "dense_attention_forward")
-    (dout,) = as_float_arrays(dout=dout)
+    dout = as_upstream((*cache.row_max.shape, cache.v.shape[-1]), dout=dout)
     layout = cache.layout
-    shape = (*cache.row_max.shape, cache.v.shape[-1])
-    if dout.shape != shape:
-        raise ValueError(f"dout: shape {dout.shape} came, the output's {shape} was wanted")
     upstream = layout.expand_queries(cast("dout", dout, cache.q.dtype))
     row_max, row_sum = (rows.reshape(*layout.inner, -1) for rows in (cache.row_max, cache.row_sum))
     with overflow_judged(), one_blas_thread():
@@ -317,6 +304,4 @@ def dense_attention_backward(dout: ArrayLike, cache: DenseForwardCache) -> Atten
             layout.reduce_keys(dk, cache.k.shape),
             layout.reduce_keys(dv, cache.v.shape),
         )
-    for name, gradient in gradients._asdict().items():
-        require_finite(f"dout: gradient of {name}", gradient)
-    return gradients
+    return finite_gradients(gradients)

@@ -17,21 +17,14 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    BrokenExecutor,
-    CancelledError,
-    Executor,
-    Future,
-    ProcessPoolExecutor,
-    wait,
-)
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
 from platform import python_version
+from queue import SimpleQueue
 
 from refattn._threads import one_blas_thread, set_thread_count, thread_count
 from refattn._version import __version__
@@ -109,18 +102,19 @@ def elsewhere(run: Run, items: Iterable[Item], workers: Workers) -> Generator[Re
     losses: Counter[int] = Counter()
     while waiting:
         in_hand: dict[Future[Result], Item] = {}
+        finished: SimpleQueue[Future[Result]] = SimpleQueue()  # `wait` interrupted holds locks that the executor needs
         try:
             with workers.open() as executor:
                 while waiting or in_hand:
                     while waiting and (workers.in_flight is None or len(in_hand) < workers.in_flight):
-                        item = waiting[0]
-                        in_hand[executor.submit(compute, run, item, workers.threads, versions())] = item
-                        waiting.popleft()
-                    for future in wait(in_hand, return_when=FIRST_COMPLETED).done:
-                        with _named(in_hand[future]):
-                            result = future.result()
-                        del in_hand[future]
-                        yield result
+                        future = executor.submit(compute, run, waiting[0], workers.threads, versions())
+                        in_hand[future] = waiting.popleft()
+                        future.add_done_callback(finished.put)
+                    future = finished.get()
+                    with _named(in_hand[future]):
+                        result = future.result()
+                    del in_hand[future]
+                    yield result
         except BrokenExecutor:
             lost = list(in_hand.values())
             waiting.extendleft(reversed(lost))

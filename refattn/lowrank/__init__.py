@@ -1,5 +1,8 @@
 """Low-rank attention with structured masks (arXiv 2405.05219, section 6)."""
 
+from typing import TYPE_CHECKING
+
+from refattn._moved import explains
 from refattn.lowrank.attention import (
     LowRankForwardCache,
     lowrank_attention,
@@ -70,3 +73,6 @@ __all__ = [
     "shifted_groups",
     "sliding_window",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = explains(__name__)

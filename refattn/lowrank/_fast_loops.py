@@ -15,6 +15,8 @@ from refattn._compiled import compiled
 from refattn._validation import FloatArray
 
 Index = NDArray[np.int64]
+Plan = tuple[Index, ...]
+"""start, stop, item, first, by_start, by_stop, left, right: see `interval_sums`."""
 
 NARROW = 16
 """Columns up to which a loop over them is too short to be vectorised."""
@@ -161,21 +163,7 @@ def sort_by(keys: Index, order: Index, first: Index, out: Index) -> None:
 
 @compiled
 def interval_sums(
-    start: Index,
-    stop: Index,
-    item: Index,
-    first: Index,
-    by_start: Index,
-    by_stop: Index,
-    left: Index,
-    right: Index,
-    A: FloatArray,
-    B: FloatArray,
-    X: FloatArray,
-    low: int,
-    high: int,
-    state: FloatArray,
-    out: FloatArray,
+    plan: Plan, A: FloatArray, B: FloatArray, X: FloatArray, low: int, high: int, state: FloatArray, out: FloatArray
 ) -> None:
     """``out_item += A_item · Σ_{start ≤ p < stop} B_p X_pᵀ``, the sum of what is left and right of a point of each.
 
@@ -183,6 +171,7 @@ def interval_sums(
     ``by_stop[…]`` in that of their stops. From m the sum grows to the left, and is read where an interval starts; then
     to the right, and is read where one stops. Nothing is subtracted.
     """
+    start, stop, item, first, by_start, by_stop, left, right = plan
     for m in range(first.size - 1):
         if left[m] < m:
             state[:] = 0.0
@@ -209,23 +198,10 @@ def interval_sums(
 
 @compiled
 def interval_sums_transposed(
-    start: Index,
-    stop: Index,
-    item: Index,
-    first: Index,
-    by_start: Index,
-    by_stop: Index,
-    left: Index,
-    right: Index,
-    A: FloatArray,
-    B: FloatArray,
-    X: FloatArray,
-    low: int,
-    high: int,
-    state: FloatArray,
-    out: FloatArray,
+    plan: Plan, A: FloatArray, B: FloatArray, X: FloatArray, low: int, high: int, state: FloatArray, out: FloatArray
 ) -> None:
     """``out_p += A_p · Σ_{start ≤ p < stop} B_item X_itemᵀ``: `interval_sums` in reverse, add and read exchanged."""
+    start, stop, item, first, by_start, by_stop, left, right = plan
     for m in range(first.size - 1):
         if left[m] < m:
             state[:] = 0.0

@@ -26,7 +26,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from refattn._heads import HeadLayout
 from refattn._threads import one_blas_thread
-from refattn._validation import FloatArray, as_float_arrays, as_option, as_real, require_finite, require_kind
+from refattn._validation import (
+    FloatArray,
+    as_float_arrays,
+    as_option,
+    as_real,
+    as_upstream,
+    finite_gradients,
+    require_finite,
+    require_kind,
+)
 from refattn.dense import AttentionGradients
 from refattn.lowrank import guard
 from refattn.lowrank.features import FeatureMap, PolynomialFeatures, logit_bound
@@ -73,10 +82,6 @@ class LowRankForwardCache:
         Bound on ``‖Y − Ỹ‖_∞`` that the features' error implies (`lowrank_bound`); None if it implies none.
     layout : HeadLayout
         Leading axes, and which heads share keys and values.
-
-    Notes
-    -----
-    Memory O(nd): the factors are computed again. Source: ours.
 
     Examples
     --------
@@ -153,12 +158,8 @@ def lowrank_attention(
 
     Parameters
     ----------
-    q : array_like, shape (…, n, d)
-        Queries. Leading axes broadcast; fewer key-value heads than query heads (axis −3) are shared by groups.
-    k : array_like, shape (…, n, d)
-        Keys.
-    v : array_like, shape (…, n, d_v)
-        Values.
+    q, k, v : array_like, shapes (…, n, d), (…, n, d), (…, n, d_v)
+        As for `refattn.dense_attention`.
     features : FeatureMap, optional
         `PolynomialFeatures` or `RandomFeatures`, which have their own scale.
     error : float, optional
@@ -234,8 +235,8 @@ def lowrank_attention_forward(
 
     Parameters
     ----------
-    q, k, v : array_like, shapes (…, n, d), (…, n, d), (…, n, d_v)
-        Queries, keys and values.
+    q, k, v : array_like
+        As for `refattn.dense_attention`.
     features, error, mask, scale, method, check_finite : optional
         As for `lowrank_attention`.
 
@@ -337,9 +338,7 @@ def lowrank_attention_backward(dout: ArrayLike, cache: LowRankForwardCache) -> A
     True
     """
     require_kind("cache", cache, LowRankForwardCache, "lowrank_attention_forward")
-    (dout,) = as_float_arrays(dout=dout)
-    if dout.shape != cache.out.shape:
-        raise ValueError(f"dout: shape {dout.shape} came, the output's {cache.out.shape} was wanted")
+    dout = as_upstream(cache.out.shape, dout=dout)
     layout, chosen = cache.layout, cache.features
     queries, keys, values = layout.expand(cache.q, cache.k, cache.v)
     upstream, outputs = (layout.expand_queries(x).astype(np.float64, order="C") for x in (dout, cache.out))
@@ -372,9 +371,7 @@ def lowrank_attention_backward(dout: ArrayLike, cache: LowRankForwardCache) -> A
             layout.reduce_keys(dv, cache.v.shape),
         )
         gradients = AttentionGradients(*(np.ldexp(x, exponent).astype(dtype, copy=False) for x in sums))
-    for name, gradient in gradients._asdict().items():
-        require_finite(f"dout: gradient of {name}", gradient)
-    return gradients
+    return finite_gradients(gradients)
 
 
 def _structure(mask: Any, n: int) -> StructuredMask:

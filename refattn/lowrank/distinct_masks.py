@@ -7,10 +7,10 @@ patterns. What is not what it claims to be is refused, naming the first row (col
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from refattn._validation import as_array, as_count
 from refattn.lowrank.masks import Boolean, Index, StructuredMask, as_dense_mask, as_indices, keep
@@ -28,6 +28,20 @@ class _GroupedMask(StructuredMask):
     def __post_init__(self) -> None:
         patterns, groups = _as_groups(self.patterns, self.groups, self.grouped)
         keep(self, patterns=patterns, groups=groups)
+
+    @classmethod
+    def from_dense(cls, dense: ArrayLike, *, most: int | None = None) -> Self:
+        """Read a dense mask, or raise ``ValueError`` naming the first row, or column, beyond `most` different ones.
+
+        Parameters
+        ----------
+        dense : array_like, shape (n, n)
+            Booleans, or zeros and ones.
+        most : int, optional
+            Most different ones.
+        """
+        W = as_dense_mask(dense)
+        return cls(*_patterns(W if cls.grouped == "row" else W.T, most, cls.grouped))
 
     @property
     def n(self) -> int:  # type: ignore[override]
@@ -67,19 +81,6 @@ class DistinctRowsMask(_GroupedMask):
 
     grouped = "row"
 
-    @classmethod
-    def from_dense(cls, dense: ArrayLike, *, most: int | None = None) -> DistinctRowsMask:
-        """Read a dense mask, or raise ``ValueError`` naming the first row beyond `most` different ones.
-
-        Parameters
-        ----------
-        dense : array_like, shape (n, n)
-            Booleans, or zeros and ones.
-        most : int, optional
-            Most different ones.
-        """
-        return cls(*_grouped(as_dense_mask(dense), most, cls.grouped))
-
     def transpose(self) -> DistinctColumnsMask:
         """Return Wᵀ, which has as many distinct columns."""
         return DistinctColumnsMask(self.patterns, self.groups)
@@ -106,10 +107,8 @@ class DistinctColumnsMask(_GroupedMask):
 
     Raises
     ------
-    TypeError
-        Not booleans and integers.
-    ValueError
-        Shapes do not fit; or the first column whose group is not one of the patterns.
+    TypeError, ValueError
+        As `DistinctRowsMask`, of columns.
 
     Notes
     -----
@@ -124,19 +123,6 @@ class DistinctColumnsMask(_GroupedMask):
     """
 
     grouped = "column"
-
-    @classmethod
-    def from_dense(cls, dense: ArrayLike, *, most: int | None = None) -> DistinctColumnsMask:
-        """Read a dense mask, or raise ``ValueError`` naming the first column beyond `most` different ones.
-
-        Parameters
-        ----------
-        dense : array_like, shape (n, n)
-            Booleans, or zeros and ones.
-        most : int, optional
-            Most different ones.
-        """
-        return cls(*_grouped(as_dense_mask(dense).T, most, cls.grouped))
 
     def transpose(self) -> DistinctRowsMask:
         """Return Wᵀ, which has as many distinct rows."""
@@ -166,12 +152,17 @@ def _as_groups(patterns: Any, groups: Any, what: str) -> tuple[Boolean, Index]:
     return patterns.copy(), groups
 
 
-def _grouped(rows: Boolean, most: int | None, what: str) -> tuple[Boolean, Index]:
-    """Group equal rows, in the order of their first appearance."""
-    packed = np.packbits(rows, axis=1)
-    _, appears, inverse = np.unique(packed, axis=0, return_index=True, return_inverse=True)
+def _patterns(rows: Boolean, most: int | None, what: str) -> tuple[Boolean, Index]:
+    """Return the different rows, in the order of their first appearance, and which of them each row is."""
+    first, groups = grouped(np.packbits(rows, axis=1), most, what)
+    return rows[first], groups
+
+
+def grouped(rows: NDArray[Any], most: int | None, what: str) -> tuple[Index, Index]:
+    """Group equal rows: where each different one first appears, in that order, and which of them each row is."""
+    _, appears, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
     order = np.argsort(appears)
     if most is not None and order.size > as_count("most", most, least=1):
         i = int(appears[order[most]])
         raise ValueError(f"mask: {what} {i} differs from the {most} different ones before it")
-    return rows[appears[order]], np.argsort(order)[inverse.reshape(-1)]
+    return appears[order], np.argsort(order)[inverse.reshape(-1)]

@@ -102,7 +102,7 @@ def _over_intervals(
     sums = loops.interval_sums_transposed if transposed else loops.interval_sums
 
     def both(X: FloatArray, low: int, high: int, state: FloatArray, out: FloatArray) -> None:
-        sums(*plan, A, B, X, low, high, state, out)  # type: ignore[call-arg]
+        sums(plan, A, B, X, low, high, state, out)
         loops.short_intervals(*few, A, B, X, transposed, low, high, out)  # type: ignore[call-arg]
 
     return _in_pieces(v, rank, both)

@@ -38,7 +38,7 @@ LARGEST_RANK = 1_000_000
 
 
 class FeatureMap(ABC):
-    """Two maps φ, ψ with ``exp(s · q·k) ≈ φ(q)·ψ(k)``.
+    """Two maps φ, ψ with ``exp(s · q·k) ≈ φ(q)·ψ(k)``, in O(nr) for monomials, O(nrd) for random features.
 
     Attributes
     ----------
@@ -48,10 +48,6 @@ class FeatureMap(ABC):
         The scale s.
     error : float or None
         Bound on the relative error of every entry; None if there is none.
-
-    Notes
-    -----
-    Factors take time and memory O(nr) for monomials, O(nrd) for random features. Source: arXiv 2405.05219, section 6.
 
     Examples
     --------
@@ -80,10 +76,8 @@ class FeatureMap(ABC):
 
         Returns
         -------
-        U1 : ndarray of float64, shape (…, n, r)
-            Features of the queries.
-        U2 : ndarray of float64, shape (…, n, r)
-            Features of the keys: ``U1 U2ᵀ`` approximates ``exp(s · q kᵀ)`` entry by entry.
+        tuple of ndarray, float64, shape (…, n, r)
+            Features of the queries and of the keys: ``U1 U2ᵀ`` approximates ``exp(s · q kᵀ)`` entry by entry.
 
         Raises
         ------
@@ -91,10 +85,6 @@ class FeatureMap(ABC):
             Not finite numbers of width d, or logits are outside what the map is for, or a feature overflows.
         MemoryError
             The factors do not fit; the message has the estimate.
-
-        Notes
-        -----
-        Time and memory O(nr) for monomials, O(nrd) for random features.
         """
         queries, keys = self._checked(q, k)
         return self._queries(queries, shifted=False), self._keys(keys, shifted=False)
@@ -128,15 +118,9 @@ class FeatureMap(ABC):
 
         Returns
         -------
-        dq : ndarray of float64, shape (…, n, d)
-            With respect to the queries.
-        dk : ndarray of float64, shape (…, n, d)
-            With respect to the keys. What `attention_factors` shifts by counts as constant: the loss
+        tuple of ndarray, float64, shape (…, n, d)
+            With respect to the queries and the keys. What `attention_factors` shifts by counts as constant: the loss
             must not depend on it.
-
-        Notes
-        -----
-        Time and memory as the forward.
         """
         queries, keys = self._checked(q, k)
         u1, u2, du1, du2 = (
@@ -316,19 +300,10 @@ class PolynomialFeatures(FeatureMap):
         bound, scale, kind : optional
             As for `PolynomialFeatures`.
 
-        Returns
-        -------
-        PolynomialFeatures
-            The map.
-
         Raises
         ------
         TypeError, ValueError, MemoryError
             As `PolynomialFeatures` and `degree_for`; or rounding leaves no room for the error.
-
-        Notes
-        -----
-        Time O(g²) and that of the map. Source: ours.
 
         Examples
         --------
@@ -403,12 +378,7 @@ def _readable(count: int) -> str:
 def _monomials(width: int, degree: int) -> tuple[NDArray[np.int64], ...]:
     """All exponents α with ``|α| ≤ g``, each as its parent times one variable not before the parent's last.
 
-    Returns
-    -------
-    parents, variables, powers : ndarray of int64, shape (r,)
-        ``x^α = x^parent · x_variable``; the power |α|.
-    multinomials : ndarray of float64, shape (r,)
-        ``m!/α!``, built from the parent's by ``m / α_variable``.
+    Returns parents and variables, ``x^α = x^parent · x_variable``, the powers |α|, and ``m!/α!``, from the parent's.
     """
     parents, variables, powers, multinomials = [np.zeros(1, np.int64)], [np.zeros(1, np.int64)], [0], [np.ones(1)]
     first, runs = 0, np.zeros(1, np.int64)

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from refattn._memory import require_memory
 from refattn._validation import as_array, as_count, as_flag
-from refattn.lowrank.distinct_masks import DistinctRowsMask
+from refattn.lowrank.distinct_masks import DistinctRowsMask, grouped
 from refattn.lowrank.masks import (
     CausalStructure,
     ContinuousRowsMask,
@@ -24,6 +24,7 @@ from refattn.lowrank.masks import (
     RowChangeMask,
     StructuredMask,
     as_indices,
+    spans,
 )
 
 _BYTES = 64
@@ -124,7 +125,7 @@ def prefix_lm(n: int, prefix: int) -> ContinuousRowsMask:
     Parameters
     ----------
     n : int
-        Number of rows.
+        As for `sliding_window`.
     prefix : int
         Columns of the prefix, 0 … n.
 
@@ -252,10 +253,8 @@ def as_continuous_rows(mask: StructuredMask) -> ContinuousRowsMask:
     if isinstance(mask, CausalStructure):
         return sliding_window(mask.n, mask.n)
     if isinstance(mask, DistinctRowsMask):
-        counts = mask.patterns.sum(axis=1)
-        start = np.where(counts > 0, mask.patterns.argmax(axis=1), 0)
-        last = mask.n - mask.patterns[:, ::-1].argmax(axis=1)
-        broken = ((counts > 0) & (last - start != counts))[mask.groups]
+        start, counts, last = spans(mask.patterns)
+        broken = (last - start != counts)[mask.groups]
         if broken.any():
             raise ValueError(f"mask: row {int(broken.argmax())} sees more than one interval")
         return ContinuousRowsMask(start[mask.groups], (start + counts)[mask.groups])
@@ -370,10 +369,6 @@ def as_distinct_rows(mask: StructuredMask, *, most: int) -> DistinctRowsMask:
     rows = as_continuous_rows(mask)
     empty = rows.start == rows.stop
     ends = np.stack([np.where(empty, 0, rows.start), np.where(empty, 0, rows.stop)], axis=1)
-    _, appears, inverse = np.unique(ends, axis=0, return_index=True, return_inverse=True)
-    order = np.argsort(appears)
-    if order.size > most:
-        raise ValueError(f"mask: row {int(appears[order[most]])} differs from the {most} different ones before it")
-    chosen, j = ends[appears[order]], np.arange(rows.n)
-    patterns = (chosen[:, :1] <= j) & (j < chosen[:, 1:])
-    return DistinctRowsMask(patterns, np.argsort(order)[inverse.reshape(-1)])
+    first, groups = grouped(ends, most, "row")
+    chosen, j = ends[first], np.arange(rows.n)
+    return DistinctRowsMask((chosen[:, :1] <= j) & (j < chosen[:, 1:]), groups)

@@ -29,10 +29,6 @@ class StructuredMask(ABC):
     n : int
         Number of rows and of columns.
 
-    Notes
-    -----
-    `to_dense` takes O(n²), everything else no more than the structure. Source: arXiv 2405.05219, section 6.
-
     Examples
     --------
     >>> from refattn.lowrank import StructuredMask, prefix_lm, sliding_window
@@ -75,6 +71,13 @@ def as_indices(name: str, value: Any, size: int, what: str) -> Index:
     if array.shape != (size,):
         raise ValueError(f"{name}: shape {array.shape} came, ({size},), {what}, was wanted")
     return array.astype(np.int64)
+
+
+def spans(rows: Boolean) -> tuple[Index, Index, Index]:
+    """Return the first column that every row sees, how many it sees, and the one after its last; 0 where none."""
+    counts = rows.sum(axis=1)
+    start = np.where(counts > 0, rows.argmax(axis=1), 0)
+    return start, counts, np.where(counts > 0, rows.shape[1] - rows[:, ::-1].argmax(axis=1), 0)
 
 
 def keep(mask: StructuredMask, **arrays: NDArray[Any]) -> None:
@@ -276,11 +279,8 @@ class ContinuousRowsMask(StructuredMask):
         dense : array_like, shape (n, n)
             Booleans, or zeros and ones.
         """
-        W = as_dense_mask(dense)
-        counts = W.sum(axis=1)
-        start = np.where(counts > 0, W.argmax(axis=1), 0)
-        last = len(W) - W[:, ::-1].argmax(axis=1)
-        broken = (counts > 0) & (last - start != counts)
+        start, counts, last = spans(as_dense_mask(dense))
+        broken = last - start != counts
         if broken.any():
             i = int(broken.argmax())
             raise ValueError(f"mask: row {i} sees {counts[i]} columns of {start[i]} … {last[i] - 1}: not one interval")

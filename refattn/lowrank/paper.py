@@ -57,12 +57,9 @@ def algorithm_5_transposed(mask: RowChangeMask, U1: FloatArray, U2: FloatArray, 
 
 
 def segment_tree(leaves: FloatArray) -> FloatArray:
-    """Build the tree of sums over n leaves, shape (n, r).
+    """Build the tree of sums over n leaves, shape (n, r): an array (2m, r), m the power of two from n on.
 
-    Returns
-    -------
-    ndarray, shape (2m, r)
-        m the power of two from n on. Node p has the children 2p and 2p + 1, leaf j is node m + j; node 0 is not used.
+    Node p has the children 2p and 2p + 1, leaf j is node m + j; node 0 is not used.
     """
     m = 1 << (len(leaves) - 1).bit_length()
     tree = np.zeros((2 * m, leaves.shape[1]))
@@ -110,13 +107,7 @@ def prefix_sums(mask: ContinuousRowsMask, U1: FloatArray, U2: FloatArray, V: Flo
 
 
 def segment_spread(leaves: FloatArray, start: NDArray[np.int64], stop: NDArray[np.int64], n: int) -> FloatArray:
-    """Give every leaf to all places of its interval: `segment_sums` and `segment_tree` in reverse.
-
-    Returns
-    -------
-    ndarray, shape (n, r)
-        Sums of the leaves whose intervals hold a place; O(n r log n) for n of them.
-    """
+    """Give every leaf to all places of its interval, (n, r): `segment_sums` and `segment_tree` in reverse."""
     m = 1 << (n - 1).bit_length()
     tree = np.zeros((2 * m, leaves.shape[1]))
     low, high = start + m, stop + m

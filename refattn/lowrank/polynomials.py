@@ -61,15 +61,15 @@ def polynomial_coefficients(degree: int, bound: float, *, kind: str = "chebyshev
     array([1.    , 1.    , 0.5   , 0.1667])
     """
     degree, bound = _checked(degree, bound, kind)
+    taylor = np.array([1 / math.factorial(m) for m in range(degree + 1)])
     if kind == "taylor":
-        return np.array([1 / math.factorial(m) for m in range(degree + 1)])
+        return taylor
     series = _chebyshev_series(degree, bound)
     padded = np.zeros(degree + 1)  # in the monomials of t = x / B; trailing zeros may be cut by NumPy
     in_t = chebyshev.cheb2poly(series)
     padded[: len(in_t)] = in_t
     powers = bound ** np.arange(degree + 1.0)
     # where B^m vanishes so does what the term contributes: there the series is Taylor's to every digit that counts
-    taylor = np.array([1 / math.factorial(m) for m in range(degree + 1)])
     return np.asarray(np.divide(padded, powers, out=taylor, where=powers > 1e-290))
 
 
@@ -78,11 +78,7 @@ def polynomial_error(degree: int, bound: float, *, kind: str = "chebyshev") -> f
 
     Parameters
     ----------
-    degree : int
-        The degree g, 0 ≤ g ≤ 60.
-    bound : float
-        The bound B, 0 < B ≤ 50.
-    kind : {"chebyshev", "taylor"}, optional
+    degree, bound, kind : int, float, str
         As for `polynomial_coefficients`.
 
     Returns
@@ -121,13 +117,11 @@ def polynomial_rounding(degree: int, bound: float, rank: int, *, kind: str = "ch
 
     Parameters
     ----------
-    degree : int
-        The degree g, 0 ≤ g ≤ 60.
-    bound : float
-        The bound B, 0 < B ≤ 50.
+    degree, bound : int, float
+        As for `polynomial_coefficients`.
     rank : int
         Number of monomials, at least 1.
-    kind : {"chebyshev", "taylor"}, optional
+    kind : str, optional
         As for `polynomial_coefficients`.
 
     Returns
@@ -183,9 +177,7 @@ def degree_for(error: float, bound: float, *, kind: str = "chebyshev") -> int:
     ----------
     error : float
         Relative error asked for, above 0.
-    bound : float
-        The bound B, 0 < B ≤ 50.
-    kind : {"chebyshev", "taylor"}, optional
+    bound, kind : float, str
         As for `polynomial_coefficients`.
 
     Returns
@@ -225,10 +217,8 @@ def monomial_rank(width: int, degree: int) -> int:
 
     Parameters
     ----------
-    width : int
-        The width d, at least 1.
-    degree : int
-        The degree g, at least 0.
+    width, degree : int
+        The width d, at least 1, and the degree g, at least 0.
 
     Returns
     -------
@@ -261,10 +251,8 @@ def paper_rank(width: int, degree: int) -> int:
 
     Parameters
     ----------
-    width : int
-        The width d, at least 1.
-    degree : int
-        The degree g, at least 0.
+    width, degree : int
+        As for `monomial_rank`.
 
     Returns
     -------
@@ -274,7 +262,7 @@ def paper_rank(width: int, degree: int) -> int:
     Raises
     ------
     TypeError, ValueError
-        Not integers, too small, or both above 10,000.
+        As `monomial_rank`.
 
     Notes
     -----

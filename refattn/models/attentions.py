@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from refattn._validation import FloatArray, as_count
-from refattn.models.llama import Attention
+from refattn.models._blocks import Attention
 from refattn.models.scorer import Scorer
 from refattn.sparsek import SparseKDecodingCache, sparsek_attention, sparsek_scores
 
@@ -91,10 +91,8 @@ class SelectiveAttention:
 
         Parameters
         ----------
-        layer : int
-            Which layer.
-        a : ndarray, shape (n, width)
-            Its normalised input.
+        layer, a : int, ndarray of shape (n, width)
+            Which layer, and its normalised input.
         """
         weight, slope = (array[layer].astype(a.dtype) for array in (self.scorer.weight, self.scorer.slope))
         self._scores = sparsek_scores(a, weight, slope)
@@ -118,13 +116,6 @@ class GeneratingAttention(SelectiveAttention):
     ----------
     scorer : Scorer
         Of the model's layers and key-value heads.
-
-    Attributes
-    ----------
-    position : int
-        Tokens taken in so far, in every layer.
-    nbytes : int
-        Bytes the caches keep; the same at every position.
 
     Notes
     -----
@@ -160,7 +151,7 @@ class GeneratingAttention(SelectiveAttention):
 
     @property
     def nbytes(self) -> int:
-        """Bytes the caches keep."""
+        """Bytes the caches keep; the same at every position."""
         return sum(cache.nbytes for cache in self._caches)
 
     def observe(self, layer: int, a: FloatArray) -> None:
@@ -168,10 +159,8 @@ class GeneratingAttention(SelectiveAttention):
 
         Parameters
         ----------
-        layer : int
-            Which layer.
-        a : ndarray, shape (n, width)
-            Its normalised input.
+        layer, a : int, ndarray of shape (n, width)
+            Which layer, and its normalised input.
         """
         super().observe(layer, a)
         slope = self.scorer.slope[layer].astype(a.dtype)

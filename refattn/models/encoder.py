@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike
 from scipy.special import ndtr
 
-from refattn._validation import FloatArray, as_array, as_count, as_real, as_real_array, cast
+from refattn._validation import FloatArray, as_count, as_real
 from refattn.dense import dense_attention
-from refattn.models.llama import Attention, as_weight
+from refattn.models._blocks import Attention, Transformer
+from refattn.models._reading import existing, needing
 from refattn.models.safetensors_file import read_safetensors
 
 
@@ -34,12 +35,8 @@ def exact_full_attention(layer: int, q: FloatArray, k: FloatArray, v: FloatArray
 
     Parameters
     ----------
-    layer : int
-        Which layer; it makes no difference.
-    q : ndarray, shape (n_heads, n, d)
-        Queries, in the model's dtype.
-    k, v : ndarray, shape (n_heads, n, d)
-        Keys and values.
+    layer, q, k, v : int, and ndarray of shape (n_heads, n, d)
+        As for `refattn.models.exact_attention`.
 
     Returns
     -------
@@ -166,7 +163,7 @@ class EncoderConfig:
         return shapes | {f"{norm}.LayerNorm.{part}": (w,) for norm in norms for part in ("weight", "bias")}
 
 
-class Encoder:
+class Encoder(Transformer):
     """An encoder: tokens in, one vector for each out, with any attention in between.
 
     Parameters
@@ -199,19 +196,12 @@ class Encoder:
     (3, 8)
     """
 
+    config: EncoderConfig
+
     def __init__(
         self, config: EncoderConfig, weights: Mapping[str, ArrayLike], *, dtype: DTypeLike = np.float32
     ) -> None:
-        self.config = config
-        self.dtype: np.dtype[Any] = np.dtype(dtype)
-        if self.dtype not in (np.float32, np.float64):
-            raise TypeError(f"dtype: {self.dtype} came, float32 or float64 was wanted")
-        self._norm_eps = cast("norm_eps", np.asarray(config.norm_eps), self.dtype)
-        self.weights: dict[str, FloatArray] = {}
-        for name, shape in config.tensor_shapes().items():
-            if name not in weights:
-                raise ValueError(f"weights: tensor {name!r} is missing, one of shape {shape} was wanted")
-            self.weights[name] = as_weight(name, weights[name], shape, self.dtype)
+        super().__init__(config, config.tensor_shapes(), weights, dtype)
 
     @classmethod
     def from_folder(cls, folder: str | os.PathLike[str], *, dtype: DTypeLike = np.float32) -> Encoder:
@@ -223,10 +213,6 @@ class Encoder:
             For example `minilm_folder`.
         dtype : {float32, float64}, optional
             As for `Encoder`.
-
-        Returns
-        -------
-        Encoder
 
         Raises
         ------
@@ -270,7 +256,7 @@ class Encoder:
         -----
         Time O(layers · (n width² + attention)), memory O(n · ffn_width) beside the attention's.
         """
-        tokens = self._checked(tokens)
+        tokens = self._checked(tokens, most=self.config.context_length)
         attend = exact_full_attention if attention is None else attention
         weight = self.weights
         x = weight["embeddings.word_embeddings.weight"][tokens]
@@ -279,13 +265,10 @@ class Encoder:
         for layer in range(self.config.n_layers):
             prefix = f"encoder.layer.{layer}."
             names = ("query", "key", "value")
-            q, k, v = (self._split(self._linear(x, f"{prefix}attention.self.{name}")) for name in names)
-            for array in (q, k, v):
-                array.flags.writeable = False
-            out = cast("attention", as_real_array("attention", attend(layer, q, k, v)), self.dtype)
-            if out.shape != q.shape:
-                raise ValueError(f"attention: shape {out.shape} came in layer {layer}, {q.shape} was wanted")
-            joined = out.swapaxes(0, 1).reshape(len(tokens), -1)
+            q, k, v = (
+                np.ascontiguousarray(self._split(self._linear(x, f"{prefix}attention.self.{name}"))) for name in names
+            )
+            joined = self._attended(attend, layer, q, k, v)
             x = self._norm(x + self._linear(joined, f"{prefix}attention.output.dense"), f"{prefix}attention.output")
             inner = self._linear(x, f"{prefix}intermediate.dense")
             inner *= ndtr(inner)
@@ -293,18 +276,6 @@ class Encoder:
         return x
 
     __call__ = forward
-
-    def _checked(self, tokens: ArrayLike) -> NDArray[np.int64]:
-        array = as_array("tokens", tokens)
-        if array.dtype.kind not in "iu":
-            raise TypeError(f"tokens: dtype {array.dtype} came, integers were wanted")
-        longest = self.config.context_length
-        if array.ndim != 1 or not 1 <= len(array) <= longest:
-            raise ValueError(f"tokens: shape {array.shape} came, (n,) with 1 ≤ n ≤ {longest} was wanted")
-        bad = np.flatnonzero((array < 0) | (array >= self.config.vocab_size))
-        if bad.size:
-            raise ValueError(f"tokens: {array[bad[0]]} at index {bad[0]}, 0 … {self.config.vocab_size - 1} was wanted")
-        return array.astype(np.int64)
 
     def _linear(self, x: FloatArray, name: str) -> FloatArray:
         return np.asarray(x @ self.weights[f"{name}.weight"].T + self.weights[f"{name}.bias"])
@@ -314,10 +285,6 @@ class Encoder:
         variance = np.square(centred).mean(axis=-1, keepdims=True)
         unit = centred / np.sqrt(variance + self._norm_eps)
         return np.asarray(unit * self.weights[f"{name}.LayerNorm.weight"] + self.weights[f"{name}.LayerNorm.bias"])
-
-    def _split(self, rows: FloatArray) -> FloatArray:
-        """Turn (n, heads · d) into (heads, n, d)."""
-        return np.ascontiguousarray(rows.reshape(len(rows), -1, self.config.head_width).swapaxes(0, 1))
 
 
 def encoder_tokenizer(folder: str | os.PathLike[str]) -> Any:
@@ -356,15 +323,9 @@ def encoder_tokenizer(folder: str | os.PathLike[str]) -> Any:
         ...
     FileNotFoundError: no-such-folder/tokenizer.json: no such file, a tokenizer was wanted
     """
-    file = Path(folder) / "tokenizer.json"
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file, a tokenizer was wanted")
-    try:
+    file = existing(Path(folder) / "tokenizer.json", "tokenizer")
+    with needing("tokenizers", file):
         from tokenizers import Tokenizer
-    except ImportError as error:
-        raise ModuleNotFoundError(
-            f"{file}: reading it needs the tokenizers library: pip install 'refattn[models]'", name="tokenizers"
-        ) from error
     try:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises its own plain Exception

@@ -18,10 +18,6 @@ from refattn.models.llama import Llama
 class RememberingAttention(Protocol):
     """An attention and observer that keep what later tokens need of a layer; see `GeneratingAttention`.
 
-    Notes
-    -----
-    What is kept decides time and memory, O(n) pairs or a constant number. Source: ours.
-
     Examples
     --------
     >>> from refattn.models import GeneratingAttention
@@ -38,10 +34,8 @@ class RememberingAttention(Protocol):
 
         Parameters
         ----------
-        layer : int
-            Which layer.
-        a : ndarray, shape (n, width)
-            Its normalised input.
+        layer, a : int, ndarray of shape (n, width)
+            Which layer, and its normalised input.
         """
 
     def __call__(self, layer: int, q: FloatArray, k: FloatArray, v: FloatArray) -> FloatArray:

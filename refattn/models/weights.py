@@ -9,9 +9,7 @@ in NumPy's order of axes: a linear map is ``(outputs, inputs)``.
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +19,7 @@ import numpy as np
 from refattn._validation import FloatArray
 from refattn.models._gguf_header import require_sound_header
 from refattn.models._packages import packaged
+from refattn.models._reading import existing, needing, reading
 
 T = TypeVar("T")
 
@@ -70,10 +69,6 @@ class GGUFFile:
         Every key of the file with its value: a number, a string, a boolean, or a list of these.
     records : mapping from str
         The ``gguf`` library's record of every tensor, memory-mapped.
-
-    Notes
-    -----
-    Memory O(metadata): tensors are read when asked for. Source: ours.
 
     Examples
     --------
@@ -130,7 +125,7 @@ class GGUFFile:
         if name not in self.records:
             raise ValueError(f"{self.path}: tensor {name!r} is missing")
         record = self.records[name]
-        with _reading(self.path, f"tensor {name!r}"):
+        with reading(self.path, "GGUF", f"tensor {name!r} "):
             return np.array(dequantize(record.data, record.tensor_type), dtype=np.float32)
 
     def tensors(self) -> Mapping[str, FloatArray]:
@@ -193,34 +188,11 @@ def read_gguf(source: str | os.PathLike[str] | GGUFFile) -> GGUFFile:
     """
     if isinstance(source, GGUFFile):
         return source
-    path = Path(source)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file, a GGUF weight file was wanted")
-    try:
+    path = existing(source, "GGUF weight file")
+    with needing("gguf", path):
         from gguf import GGUFReader
-    except ImportError as error:
-        raise ModuleNotFoundError(
-            f"{path}: reading it needs the gguf library: pip install 'refattn[models]'", name="gguf"
-        ) from error
-    with _reading(path, "the file"):
+    with reading(path, "GGUF", "the file "):
         require_sound_header(path)
         reader = GGUFReader(path)
         metadata = {key: field.contents() for key, field in reader.fields.items()}
     return GGUFFile(path, metadata, {record.name: record for record in reader.tensors})
-
-
-@contextmanager
-def _reading(path: Path, what: str) -> Iterator[None]:
-    """Give whatever a parser stumbles over in a damaged file one voice, naming the file."""
-    try:
-        with np.errstate(all="ignore"):
-            yield
-    except (
-        ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError, RuntimeError, EOFError,
-        struct.error,
-    ) as error:  # fmt: skip
-        told = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"{path}: {what} cannot be read ({told}); a complete GGUF file was wanted,"
-            " this one is truncated, damaged or of another format"
-        ) from error

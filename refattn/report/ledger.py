@@ -56,6 +56,10 @@ class Measurement:
     ValueError
         Not exactly one bound; or a condition without a counterexample, or the reverse.
 
+    Notes
+    -----
+    Memory O(1). Source: ours.
+
     Examples
     --------
     >>> from refattn.report import Measurement
@@ -82,7 +86,13 @@ class Measurement:
             raise ValueError("condition, counterexample: both or neither were wanted")
 
     def satisfies(self, number: float) -> bool:
-        """Whether a number is inside the bound; NaN never is."""
+        """Whether a number is inside the bound; NaN never is.
+
+        Parameters
+        ----------
+        number : float
+            The number.
+        """
         return number <= self.at_most if self.at_most is not None else number >= (self.at_least or 0.0)
 
     @property
@@ -131,6 +141,10 @@ class Claim:
         nothing. Where a claim does not hold to begin with, what makes it hold.
     covers : tuple of str, optional
         Items of the papers, by their number (``"theorem 4.4"``) or else their name.
+
+    Notes
+    -----
+    Memory O(1). Source: ours.
 
     Examples
     --------

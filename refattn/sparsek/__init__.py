@@ -1,5 +1,10 @@
 """SparseK attention (arXiv 2406.16747): operator, prefixes, scoring network, causal attention, generation."""
 
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from refattn._moved import explains
 from refattn.sparsek.attention import (
     SparseKAttentionGradients,
     SparseKForwardCache,
@@ -59,3 +64,16 @@ __all__ = [
     "sparsek_vjp",
     "support_intervals",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = explains(__name__)
+
+
+class _Package(ModuleType):
+    """The package, which has the name of the paper's operator: called as if it were one, it says where that is."""
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("refattn.sparsek is a package; the operator is refattn.sparsek_operator(z, k)")
+
+
+sys.modules[__name__].__class__ = _Package

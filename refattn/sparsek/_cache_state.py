@@ -21,39 +21,19 @@ SPARE = 8
 
 @dataclass
 class CacheState:
-    """Arrays of one sequence.
+    """Arrays of one sequence."""
 
-    Attributes
-    ----------
-    keys, values : ndarray, shape (F, R, d) and (F, R, d_v)
-        Rows of the pairs kept; zero where none is.
-    window_scores : ndarray, shape (F, window)
-        Scores of the pairs in the window.
-    used : ndarray of int64, shape (F,)
-        Slots in use.
-    heap, slot_positions : ndarray of int64, shape (F, n_select)
-        Slots in use as a heap, the worst first; and the position of the pair in each slot.
-    slot_scores : ndarray, shape (F, n_select)
-        The score of the pair in each slot.
-    ones, interior : ndarray, shape (F, n_select + 1) and (F, room)
-        The scores at gate one and inside (0, 1), as two heaps; `room` is 0 if gates are not soft.
-    sizes : ndarray of int64, shape (F, 2)
-        Their numbers of entries.
-    sums : ndarray, shape (F, 3)
-        Threshold, and the sum of the interior in two parts.
-    """
-
-    keys: FloatArray
-    values: FloatArray
-    window_scores: NDArray[np.float64]
-    used: Positions
-    heap: Positions
-    slot_positions: Positions
-    slot_scores: NDArray[np.float64]
-    ones: NDArray[np.float64]
-    interior: NDArray[np.float64]
-    sizes: Positions
-    sums: NDArray[np.float64]
+    keys: FloatArray  # (F, R, d), rows of the pairs kept; zero where none is
+    values: FloatArray  # (F, R, d_v)
+    window_scores: NDArray[np.float64]  # (F, window), of the pairs in it
+    used: Positions  # (F,), slots in use
+    heap: Positions  # (F, n_select), slots in use as a heap, the worst first
+    slot_positions: Positions  # (F, n_select), of the pair in each slot
+    slot_scores: NDArray[np.float64]  # (F, n_select), of the same
+    ones: NDArray[np.float64]  # (F, n_select + 1), scores at gate one as a heap
+    interior: NDArray[np.float64]  # (F, room), those inside (0, 1); no room if gates are not soft
+    sizes: Positions  # (F, 2), numbers of entries of the two
+    sums: NDArray[np.float64]  # (F, 3), threshold, and the sum of the interior in two parts
 
     @classmethod
     def empty(

@@ -117,7 +117,7 @@ def backward_chunk(
             # forward: out = (A ∘ g^V)ᵀ V_block
             np.matmul(block.values, g.T, out=dvalues)
             # forward: A = softmax(S ∘ g^K), gates
-            loops.pull_back(weights, dvalues, logits, *block.ranges, options, block.totals[: len(g)], by_query[rows])
+            loops.pull_back(weights, dvalues, logits, block.ranges, options, block.totals[: len(g)], by_query[rows])
             # forward: gate of pair j for every query
             dgates = logits @ np.ones(len(g), dq.dtype)
             # forward: S = K_block Q_blockᵀ, with the scale in Q
@@ -174,9 +174,9 @@ class Block:
         largest, smallest, inverse = self._by_query[:, :size]
         total = self.totals[:size]
         np.matmul(self.keys, self.queries.T, out=logits)
-        loops.exponents(logits, *self.ranges, problem.gates_keys and soft, weights, largest, smallest)
+        loops.exponents(logits, self.ranges, problem.gates_keys and soft, weights, largest, smallest)
         np.exp(weights, out=weights)
-        loops.normalise(weights, *self.ranges, apply_to_values and problem.gates_values and soft, total, inverse)
+        loops.normalise(weights, self.ranges, apply_to_values and problem.gates_values and soft, total, inverse)
         bad = (smallest == -np.inf) | ~np.isfinite(total)
         if bad.any():
             self._attend_again(np.flatnonzero(bad), logits, weights, apply_to_values)

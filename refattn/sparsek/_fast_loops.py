@@ -15,6 +15,8 @@ from refattn._compiled import compiled
 from refattn._validation import FloatArray
 
 Positions = NDArray[np.int64]
+Ranges = tuple[Positions, Positions, NDArray[np.float64], NDArray[np.float64], int, int]
+"""Pairs of a block, where every pair is evicted, scores, thresholds, the block's first query, and the window."""
 
 
 @compiled
@@ -92,22 +94,13 @@ def _range(j: int, leaves: int, first: int, window: int, rows: int) -> tuple[int
 
 @compiled
 def exponents(
-    logits: FloatArray,
-    pairs: Positions,
-    exits: Positions,
-    scores: NDArray[np.float64],
-    tau: NDArray[np.float64],
-    first: int,
-    window: int,
-    gated: bool,
-    out: FloatArray,
-    largest: FloatArray,
-    smallest: FloatArray,
+    logits: FloatArray, ranges: Ranges, gated: bool, out: FloatArray, largest: FloatArray, smallest: FloatArray
 ) -> None:
     """Write the gated logits less every query's largest, −∞ where it does not attend; `out` may be `logits`.
 
     Where a query attends to nothing, `largest` is 0.
     """
+    pairs, exits, scores, tau, first, window = ranges
     largest[:] = -np.inf
     smallest[:] = np.inf
     rows = logits.shape[1]
@@ -146,18 +139,10 @@ def exponents(
 
 @compiled
 def normalise(
-    weights: FloatArray,
-    pairs: Positions,
-    exits: Positions,
-    scores: NDArray[np.float64],
-    tau: NDArray[np.float64],
-    first: int,
-    window: int,
-    gated: bool,
-    total: NDArray[np.float64],
-    inverse: FloatArray,
+    weights: FloatArray, ranges: Ranges, gated: bool, total: NDArray[np.float64], inverse: FloatArray
 ) -> None:
     """Divide every query's exponentials by their sum, `total`, and multiply by the gates where `gated`."""
+    pairs, exits, scores, tau, first, window = ranges
     total[:] = 0.0
     rows = weights.shape[1]
     for c in range(pairs.size):
@@ -184,12 +169,7 @@ def pull_back(
     weights: FloatArray,
     dvalues: FloatArray,
     logits: FloatArray,
-    pairs: Positions,
-    exits: Positions,
-    scores: NDArray[np.float64],
-    tau: NDArray[np.float64],
-    first: int,
-    window: int,
+    ranges: Ranges,
     options: tuple[bool, bool, bool],
     dots: NDArray[np.float64],
     by_position: NDArray[np.float64],
@@ -203,6 +183,7 @@ def pull_back(
 
     and ``Σ_j dm_ij`` is written to `by_position`, at i. The options: gate on k, gate on v, hard.
     """
+    pairs, exits, scores, tau, first, window = ranges
     on_keys, on_values, hard = options
     rows = weights.shape[1]
     dots[:] = 0.0

@@ -29,34 +29,18 @@ MOST_PAIRS = 1 << 40
 
 @dataclass(frozen=True)
 class SparseKProblem:
-    """Checked inputs of SparseK attention.
-
-    Attributes
-    ----------
-    q, k, v, scores : ndarray
-        The inputs, in the dtype of the computation.
-    layout : HeadLayout
-        How their leading axes fit together.
-    n_select, window : int
-        Pairs selected by a query outside its window, and the window's length.
-    gate : {"kv", "k", "v", "none"}
-        What the gate multiplies.
-    hard : bool
-        Gate one in the forward, straight through in the backward.
-    scale : float
-        Factor of the logits.
-    """
+    """Checked inputs of SparseK attention, in the dtype of the computation."""
 
     q: FloatArray
     k: FloatArray
     v: FloatArray
     scores: FloatArray
-    layout: HeadLayout
-    n_select: int
-    window: int
-    gate: str
-    hard: bool
-    scale: float
+    layout: HeadLayout  # how their leading axes fit together
+    n_select: int  # pairs selected by a query outside its window
+    window: int  # its length
+    gate: str  # what it multiplies
+    hard: bool  # gate one in the forward, straight through in the backward
+    scale: float  # of the logits
 
     @property
     def gates_keys(self) -> bool:

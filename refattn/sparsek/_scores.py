@@ -11,12 +11,7 @@ from refattn._validation import FloatArray, as_float_arrays, require_rank
 def as_scores(z: ArrayLike, axes: str) -> FloatArray:
     """Return the scores `z` as an array of float32 or float64 with at least one axis, none of them empty.
 
-    Raises
-    ------
-    TypeError
-        Not real.
-    ValueError
-        NaN or +∞ (the first is named; −∞ is a score: never selected), no axis, or an empty one.
+    NaN and +∞ are refused; −∞ is a score: never selected.
     """
     (scores,) = as_float_arrays(check_finite=False, z=z)
     require_rank("z", scores, 1, axes)

@@ -14,7 +14,15 @@ from numpy.typing import ArrayLike
 
 from refattn._overflow import all_finite, overflow_judged, replace_what_is_not_finite, wider
 from refattn._threads import one_blas_thread
-from refattn._validation import FloatArray, as_float_arrays, as_option, cast, require_finite, require_kind
+from refattn._validation import (
+    FloatArray,
+    as_option,
+    as_upstream,
+    cast,
+    finite_gradients,
+    require_finite,
+    require_kind,
+)
 from refattn.sparsek import fast, oracle, paper
 from refattn.sparsek._problem import SparseKProblem, as_problem, require_gates
 
@@ -36,10 +44,6 @@ class SparseKForwardCache:
     shape : tuple of int
         Of the output.
 
-    Notes
-    -----
-    Memory O(n d): the inputs, thresholds and intervals. Source: ours.
-
     Examples
     --------
     >>> import numpy as np
@@ -56,22 +60,12 @@ class SparseKForwardCache:
 
 
 class SparseKAttentionGradients(NamedTuple):
-    """Gradients of SparseK attention, each of the shape of its input.
+    """Gradients of SparseK attention, each of the shape of its input; a tuple, ``dq, dk, dv, dscores = gradients``.
 
     Attributes
     ----------
-    q : ndarray, shape (…, n, d)
-        With respect to the queries, in the dtype of the forward.
-    k : ndarray, shape (…, n, d)
-        With respect to the keys.
-    v : ndarray, shape (…, n, d_v)
-        With respect to the values.
-    scores : ndarray, shape (…, n)
-        With respect to the scores.
-
-    Notes
-    -----
-    A tuple: ``dq, dk, dv, dscores = gradients``. Memory O(nd) a head. Source: ours.
+    q, k, v, scores : ndarray, shapes (…, n, d), (…, n, d), (…, n, d_v), (…, n)
+        With respect to the queries, keys, values and scores, in the dtype of the forward.
 
     Examples
     --------
@@ -113,12 +107,9 @@ def sparsek_attention(
 
     Parameters
     ----------
-    q : array_like, shape (…, n, d)
-        Queries. Leading axes broadcast; fewer key-value heads than query heads (axis −3) are shared by groups.
-    k : array_like, shape (…, n, d)
-        Keys.
-    v : array_like, shape (…, n, d_v)
-        Values.
+    q, k, v : array_like, shapes (…, n, d), (…, n, d), (…, n, d_v)
+        Queries, keys and values. Leading axes broadcast; fewer key-value heads than query heads (axis −3) are shared by
+        groups.
     scores : array_like, shape (…, n)
         One score per key-value pair; leading axes are those of k and v (the last of them H_kv) or broadcast to them.
         With soft gates, and for the gradient of hard ones, at most 1e9 in size: a gate, a difference of scores, is off
@@ -204,13 +195,7 @@ def sparsek_attention_forward(
 
     Parameters
     ----------
-    q, k, v : array_like, shapes (…, n, d), (…, n, d), (…, n, d_v)
-        Queries, keys and values.
-    scores : array_like, shape (…, n)
-        One score per key-value pair.
-    n_select : int
-        Pairs selected outside the window.
-    window, gate, hard, scale, method, check_finite : optional
+    q, k, v, scores, n_select, window, gate, hard, scale, method, check_finite : array_like, and options
         As for `sparsek_attention`.
 
     Returns
@@ -291,11 +276,8 @@ def sparsek_attention_backward(dout: ArrayLike, cache: SparseKForwardCache) -> S
     array([ 1., -1.,  0.])
     """
     require_kind("cache", cache, SparseKForwardCache, "sparsek_attention_forward")
-    (upstream,) = as_float_arrays(dout=dout)
-    problem = cache.problem
-    if upstream.shape != cache.shape:
-        raise ValueError(f"dout: shape {upstream.shape} came, the output's {cache.shape} was wanted")
-    layout = problem.layout
+    upstream = as_upstream(cache.shape, dout=dout)
+    problem, layout = cache.problem, cache.problem.layout
     require_gates("cache: scores", problem)
     upstream = cast("dout", upstream, problem.q.dtype)
     heads = layout.expand_queries(upstream).reshape(-1, *upstream.shape[-2:])
@@ -315,6 +297,4 @@ def sparsek_attention_backward(dout: ArrayLike, cache: SparseKForwardCache) -> S
             layout.reduce_keys(dv, problem.v.shape),
             layout.reduce_keys(dscores[..., None], (*problem.scores.shape, 1))[..., 0],
         )
-    for name, one in found._asdict().items():
-        require_finite(f"dout: gradient of {name}", one)
-    return found
+    return finite_gradients(found)

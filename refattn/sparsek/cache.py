@@ -53,23 +53,13 @@ class SparseKDecodingCache:
 
     Parameters
     ----------
-    n_select : int
-        Slots of every key-value head: pairs selected outside the window; at least 0.
-    window : int, optional
-        Pairs in the window, the query's own included; at least 0.
-    gate : {"kv", "k", "v", "none"}, optional
-        What the gate of a selected pair multiplies.
-    hard : bool, optional
-        Every gate one.
-    scale : float, optional
-        Factor of the logits; ``1/√d`` by default.
+    n_select, window, gate, hard, scale : int, int, str, bool, float
+        As for `sparsek_attention`; `hard` makes every gate one.
 
     Attributes
     ----------
     position : int
         Tokens taken in so far.
-    nbytes : int
-        Bytes of the arrays that are kept.
 
     Raises
     ------
@@ -131,15 +121,9 @@ class SparseKDecodingCache:
 
         Parameters
         ----------
-        q : array_like, shape (…, d)
-            Its query. Leading axes as in `sparsek_attention`, without the axis of positions: fewer key-value heads
-            than query heads (the axis before d) are shared by groups.
-        k : array_like, shape (…, d)
-            Its key.
-        v : array_like, shape (…, d_v)
-            Its value.
-        score : array_like, shape (…)
-            Its score for every key-value head.
+        q, k, v, score : array_like, shapes (…, d), (…, d), (…, d_v), (…)
+            Its query, key, value, and score for every key-value head. Leading axes as in `sparsek_attention`, without
+            that of positions: fewer key-value heads than query heads (the axis before d) are shared by groups.
 
         Returns
         -------
@@ -250,11 +234,6 @@ class SparseKDecodingCache:
         ----------
         path : path
             Of the file.
-
-        Returns
-        -------
-        SparseKDecodingCache
-            In the state that was saved.
 
         Raises
         ------

@@ -40,7 +40,7 @@ from refattn.sparsek._scores import as_scores
 
 
 class SparseKGradients(NamedTuple):
-    """Gradients of the SparseK operator.
+    """Gradients of the SparseK operator; a tuple, ``dz, dk = gradients``.
 
     Attributes
     ----------
@@ -48,10 +48,6 @@ class SparseKGradients(NamedTuple):
         With respect to the scores, in their dtype.
     k : ndarray, shape of `z` without the axis
         With respect to the budget, one number per problem.
-
-    Notes
-    -----
-    A tuple: ``dz, dk = gradients``. Memory O(m) per problem. Source: ours.
 
     Examples
     --------
@@ -111,12 +107,8 @@ def sparsek_threshold(z: ArrayLike, k: float, *, axis: int = -1) -> FloatArray:
 
     Parameters
     ----------
-    z : array_like, shape (…, m, …)
-        Scores, finite or −∞ (never selected). Computed in float64 whatever the dtype.
-    k : float
-        Budget, at least 0, not necessarily an integer.
-    axis : int, optional
-        Axis of length m; the others are a batch of independent problems.
+    z, k, axis : array_like, float, int
+        As for `sparsek_operator`.
 
     Returns
     -------
@@ -263,12 +255,12 @@ def sparsek_vjp(p: ArrayLike, dp: ArrayLike, *, axis: int = -1) -> SparseKGradie
 
     Parameters
     ----------
-    p : array_like, shape (…, m, …)
-        The operator's value, `sparsek_operator` of z and k; entries in [0, 1].
+    p : array_like
+        As for `sparsek_jvp`.
     dp : array_like, shape of `p`
         Gradient of the loss with respect to the value.
     axis : int, optional
-        Axis of length m.
+        As for `sparsek_jvp`.
 
     Returns
     -------

@@ -49,16 +49,8 @@ class SupportIntervals(NamedTuple):
 
     Attributes
     ----------
-    enter : ndarray of int64, shape (…, n)
-        First prefix whose support holds the entry.
-    soften : ndarray of int64, shape (…, n)
-        First prefix at which its gate is below one.
-    exit : ndarray of int64, shape (…, n)
-        First prefix at which its gate is zero again.
-
-    Notes
-    -----
-    Memory O(n). Source: ours, from the monotonicity of the threshold that arXiv 2406.16747 states.
+    enter, soften, exit : ndarray of int64, shape (…, n)
+        First prefix whose support holds the entry; at which its gate is below one; at which it is zero again.
 
     Examples
     --------
@@ -79,14 +71,8 @@ class SelectionIntervals(NamedTuple):
 
     Attributes
     ----------
-    enter : ndarray of int64, shape (…, n)
-        First query that selects each pair.
-    exit : ndarray of int64, shape (…, n)
-        First query that does so no more; n where it stays.
-
-    Notes
-    -----
-    Memory O(n). Source: arXiv 2406.16747: what is evicted never returns, so one interval is enough.
+    enter, exit : ndarray of int64, shape (…, n)
+        First query that selects each pair, and first that does so no more; n where it stays.
 
     Examples
     --------

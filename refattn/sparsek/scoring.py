@@ -29,6 +29,8 @@ from refattn._validation import (
     as_flag,
     as_float_arrays,
     as_real,
+    as_upstream,
+    finite_gradients,
     require_finite,
     require_kind,
     require_rank,
@@ -56,10 +58,6 @@ class ScoringForwardCache:
     eps : float
         Added to the running variance.
 
-    Notes
-    -----
-    Memory O(n H_kv) beyond the inputs. Source: ours.
-
     Examples
     --------
     >>> from refattn.sparsek import sparsek_scores_forward
@@ -76,20 +74,12 @@ class ScoringForwardCache:
 
 
 class ScoringGradients(NamedTuple):
-    """Gradients of the scores, each of the shape of its input.
+    """Gradients of the scores, each of the shape of its input; a tuple, ``dx, dweight, dslope = gradients``.
 
     Attributes
     ----------
-    x : ndarray, shape (…, n, d_model)
-        With respect to the layer's input, in the dtype of the forward.
-    weight : ndarray, shape (H_kv, d_model)
-        With respect to the linear maps.
-    slope : ndarray, shape (H_kv,)
-        With respect to the position slopes.
-
-    Notes
-    -----
-    A tuple: ``dx, dweight, dslope = gradients``. Memory O(n d_model). Source: ours.
+    x, weight, slope : ndarray, shapes (…, n, d_model), (H_kv, d_model), (H_kv,)
+        With respect to the layer's input, the linear maps and the position slopes, in the dtype of the forward.
 
     Examples
     --------
@@ -112,12 +102,9 @@ def sparsek_scores(
 
     Parameters
     ----------
-    x : array_like, shape (…, n, d_model)
-        The layer's input, in the order of time.
-    weight : array_like, shape (H_kv, d_model)
-        Linear map of each key-value head.
-    slope : array_like, shape (H_kv,)
-        Position slope of each head, in score per position.
+    x, weight, slope : array_like, shapes (…, n, d_model), (H_kv, d_model), (H_kv,)
+        The layer's input in the order of time; the linear map of each key-value head; its position slope, in score per
+        position.
     normalise : bool, optional
         Normalise the linear part by its running mean and variance.
     eps : float, optional
@@ -158,9 +145,7 @@ def sparsek_scores_forward(
 
     Parameters
     ----------
-    x, weight, slope : array_like, shapes (…, n, d_model), (H_kv, d_model), (H_kv,)
-        The layer's input, linear maps and position slopes.
-    normalise, eps : optional
+    x, weight, slope, normalise, eps : array_like, and options
         As for `sparsek_scores`.
 
     Returns
@@ -241,12 +226,9 @@ def sparsek_scores_backward(dscores: ArrayLike, cache: ScoringForwardCache) -> S
     ScoringGradients(x=array([[1.], [1.]]), weight=array([[4.]]), slope=array([1.]))
     """
     require_kind("cache", cache, ScoringForwardCache, "sparsek_scores_forward")
-    (upstream,) = as_float_arrays(dscores=dscores)
     x, weight = cache.x, cache.weight
     n = x.shape[-2]
-    shape = (*x.shape[:-2], weight.shape[0], n)
-    if upstream.shape != shape:
-        raise ValueError(f"dscores: shape {upstream.shape} came, that of the scores {shape} was wanted")
+    upstream = as_upstream((*x.shape[:-2], weight.shape[0], n), "that of the scores", dscores=dscores)
     with overflow_judged():
         upstream = np.ascontiguousarray(upstream, x.dtype)
         # forward: scores = content + slope · position
@@ -259,10 +241,7 @@ def sparsek_scores_backward(dscores: ArrayLike, cache: ScoringForwardCache) -> S
         # forward: linear = weight @ xᵀ
         dx = dlinear.swapaxes(-1, -2) @ weight
         dweight = (dlinear @ x).reshape(-1, *weight.shape).sum(axis=0)
-    gradients = ScoringGradients(dx, dweight, dslope)
-    for name, gradient in gradients._asdict().items():
-        require_finite(f"dscores: gradient of {name}", gradient)
-    return gradients
+    return finite_gradients(ScoringGradients(dx, dweight, dslope), "dscores")
 
 
 def _causal_moments(u: NDArray[np.float64], eps: float) -> CausalMoments:

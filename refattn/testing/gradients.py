@@ -161,16 +161,8 @@ def check_jacobian(
 
     Parameters
     ----------
-    function, gradients : callable
-        As for `check_gradients`.
-    inputs : mapping of str to ndarray, any shape
-        As for `check_gradients`: float64, and small.
-    rtol : float
-        As for `check_gradients`.
-    step : float, optional
-        As for `check_gradients`.
-    method : {"central", "complex-step"}, optional
-        As for `check_gradients`.
+    function, gradients, inputs, rtol, step, method : optional
+        As for `check_gradients`; the inputs small.
 
     Returns
     -------

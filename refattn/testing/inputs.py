@@ -30,16 +30,8 @@ class Inputs(NamedTuple):
 
     Attributes
     ----------
-    q : ndarray, shape (…, n, d)
-        Queries, float32 or float64.
-    k : ndarray, shape (…, n, d)
-        Keys.
-    v : ndarray, shape (…, n, d_v)
-        Values.
-
-    Notes
-    -----
-    A tuple: ``q, k, v = inputs``. Memory O(n d). Source: ours.
+    q, k, v : ndarray, shapes (…, n, d), (…, n, d), (…, n, d_v)
+        Queries, keys and values, float32 or float64.
 
     Examples
     --------
@@ -59,18 +51,10 @@ class StructuredInputs(NamedTuple):
 
     Attributes
     ----------
-    q : ndarray, shape (…, n, d)
-        Queries, float32 or float64.
-    k : ndarray, shape (…, n, d)
-        Keys.
-    v : ndarray, shape (…, n, d_v)
-        Values.
+    q, k, v : ndarray, shapes (…, n, d), (…, n, d), (…, n, d_v)
+        Queries, keys and values, float32 or float64.
     starts : ndarray of int64, shape (s,)
         First columns of the segments.
-
-    Notes
-    -----
-    A tuple: ``q, k, v, starts = inputs``. Memory O(n d). Source: ours.
 
     Examples
     --------

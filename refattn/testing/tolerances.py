@@ -24,10 +24,6 @@ class Tolerance:
     reason : str
         Where the number comes from.
 
-    Notes
-    -----
-    Memory O(1). Source: ours.
-
     Examples
     --------
     >>> from refattn.testing import tolerance

@@ -34,11 +34,11 @@ def _starts(draw: Any, n: int) -> Given:
 
 
 def _best(draw: Any) -> dict[str, Any]:
-    return _head(draw) | {"k_max": option(1, 1, 2, 5), "grid": option(1, 1, 2)}
+    return _head(draw) | {"n_basis": option(1, 1, 2, 5), "grid": option(1, 1, 2)}
 
 
 def _best_of_matrix(draw: Any) -> dict[str, Any]:
-    return {"h": _triangle(draw)[1], "k_max": option(1, 1, 2, 5), "grid": option(1, 1, 2)}
+    return {"h": _triangle(draw)[1], "n_basis": option(1, 1, 2, 5), "grid": option(1, 1, 2)}
 
 
 def _least_squares(draw: Any) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def _to_tolerance(draw: Any) -> dict[str, Any]:
     return _head(draw) | {
         "tolerance": option(0.5, 1e-3, 1e-9),
         "kernels": option("column", "least squares"),
-        "max_basis": option(128, 1, 4),
+        "n_basis": option(128, 1, 4),
         "samples": option(256, 1, 8),
         "confidence": option(0.99, 0.5),
         "seed": option(0, 3),

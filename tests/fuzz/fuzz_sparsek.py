@@ -195,7 +195,6 @@ TARGETS = (
     ),
     Target(
         "sparsek_jvp",
-        "sparsek_operator",
         sparsek_jvp,
         calls(lambda draw: _value(draw, "dz") | {"dk": option(0.0, 1.0), "axis": option(-1, -1, 0)}),
     ),

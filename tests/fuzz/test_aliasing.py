@@ -18,8 +18,6 @@ from test_public_functions import TARGETS
 
 from refattn import (
     ConvBasis,
-    PolynomialFeatures,
-    RandomFeatures,
     conv_attention_backward,
     conv_attention_forward,
     decompose,
@@ -27,8 +25,6 @@ from refattn import (
     dense_attention_forward,
     lowrank_attention_backward,
     lowrank_attention_forward,
-    masked_product_backward,
-    masked_product_forward,
     recover,
     recover_to_tolerance,
     sparsek_attention_backward,
@@ -39,8 +35,12 @@ from refattn.lowrank import (
     ContinuousRowsMask,
     DistinctColumnsMask,
     DistinctRowsMask,
+    PolynomialFeatures,
+    RandomFeatures,
     RowChangeMask,
     as_row_change,
+    masked_product_backward,
+    masked_product_forward,
     sliding_window,
 )
 from refattn.masks import RowMask

@@ -42,9 +42,11 @@ _RESULT = "made by a function that is fuzzed; holds what it is given"
 _CALLABLE = "takes a function, no arrays; tests/testing checks it with functions that are wrong in every way"
 NOT_FUZZED = {
     **dict.fromkeys(("AttentionGradients", "ConvGradients", "SparseKGradients", "SparseKAttentionGradients"), _RESULT),
+    "Recomputed": _RESULT,
     **dict.fromkeys(("ScoringGradients", "MaskedProductGradients", "SupportIntervals", "SelectionIntervals"), _RESULT),
     **dict.fromkeys(
-        ("DenseForwardCache", "ConvCache", "SparseKForwardCache", "ScoringForwardCache", "LowRankForwardCache"), _RESULT
+        ("DenseForwardCache", "ConvForwardCache", "SparseKForwardCache", "ScoringForwardCache", "LowRankForwardCache"),
+        _RESULT,
     ),
     **dict.fromkeys(
         (
@@ -61,7 +63,7 @@ NOT_FUZZED = {
     **dict.fromkeys(("Inputs", "StructuredInputs", "Cause", "ConformanceReport"), _RESULT),
     **dict.fromkeys(("check_attention", "assert_conforms", "Adapter"), _CALLABLE),
     **dict.fromkeys(("load_manifest", "load_vectors"), "reads files: tests/fuzz/readers.py"),
-    **dict.fromkeys(("PromotionWarning", "GradientMismatchError"), "an exception"),
+    **dict.fromkeys(("PromotionWarning", "CompiledCacheWarning", "GradientMismatchError"), "an exception"),
     "StructuredMask": "abstract; its five kinds are fuzzed",
     "show_versions": "takes no arrays; prints",
 }

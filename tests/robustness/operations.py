@@ -115,8 +115,8 @@ def masked_product(n, dtype, mask):
     rng = np.random.default_rng(n)
     u1, u2 = rng.random((2, n, 70)).astype(dtype)
     v, g = rng.standard_normal((2, n, 90)).astype(dtype)
-    out, held = refattn.masked_product_forward(u1, u2, v, mask=MASKS[mask](n))
-    return [out, *refattn.masked_product_backward(g, held)]
+    out, held = refattn.lowrank.masked_product_forward(u1, u2, v, mask=MASKS[mask](n))
+    return [out, *refattn.lowrank.masked_product_backward(g, held)]
 
 
 def lowrank_attention(n, dtype, features, mask="causal"):
@@ -126,11 +126,11 @@ def lowrank_attention(n, dtype, features, mask="causal"):
 
 
 def polynomial():
-    return refattn.PolynomialFeatures(6, degree=4, bound=4.0)
+    return refattn.lowrank.PolynomialFeatures(6, degree=4, bound=4.0)
 
 
 def random_features():
-    return refattn.RandomFeatures(6, rank=200, seed=0)
+    return refattn.lowrank.RandomFeatures(6, rank=200, seed=0)
 
 
 def catalogue():

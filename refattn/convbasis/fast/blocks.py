@@ -46,15 +46,7 @@ _PARTS = 4
 
 @dataclass(frozen=True)
 class Pieces:
-    """Runs of rows, each inside one block.
-
-    Attributes
-    ----------
-    block : ndarray of int, shape (pieces,)
-        Number of the block.
-    low, high : ndarray of int, shape (pieces,)
-        First row, and the one after the last.
-    """
+    """Runs of rows, each inside one block: its number, its first row and the one after the last, shapes (pieces,)."""
 
     block: NDArray[np.int64]
     low: NDArray[np.int64]
@@ -72,16 +64,10 @@ class Pieces:
 class Spectra:
     """Transforms of pieces of a matrix, or of a product.
 
-    Attributes
-    ----------
-    values : ndarray, shape (groups, places, frequencies of a group, width)
-        The complex columns as pairs of reals, in the order in which they are multiplied.
-    norms, peaks : ndarray, shape (pieces, complex columns)
-        The 2-norm of every complex column of each piece, and the largest modulus of its transform.
-    columns : ndarray, shape (columns,)
-        Largest absolute entry of every column.
-    rows : ndarray, shape (n,)
-        Largest absolute entry of every row.
+    `values`, shape (groups, places, frequencies of a group, width), has the complex columns as pairs of reals, in the
+    order in which they are multiplied; `norms` and `peaks`, shape (pieces, complex columns), the 2-norm of every
+    complex column of each piece and the largest modulus of its transform; `columns` and `rows` the largest entries of
+    the columns and rows.
     """
 
     values: FloatArray
@@ -98,16 +84,9 @@ class Spectra:
 class Reach(NamedTuple):
     """Which chunks meet which pieces in a product.
 
-    Attributes
-    ----------
-    place : ndarray of int, shape (results, pieces)
-        Number of the chunk between a piece and a piece of the result; 0 where they do not meet.
-    low, high : ndarray of int, shape (results,)
-        First of the pieces that reach a result, and the one after the last.
-    shift : ndarray, shape (results,)
-        Exponent of a result: what is computed is the product times ``exp(−shift)``.
-    weight : ndarray, shape (results, pieces)
-        Scale of each product of a chunk with a piece; 0 where they do not meet.
+    `place`, shape (results, pieces), is the number of the chunk between a piece and a piece of the result, and `weight`
+    the scale of their product, both 0 where they do not meet; `low` and `high` are the first of the pieces that reach a
+    result and the one after the last; what is computed is the product times ``exp(−shift)``.
     """
 
     place: NDArray[np.int64]
@@ -118,29 +97,12 @@ class Reach(NamedTuple):
 
 
 class BlockProduct:
-    """The matrix ``Σ_i conv(exp(u_i), m_i)`` of one head, ready for products.
+    """The matrix ``Σ_i conv(exp(u_i), m_i)`` of one head, ready for products; `strict` leaves out the diagonal.
 
-    Parameters
-    ----------
-    starts : ndarray of int, shape (k,)
-        First columns of the segments; the first is 0.
-    kernels : ndarray, shape (k, n)
-        Logarithms u_i of the cumulative kernels.
-    block : int
-        The block length B, at least 1.
-    strict : bool, optional
-        Leave out the diagonal.
-
-    Attributes
-    ----------
-    pairs, rows : Pieces
-        The pairs, in the order of their columns, and the row blocks.
-    segment, first_chunk : ndarray of int, shape (pairs,)
-        Segment of each pair; the chunk between pair p and row block R has the number ``first_chunk[p] + R``.
-    chunks : int
-        Number of chunks of all kernels.
-    shift : float
-        Largest entry of u in use: what `row_sums` are relative to.
+    The first of `starts` is 0; `kernels`, shape (k, n), are the logarithms u_i of the cumulative kernels. Of the
+    attributes, `pairs` are in the order of their columns and `rows` are the row blocks; the chunk between pair p and
+    row block R has the number ``first_chunk[p] + R``; `shift` is the largest entry of u in use, which `row_sums` are
+    relative to.
     """
 
     def __init__(self, starts: NDArray[np.int64], kernels: FloatArray, block: int, *, strict: bool = False) -> None:
@@ -243,19 +205,7 @@ class BlockProduct:
         return np.asarray(parts.sum(axis=0))
 
     def product(self, x: FloatArray, *, transposed: bool = False) -> FloatArray:
-        """Product of the matrix, or of its transpose, with x, times ``exp(−shift)``.
-
-        Parameters
-        ----------
-        x : ndarray, shape (n, d)
-            In the dtype of the kernels.
-        transposed : bool, optional
-            Multiply by the transpose, the adjoint.
-
-        Returns
-        -------
-        ndarray, shape (n, d)
-            The product; an entry's error is relative to the largest ones of its block.
+        """Product of the matrix, or of its transpose, with x, times ``exp(−shift)``; see `multiply` for its error.
 
         Examples
         --------

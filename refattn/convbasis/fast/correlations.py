@@ -41,23 +41,11 @@ def kernel_gradient(
     column_exponents: NDArray[np.float64],
     row_exponents: NDArray[np.float64],
 ) -> tuple[FloatArray, NDArray[np.float64]]:
-    """Gradient of ``⟨z, Σ_i conv(exp(u_i − shift), m_i) x⟩`` with respect to the logarithms u_i.
+    """Gradient of ``⟨z, Σ_i conv(exp(u_i − shift), m_i) x⟩`` with respect to the logarithms u_i, shape (k, n).
 
-    Parameters
-    ----------
-    product : BlockProduct
-        The matrix.
-    columns, rows : Spectra
-        Of x on ``product.pairs`` and of z on ``product.rows``, with the same number of columns.
-    column_exponents, row_exponents : ndarray, shapes (pairs,) and (row blocks,)
-        x and z are to be taken times the exponentials of these.
-
-    Returns
-    -------
-    du : ndarray, shape (k, n)
-        ``du_i[t]``; zero where nothing is left of the column. The same for any number of threads.
-    noise : ndarray, shape (chunks,)
-        Estimated rounding error of ``du_i[t]/g_i[t]`` for the lags of a block of a kernel, by the chunk's number.
+    `columns` are of x on ``product.pairs`` and `rows` of z on ``product.rows``; x and z are to be taken times the
+    exponentials of theirs. Also returned is the estimated rounding error of ``du_i[t]/g_i[t]`` for the lags of a block
+    of a kernel, by the chunk's number. The same for any number of threads.
     """
     blocks, length = len(product.rows), 2 * product.block
     place = np.arange(blocks)[:, None] + product.first_chunk
@@ -133,16 +121,7 @@ def lost_lags(
 ) -> NDArray[np.bool_]:
     """Entries of du whose estimated error exceeds `tol` times their natural size, shape (k, n).
 
-    Parameters
-    ----------
-    product : BlockProduct
-        The matrix.
-    noise, natural_noise : ndarray, shape (chunks,)
-        Of du and of the natural sizes, as `kernel_gradient` returns them.
-    natural : ndarray, shape (k, n)
-        What du would be with all signs equal.
-    tol : float
-        Largest relative error that is kept.
+    `noise` and `natural_noise` are those of du and of the natural sizes, which du would be with all signs equal.
     """
     lost = np.zeros(natural.shape, dtype=bool)
 

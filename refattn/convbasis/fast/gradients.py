@@ -43,25 +43,10 @@ _DIRECT_SHARE = 4
 def approximation_gradient(
     G: FloatArray, Y: FloatArray, Q: FloatArray, K: FloatArray, V: FloatArray, f: FastSoftmax, scale: float
 ) -> ConvGradients:
-    """Derivative of conv attention with the starts held fixed, for one head.
+    """Derivative of conv attention with the starts held fixed, for one head, by the forward's operator.
 
-    Parameters
-    ----------
-    G, Y : ndarray, shape (n, d_v)
-        Upstream gradient and output.
-    Q, K : ndarray, shape (n, d)
-        Queries and keys.
-    V : ndarray, shape (n, d_v)
-        Values.
-    f : FastSoftmax
-        The forward's operator.
-    scale : float
-        Factor of the logits.
-
-    Returns
-    -------
-    ConvGradients
-        Of q, k and v. Time O(knd + nd log n + r n d) with r rows, columns and lags computed directly.
+    Shapes are those of `refattn.convbasis.guarded.gradients`. Time O(knd + nd log n + r n d) with r rows, columns and
+    lags computed directly.
     """
     own = Units(G, Y, V, exponent=0, uneven=False)
     terms = _terms(own)

@@ -35,7 +35,7 @@ def recover_heads(
     for head, columns in zip(heads, found, strict=True):
         starts[head][: columns.size] = columns
         _write_kernels(queries[head], keys[head], columns, scale, kernels[head])
-    return ConvBasis.trusted(starts, kernels)
+    return ConvBasis._trusted(starts, kernels)
 
 
 def _find_starts(

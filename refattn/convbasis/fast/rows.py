@@ -27,49 +27,34 @@ _LAGS = 64
 """Lags computed by a thread at once."""
 
 Segments = tuple[NDArray[np.int64], FloatArray]
-"""Starts, the first of which is 0, and cumulative kernels."""
+"""Starts, the first of which is 0, and cumulative kernels, as compiled loops take them."""
 
 
 def write_rows(
     rows: NDArray[np.int64], v: FloatArray, lower: Segments, upper: Segments | None, out: FloatArray
 ) -> None:
-    """Write the given rows of the output, in increasing order, to `out`, shape (n, d_v).
+    """Write the given rows of the output, in increasing order, to `out`, shape (n, d_v); raise if it overflows."""
 
-    Raises
-    ------
-    ValueError
-        The output overflows.
-    """
+    def write_tiles(v: FloatArray, step: int = _ROWS) -> None:
+        for_each(
+            lambda first: _write_tile(rows[first : first + step], v, lower, upper, out),
+            # the longest rows first: what is left for the last thread is short
+            range((rows.size - 1) // step * step, -1, -step),
+        )
+
     v = as_input(v)
-    lower = lower[0], as_input(lower[1])
-    upper = None if upper is None else (upper[0], as_input(upper[1]))
-    _write_tiles(rows, v, lower, upper, out)
+    write_tiles(v)
     if np.isfinite(out[rows]).all():
         return
     if np.isfinite(v).all():
         # a sum of values overflowed, though their average need not
         v, exponent = near_one(v)
-        _write_tiles(rows, v, lower, upper, out)
+        write_tiles(v)
         with np.errstate(over="ignore"):
             out[rows] = np.ldexp(out[rows], exponent)
         require_finite("v: output", out[rows])
     elif upper is None:  # in a tile, a row meets values that it does not see, with a weight of zero
-        _write_tiles(rows, v, lower, upper, out, step=1)
-
-
-def _write_tiles(
-    rows: NDArray[np.int64],
-    v: FloatArray,
-    lower: Segments,
-    upper: Segments | None,
-    out: FloatArray,
-    step: int = _ROWS,
-) -> None:
-    for_each(
-        lambda first: _write_tile(rows[first : first + step], v, lower, upper, out),
-        # the longest rows first: what is left for the last thread is short
-        range((rows.size - 1) // step * step, -1, -step),
-    )
+        write_tiles(v, step=1)
 
 
 def _write_tile(
@@ -82,11 +67,7 @@ def _write_tile(
     largest = np.full(rows.size, -np.inf, v.dtype)
 
     def gather(first: int, last: int) -> FloatArray:
-        logits = tile[: last - first]
-        rows_loops.gather_lower(*lower, rows, first, logits, largest)
-        if upper is not None:
-            rows_loops.gather_upper(*upper, rows, first, logits, largest)
-        return logits
+        return _gather(lower, upper, rows, first, tile[: last - first], largest)
 
     for run in runs[:-1]:
         gather(*run)
@@ -101,41 +82,39 @@ def _write_tile(
     rows_loops.write_quotient(rows, numerator, total, out)
 
 
-def row_weights(rows: NDArray[np.int64], columns: int, lower: Segments, upper: Segments | None) -> FloatArray:
-    """Softmax weights of the given rows, in increasing order, over the first `columns` keys: shape (columns, rows)."""
-    weights, largest = _row_logits(rows, columns, lower, upper)
-    rows_loops.subtract_row_maximum(weights, largest)
-    with np.errstate(under="ignore"):
-        np.exp(weights, out=weights)
-        weights /= weights.sum(axis=0, dtype=np.float64).astype(weights.dtype)
-    return weights
-
-
 def row_tiles(
     rows: NDArray[np.int64], lower: Segments, upper: Segments | None
 ) -> Iterator[tuple[NDArray[np.int64], int, FloatArray]]:
     """Yield rows, the number of keys they see, and their weights, shape (keys, rows); with one BLAS thread."""
-    n = lower[1].shape[1]
-    step = max(1, _TILE_ENTRIES // n)
     with one_blas_thread():  # sums in one order, whatever the number of threads
-        for first in range(0, rows.size, step):
-            tile = rows[first : first + step]
-            seen = int(tile[-1]) + 1 if upper is None else n
-            yield tile, seen, row_weights(tile, seen, lower, upper)
+        for tile, weights, _, total in _exponentials(rows, lower, upper):
+            with np.errstate(under="ignore"):
+                weights /= total.astype(weights.dtype)
+            yield tile, len(weights), weights
 
 
 def write_log_sum_exp(
     rows: NDArray[np.int64], lower: Segments, upper: Segments | None, out: NDArray[np.float64]
 ) -> None:
     """``out[i]``, in float64, is the logarithm of the sum of the exponentials of the logits of row i."""
-    n = lower[1].shape[1]
+    for tile, _, largest, total in _exponentials(rows, lower, upper):
+        out[tile] = np.log(total) + largest
+
+
+def _exponentials(
+    rows: NDArray[np.int64], lower: Segments, upper: Segments | None
+) -> Iterator[tuple[NDArray[np.int64], FloatArray, FloatArray, NDArray[np.float64]]]:
+    """Yield rows, exponentials of their logits less the largest of each, shape (keys, rows), these, and the sums."""
+    n, dtype = lower[1].shape[1], lower[1].dtype
     step = max(1, _TILE_ENTRIES // n)
     for first in range(0, rows.size, step):
         tile = rows[first : first + step]
-        logits, largest = _row_logits(tile, int(tile[-1]) + 1 if upper is None else n, lower, upper)
-        rows_loops.subtract_row_maximum(logits, largest)
+        logits = np.empty((int(tile[-1]) + 1 if upper is None else n, tile.size), dtype)
+        largest = np.full(tile.size, -np.inf, dtype)
+        rows_loops.subtract_row_maximum(_gather(lower, upper, tile, 0, logits, largest), largest)
         with np.errstate(under="ignore"):
-            out[tile] = np.log(np.exp(logits, out=logits).sum(axis=0, dtype=np.float64)) + largest
+            np.exp(logits, out=logits)
+        yield tile, logits, largest, logits.sum(axis=0, dtype=np.float64)
 
 
 def write_columns(
@@ -148,36 +127,25 @@ def write_columns(
 ) -> None:
     """``out[j] = Σ_i exp(logit_ij − log_sum_exp_i) w_i`` for the given columns, in increasing order; O(nd) a column."""
     w = as_input(w)
-    lower = lower[0], as_input(lower[1])
-    upper = None if upper is None else (upper[0], as_input(upper[1]))
-    for_each(
-        lambda first: _write_columns(columns[first : first + _ROWS], w, log_sum_exp, lower, upper, out),
-        range(0, columns.size, _ROWS),
-    )
-
-
-def _write_columns(
-    columns: NDArray[np.int64],
-    w: FloatArray,
-    log_sum_exp: NDArray[np.float64],
-    lower: Segments,
-    upper: Segments | None,
-    out: FloatArray,
-) -> None:
     n, d = w.shape
-    numerator, total = np.zeros((columns.size, d)), np.zeros(columns.size)
-    part, unused = np.empty((columns.size, d + 1), w.dtype), np.empty(columns.size, w.dtype)
-    with np.errstate(under="ignore", over="ignore", invalid="ignore"):
-        for first in range(0 if upper is not None else int(columns[0]), n, _COLUMNS):
-            last = min(first + _COLUMNS, n)
-            logits = np.full((last - first, columns.size), -np.inf, w.dtype)
-            if upper is not None:  # above the diagonal, column j of the matrix is row j of its transpose
-                rows_loops.gather_lower(*upper, columns, first, logits, unused)
-            rows_loops.gather_upper(*lower, columns, first, logits, unused)
-            rows_loops.gather_diagonal(*lower, columns, first, logits)
-            weights = np.exp(logits - log_sum_exp[first:last, None]).astype(w.dtype)
-            rows_loops.add_weighted(weights, w, first, part, total, numerator)
-        out[columns] = numerator
+
+    def some(place: int) -> None:
+        own = columns[place : place + _ROWS]
+        numerator, total = np.zeros((own.size, d)), np.zeros(own.size)
+        part, unused = np.empty((own.size, d + 1), w.dtype), np.empty(own.size, w.dtype)
+        with np.errstate(under="ignore", over="ignore", invalid="ignore"):
+            for first in range(0 if upper is not None else int(own[0]), n, _COLUMNS):
+                last = min(first + _COLUMNS, n)
+                logits = np.full((last - first, own.size), -np.inf, w.dtype)
+                if upper is not None:  # above the diagonal, column j of the matrix is row j of its transpose
+                    rows_loops.gather_lower(*upper, own, first, logits, unused)
+                rows_loops.gather_upper(*lower, own, first, logits, unused)
+                rows_loops.gather_diagonal(*lower, own, first, logits)
+                weights = np.exp(logits - log_sum_exp[first:last, None]).astype(w.dtype)
+                rows_loops.add_weighted(weights, w, first, part, total, numerator)
+            out[own] = numerator
+
+    for_each(some, range(0, columns.size, _ROWS))
 
 
 def write_lags(
@@ -191,41 +159,30 @@ def write_lags(
     *,
     transposed: bool,
 ) -> None:
-    """Write the lost entries of the gradient of the kernels: sums of ``f_ij (G_i · v_j − r_i)`` along a diagonal.
+    """Write the lost entries of the gradient of the kernels, shape (k, n): ``Σ f_ij (G_i · v_j − r_i)`` on a diagonal.
 
-    Parameters
-    ----------
-    lost : ndarray of bool, shape (k, n)
-        Which entries.
-    G, r, V : ndarray, shapes (n, d_v), (n,), (n, d_v)
-        Upstream gradient, its product with the output, and values.
-    log_sum_exp : ndarray, shape (n,)
-        Of the rows.
-    basis : Segments
-        Starts and kernels.
-    du : ndarray, shape (k, n)
-        Where the entries go.
-    transposed : bool
-        The basis is that of the transposed logits: its columns are the rows of f.
+    Where `transposed`, the basis is that of the transposed logits: its columns are the rows of f.
     """
-    starts, kernels = basis[0], as_input(basis[1])
     G, V = as_input(G), as_input(V)
     places = np.argwhere(lost)
     for_each(
         lambda first: rows_loops.write_lags(
-            places[first : first + _LAGS], starts, kernels, G, r, V, log_sum_exp, transposed, du
+            places[first : first + _LAGS], *basis, G, r, V, log_sum_exp, transposed, du
         ),
         range(0, len(places), _LAGS),
     )
 
 
-def _row_logits(
-    rows: NDArray[np.int64], columns: int, lower: Segments, upper: Segments | None
-) -> tuple[FloatArray, FloatArray]:
-    """Logits of the given rows over the first `columns` keys, shape (columns, rows), and the largest of each row."""
-    dtype = lower[1].dtype
-    logits, largest = np.empty((columns, rows.size), dtype), np.full(rows.size, -np.inf, dtype)
-    rows_loops.gather_lower(lower[0], as_input(lower[1]), rows, 0, logits, largest)
+def _gather(
+    lower: Segments,
+    upper: Segments | None,
+    rows: NDArray[np.int64],
+    first: int,
+    logits: FloatArray,
+    largest: FloatArray,
+) -> FloatArray:
+    """Write logits of the given rows, from key `first` on, and raise the largest of each row."""
+    rows_loops.gather_lower(*lower, rows, first, logits, largest)
     if upper is not None:
-        rows_loops.gather_upper(upper[0], as_input(upper[1]), rows, 0, logits, largest)
-    return logits, largest
+        rows_loops.gather_upper(*upper, rows, first, logits, largest)
+    return logits

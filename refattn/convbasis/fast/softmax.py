@@ -50,15 +50,7 @@ def plan_head(v: FloatArray, lower: ConvBasis, upper: ConvBasis | None) -> Plan:
 
 
 class Transposed(NamedTuple):
-    """A product of the transpose with the kept rows, to which its parts are added.
-
-    Attributes
-    ----------
-    y : ndarray, shape (n, d)
-        The product.
-    error : ndarray, shape (n,)
-        Estimated error of every row.
-    """
+    """A product of the transpose with the kept rows, to which its parts are added, and the error of every row."""
 
     y: FloatArray
     error: NDArray[np.float64]
@@ -67,34 +59,10 @@ class Transposed(NamedTuple):
 class FastSoftmax:
     """The paper's f of one head, ready for products: `refattn.convbasis.guarded.softmax.Softmax`, near-linearly.
 
-    Parameters
-    ----------
-    lower : ConvBasis
-        Basis of the logits on and below the diagonal.
-    upper : ConvBasis or None
-        Basis of the transposed logits, of which those above the diagonal are used; None for causal attention.
-    plan : Plan
-        The path, and the block length.
-    width : int
-        Columns of what it will be multiplied with, for the estimate of the memory.
-    tol : float
-        Largest estimated error of a row of a product, relative to its natural size, that is kept.
-
-    Attributes
-    ----------
-    lower, upper : Segments
-        Starts, the first of which is 0, and kernels.
-    below, above : BlockProduct or None
-        The two parts of ``exp(logits)``; None on the direct path, as above the diagonal of causal attention.
-    shift : float
-        Largest logit.
-    total : ndarray, shape (n,)
-        Row sums D of ``exp(logits − shift)``, in float64 and without an FFT's error; empty on the direct path.
-
-    Raises
-    ------
-    MemoryError
-        The products would not fit into memory; the message has the estimate.
+    `width`, the columns of what it will be multiplied with, serves the estimate of the memory. `below` and `above` are
+    the two parts of ``exp(logits)``: None on the direct path, as `above` for causal attention. `shift` is the largest
+    logit and `total` the row sums D of ``exp(logits − shift)``, in float64 and without an FFT's error; empty on the
+    direct path.
     """
 
     def __init__(self, lower: ConvBasis, upper: ConvBasis | None, plan: Plan, width: int, tol: float) -> None:
@@ -146,7 +114,7 @@ class FastSoftmax:
     def in_float64(self) -> FastSoftmax:
         """The same operator in float64."""
         one, two = (
-            None if part is None else ConvBasis.trusted(part[0], part[1].astype(np.float64))
+            None if part is None else ConvBasis._trusted(part[0], part[1].astype(np.float64))
             for part in (self.lower, self.upper)
         )
         assert one is not None
@@ -160,17 +128,7 @@ class FastSoftmax:
     def write(self, v: FloatArray, out: FloatArray) -> RowReport:
         """Write ``f v`` to `out`, every row within the tolerance of its natural size, or computed directly.
 
-        Parameters
-        ----------
-        v : ndarray, shape (n, d_v)
-            Values, in the dtype of the kernels.
-        out : ndarray, shape (n, d_v)
-            Where the output goes.
-
-        Returns
-        -------
-        RowReport
-            The rows computed directly, all of them on the direct path, and the largest estimated error of the others.
+        The report has all rows on the direct path.
         """
         if self.below is None:
             write_rows(np.arange(self.n), v, self.lower, self.upper, out)
@@ -228,14 +186,7 @@ class FastSoftmax:
     def finish_transposed(self, w: FloatArray, found: Transposed, columns: FloatArray, sizes: FloatArray) -> RowReport:
         """Make of the product of the transpose with the kept rows the whole, and guard it.
 
-        Parameters
-        ----------
-        w : ndarray, shape (n, d_v)
-            What is multiplied.
-        found : Transposed
-            The product so far.
-        columns, sizes : ndarray, shapes (d_v,) and (n,)
-            Largest absolute entry of every column and of every row of w.
+        `columns` and `sizes` are the largest absolute entries of the columns and of the rows of w.
         """
         y, of_sizes = found.y, self.empty_product(1)
         if found.error.any():
@@ -382,4 +333,4 @@ def _covering(basis: ConvBasis) -> Segments:
     if starts[0] > 0:
         starts = np.concatenate([[0], starts])
         kernels = np.concatenate([np.zeros_like(kernels[:1]), kernels])
-    return starts, kernels
+    return starts, as_input(kernels)

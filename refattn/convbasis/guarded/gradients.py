@@ -56,23 +56,17 @@ class Recomputed(NamedTuple):
 
     Attributes
     ----------
-    queries : int or ndarray of int, shape (…)
-        Rows of products with f, of every head.
-    keys : int or ndarray of int, shape (…)
-        Rows of products with its transpose, of every head.
+    queries, keys : int or ndarray of int, shape (…)
+        Rows of products with f and with its transpose, of every head; one that two products lose counts twice.
     lags : int or ndarray of int, shape (…)
         Entries of the gradients of the kernels, of every head; 0 for the paper's gradient, which has none.
-
-    Notes
-    -----
-    Everything on the direct path. A row that two products lose counts twice. Source: ours.
 
     Examples
     --------
     >>> import numpy as np
     >>> from refattn import conv_attention_backward, conv_attention_forward
     >>> q = k = v = np.ones((3, 2))
-    >>> out, cache = conv_attention_forward(q, k, v, n_basis=1, probe=1, delta=0)  # short: the direct path
+    >>> out, cache = conv_attention_forward(q, k, v, n_basis=1, probe=1, delta=0)  # short: the direct path, all of it
     >>> [int(count) for count in conv_attention_backward(out, cache).recomputed]
     [3, 3, 3]
     """
@@ -92,22 +86,16 @@ class _Gradients(NamedTuple):
 
 
 class ConvGradients(_Gradients):
-    """Gradients of conv attention, each of the shape of its input.
+    """Gradients of conv attention, each of the shape of its input: ``dq, dk, dv = gradients``.
 
     Attributes
     ----------
-    q : ndarray, shape (…, n, d)
-        With respect to the queries, in the dtype of the forward.
-    k : ndarray, shape (…, n, d)
-        With respect to the keys.
+    q, k : ndarray, shapes (…, n, d)
+        With respect to the queries and the keys, in the dtype of the forward.
     v : ndarray, shape (…, n, d_v)
         With respect to the values.
     recomputed : Recomputed
         How much was computed directly, because an FFT would have lost it.
-
-    Notes
-    -----
-    A tuple of three: ``dq, dk, dv = gradients``. Memory O(nd) a head. Source: ours.
 
     Examples
     --------
@@ -134,23 +122,8 @@ def attention_gradient(
 ) -> ConvGradients:
     """Gradient of exact attention with its softmax replaced by f, for one head.
 
-    Parameters
-    ----------
-    G, Y : ndarray, shape (n, d_v)
-        Upstream gradient and output.
-    Q, K : ndarray, shape (n, d)
-        Queries and keys.
-    V : ndarray, shape (n, d_v)
-        Values.
-    f : Operator
-        The softmax of the forward: the paper's, or the fast one.
-    scale : float
-        Factor of the logits.
-
-    Returns
-    -------
-    ConvGradients
-        Of q, k and v. Time of ``2 (d d_v + d) + d_v`` products of a column with f, memory O(n d).
+    G and Y, shape (n, d_v), are upstream gradient and output. Time of ``2 (d d_v + d) + d_v`` products of a column with
+    f, memory O(n d).
     """
     queries = keys = 0
 
@@ -183,15 +156,7 @@ def attention_gradient(
 def approximation_gradient(
     G: FloatArray, Y: FloatArray, Q: FloatArray, K: FloatArray, V: FloatArray, f: Softmax, scale: float
 ) -> ConvGradients:
-    """Derivative of conv attention itself, starts held fixed, for one head.
-
-    Parameters, and shapes, are those of `attention_gradient`.
-
-    Returns
-    -------
-    ConvGradients
-        Of q, k and v. Time O(k n d log n), memory O(kn + nd).
-    """
+    """Derivative of conv attention itself, starts held fixed, for one head; O(k n d log n) time, O(kn + nd) memory."""
     g_sizes, v_sizes = np.abs(G).max(axis=0), np.abs(V).max(axis=0)
     units, together = (in_units(G, Y, V, g_sizes, v_sizes, ratio) for ratio in (1, np.inf))
     dlower, dupper, lags = kernel_gradients(units, together, f)

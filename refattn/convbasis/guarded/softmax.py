@@ -1,7 +1,7 @@
 """The paper's f as an operator: products by FFT, every row guarded (arXiv 2405.05219, section 4; the guard is ours).
 
 Symbols as in `refattn.convbasis.paper`, whose `algorithm_1` is the paper's. Floating point breaks it in two ways, so
-`conv_attention_head`, which ``method="paper"`` calls, departs from it:
+`Softmax.product`, which ``method="paper"`` calls, departs from it:
 
 - ``b̃_i = exp(u_i) − exp(u_{i−1})`` cancels. Summed by parts over the segments, ``Σ_i conv(b̃_i, m_i) x`` is
   ``Σ_i conv(g_i, m_i) x_i`` with ``g_i = exp(u_i)`` and x_i the entries of x in segment i: as many products, and no
@@ -30,15 +30,7 @@ _BLOCK_ENTRIES = 1 << 21
 
 
 class RowReport(NamedTuple):
-    """What became of the rows of a product.
-
-    Attributes
-    ----------
-    rows : ndarray of int
-        Those computed directly, because their estimated error exceeded the tolerance.
-    largest_bound : float
-        Largest estimated error, relative to the row's natural size, of a row that was kept; 0 if none was.
-    """
+    """The rows of a product that were computed directly, and the largest estimated error of the others, 0 for none."""
 
     rows: NDArray[np.int64]
     largest_bound: float
@@ -47,29 +39,14 @@ class RowReport(NamedTuple):
 class Softmax:
     """The paper's f: the row-stochastic matrix ``D̃⁻¹ Σ_i conv(b̃_i, m_i)`` of one head, as an operator.
 
-    Parameters
-    ----------
-    lower : ConvBasis
-        Basis of the logits on and below the diagonal.
-    upper : ConvBasis or None
-        Basis of the transposed logits, of which those above the diagonal are used; None for causal attention.
-    tol : float
-        Largest estimated error of a row of a product, relative to its natural size, that is kept.
+    `lower` is the basis of the logits on and below the diagonal, `upper` that of the transposed logits, of which those
+    above the diagonal are used; None for causal attention. `D` are the row sums, of the exponentials shifted by the
+    largest logit; the rows that are `lost` of them are computed from their logits, each with its own maximum. In
+    float64, ``f_ij = exp(logit_ij − log_sum_exp_i)``.
 
-    Attributes
-    ----------
-    D : ndarray, shape (n,)
-        Row sums, of the exponentials shifted by the largest logit.
-    lost : ndarray of int
-        Rows of f whose D̃ an FFT loses: they are computed from their logits, each with its own maximum.
-    log_sum_exp : ndarray, shape (n,)
-        Of the logits of every row, in float64: ``f_ij = exp(logit_ij − log_sum_exp_i)``.
-
-    Notes
-    -----
-    The natural size of row i of ``f w`` is ``Σ_j f_ij ‖w_j‖_∞``, that of row j of ``fᵀ w`` is ``Σ_i f_ij ‖w_i‖_∞``;
-    of a column of w that is smaller than the others, as much less. A product with w of shape (n, d) takes
-    O(k n d log n + r n d), r the number of rows computed directly.
+    The natural size of row i of ``f w`` is ``Σ_j f_ij ‖w_j‖_∞``, that of row j of ``fᵀ w`` is ``Σ_i f_ij ‖w_i‖_∞``; of
+    a column of w that is smaller than the others, as much less. A row whose estimated error is more than `tol` times
+    that is computed directly. A product with w of shape (n, d) takes O(k n d log n + r n d), r such rows.
     """
 
     def __init__(self, lower: ConvBasis, upper: ConvBasis | None, tol: float) -> None:
@@ -188,28 +165,6 @@ class Softmax:
         """Error of the entries of a row of `_transposed_numerator`."""
         noise = transposed_noise(self.g, z)
         return noise if self.g_upper is None else np.hypot(noise, segment_noise(self.g_upper, z))
-
-
-def conv_attention_head(
-    v: FloatArray, lower: ConvBasis, upper: ConvBasis | None, tol: float
-) -> tuple[FloatArray, RowReport]:
-    """Algorithm 1 on segments, with every row inside the tolerance or computed directly.
-
-    Parameters
-    ----------
-    v : ndarray, shape (n, d_v)
-        Values.
-    lower, upper, tol
-        As for `Softmax`.
-
-    Returns
-    -------
-    out : ndarray, shape (n, d_v)
-        ``Ỹ = f V``.
-    report : RowReport
-        Which rows were recomputed.
-    """
-    return Softmax(lower, upper, tol).product(v)
 
 
 def row_sizes(w: FloatArray) -> FloatArray:

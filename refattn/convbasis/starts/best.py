@@ -15,30 +15,26 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refattn._validation import as_count, as_float_arrays, as_scale, require_finite
-from refattn.convbasis.basis import require_lower_triangular
+from refattn.convbasis.basis import as_head, require_lower_triangular
 from refattn.convbasis.starts.partition import DiagonalSums, all_diagonals, cheapest_partitions
 from refattn.convbasis.toeplitz import fft_correlation
 
 
 @dataclass(frozen=True, eq=False)
 class BestStarts:
-    """Best starts for 1 … k_max terms, and the squared error they leave.
+    """Best starts for 1 … n_basis terms, and the squared error they leave.
 
     Attributes
     ----------
     starts : tuple of ndarray of int64
         ``starts[k − 1]``, shape (k,): first columns of the segments of the best k-conv matrix, whose kernels are those
         of `least_squares_basis`. Columns before the first start, if there are any, are best represented by zero.
-    squared_error : ndarray, shape (k_max,)
+    squared_error : ndarray, shape (n_basis,)
         ``‖H − H'‖_F²`` of that matrix over the causal entries, in float64; it never rises with k.
     energy : float
         ``‖H‖_F²`` over the causal entries.
     grid : int
         The starts are multiples of it. With 1 they are the best of all; with more, the best of these only.
-
-    Notes
-    -----
-    Memory O(k_max²), the starts. Source: ours.
 
     Examples
     --------
@@ -55,24 +51,24 @@ class BestStarts:
 
     @property
     def relative_error(self) -> NDArray[np.float64]:
-        """``‖H − H'‖_F / ‖H‖_F`` for every k, shape (k_max,); 0 where H is zero."""
+        """``‖H − H'‖_F / ‖H‖_F`` for every k, shape (n_basis,); 0 where H is zero."""
         return np.sqrt(self.squared_error / (self.energy or 1.0))
 
 
-def best_starts(q: ArrayLike, k: ArrayLike, k_max: int, *, grid: int = 1, scale: float | None = None) -> BestStarts:
-    """Find the starts of the k-conv matrix nearest to the causal logits of a head, for every k up to `k_max`.
+def best_starts(q: ArrayLike, k: ArrayLike, n_basis: int, *, grid: int = 1, scale: float | None = None) -> BestStarts:
+    """Find the starts of the k-conv matrix nearest to the causal logits of a head, for every k up to `n_basis`.
 
     Parameters
     ----------
     q, k : array_like, shape (n, d)
         Queries and keys of one head, float32 or float64.
-    k_max : int
+    n_basis : int
         Most terms, from 1 to the number of places for a start, ``⌈n / grid⌉``.
     grid : int, optional
         Starts are multiples of it, 1 ≤ grid ≤ n. With 1, the squared errors bound from below what *any* k-conv basis
         reaches, whatever its starts and kernels; with more, they hold for starts on the grid only.
     scale : float, optional
-        Factor of the logits; ``1/√d`` by default.
+        As for `recover`.
 
     Returns
     -------
@@ -89,8 +85,8 @@ def best_starts(q: ArrayLike, k: ArrayLike, k_max: int, *, grid: int = 1, scale:
     Notes
     -----
     With m = ⌈n/grid⌉ places: O(n² d) for the logits, block by block, about m² n / 3 operations in products of matrices
-    for the costs of all segments, and O(k_max m²) for the dynamic programme; memory ``8 m (n + m)`` bytes and
-    ``4 k_max m``. The absolute error of the squared errors is about ``n u`` times the energy, u being float64's unit
+    for the costs of all segments, and O(n_basis m²) for the dynamic programme; memory ``8 m (n + m)`` bytes and
+    ``4 n_basis m``. The absolute error of the squared errors is about ``n u`` times the energy, u being float64's unit
     roundoff. Source: ours; optimal segmentation by dynamic programming is Bellman's (1961).
 
     Examples
@@ -103,31 +99,27 @@ def best_starts(q: ArrayLike, k: ArrayLike, k_max: int, *, grid: int = 1, scale:
     >>> bool(best.relative_error[1] > 0.1)  # no two terms come near
     True
     """
-    q, k = as_float_arrays(q=q, k=k)
-    if q.ndim != 2 or q.shape != k.shape or 0 in q.shape:
-        raise ValueError(f"q, k: shapes {q.shape} and {k.shape} came, (n, d) twice was wanted")
+    q, k = as_head(q, k)
     n = q.shape[0]
-    k_max, grid = _counts(n, k_max, grid)
+    n_basis, grid = _counts(n, n_basis, grid)
     factor = as_scale(scale, q.shape[1], q.dtype)
     with np.errstate(over="ignore", invalid="ignore"):  # judged below
         queries, keys = q.astype(np.float64), k.astype(np.float64) * factor
         offset = fft_correlation(queries, keys) / np.arange(n, 0, -1)
         require_finite("q, k: logits", offset)
         diagonals = all_diagonals(lambda first, end: keys[first:end] @ queries[first:].T, offset, n, grid)
-    return _best("q, k: squares of logits", diagonals, k_max, grid)
+    return _best("q, k: squares of logits", diagonals, n_basis, grid)
 
 
-def best_starts_of_matrix(h: ArrayLike, k_max: int, *, grid: int = 1) -> BestStarts:
-    """Find the starts of the k-conv matrix nearest to a lower-triangular matrix, for every k up to `k_max`.
+def best_starts_of_matrix(h: ArrayLike, n_basis: int, *, grid: int = 1) -> BestStarts:
+    """Find the starts of the k-conv matrix nearest to a lower-triangular matrix, for every k up to `n_basis`.
 
     Parameters
     ----------
     h : array_like, shape (n, n)
         Lower-triangular, float32 or float64.
-    k_max : int
-        Most terms, from 1 to ``⌈n / grid⌉``.
-    grid : int, optional
-        Starts are multiples of it, 1 ≤ grid ≤ n; the errors bound those of any basis where it is 1.
+    n_basis, grid : int
+        As for `best_starts`.
 
     Returns
     -------
@@ -143,7 +135,7 @@ def best_starts_of_matrix(h: ArrayLike, k_max: int, *, grid: int = 1) -> BestSta
 
     Notes
     -----
-    Time O(m² n + k_max m²) with m = ⌈n/grid⌉, memory O(m (n + m + k_max)). Source: ours.
+    Time O(m² n + n_basis m²) with m = ⌈n/grid⌉, memory O(m (n + m + n_basis)). Source: ours.
 
     Examples
     --------
@@ -153,23 +145,23 @@ def best_starts_of_matrix(h: ArrayLike, k_max: int, *, grid: int = 1) -> BestSta
     (h,) = as_float_arrays(h=h)
     require_lower_triangular(h)
     n = h.shape[0]
-    k_max, grid = _counts(n, k_max, grid)
+    n_basis, grid = _counts(n, n_basis, grid)
     wide = h.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
         offset = np.array([wide.diagonal(-t).mean() for t in range(n)])
         diagonals = all_diagonals(lambda first, end: wide[first:, first:end].T, offset, n, grid)
-    return _best("h: squares", diagonals, k_max, grid)
+    return _best("h: squares", diagonals, n_basis, grid)
 
 
-def _counts(n: int, k_max: Any, grid: Any) -> tuple[int, int]:
+def _counts(n: int, n_basis: Any, grid: Any) -> tuple[int, int]:
     grid = as_count("grid", grid, least=1, most=n, most_is="n")
     places = -(-n // grid)
-    return as_count("k_max", k_max, least=1, most=places, most_is="places for a start"), grid
+    return as_count("n_basis", n_basis, least=1, most=places, most_is="places for a start"), grid
 
 
-def _best(squares: str, diagonals: DiagonalSums, k_max: int, grid: int) -> BestStarts:
+def _best(squares: str, diagonals: DiagonalSums, n_basis: int, grid: int) -> BestStarts:
     energy = float(diagonals.plain_energy[-1])
     for sums in (np.asarray(energy), diagonals.energy, diagonals.sums):
         require_finite(squares, sums)
-    found = cheapest_partitions(diagonals, k_max, zero_before=True)
+    found = cheapest_partitions(diagonals, n_basis, zero_before=True)
     return BestStarts(found.starts, found.squared_error, energy, grid)

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refattn._threads import one_blas_thread
-from refattn._validation import as_count, as_float_arrays, as_option, as_real, as_scale
-from refattn.convbasis.basis import ConvBasis, basis_from_starts
+from refattn._validation import as_count, as_option, as_real, as_scale
+from refattn.convbasis.basis import ConvBasis, as_head, basis_from_starts
 from refattn.convbasis.bounds import posterior_bound, sharp_bound
 from refattn.convbasis.starts.least_squares import least_squares_basis
 from refattn.convbasis.starts.sampled import sampled_starts
@@ -40,10 +40,6 @@ class CurvePoint(NamedTuple):
         Number of terms that was tried.
     error : float
         Largest ``‖a_i − ã_i‖₁`` of a sampled row, from 0 to 2.
-
-    Notes
-    -----
-    Measuring one takes O((k + r) n d) with r sampled rows. Source: ours.
 
     Examples
     --------
@@ -78,10 +74,6 @@ class ToleranceRecovery:
         Largest fraction of all rows that may be beyond the tolerance, with that confidence; 1 where nothing was found.
     curve : tuple of CurvePoint
         Largest error of a sampled row against k, for every k that was tried, ascending.
-
-    Notes
-    -----
-    Memory O(k n), the basis. Source: ours.
 
     Examples
     --------
@@ -139,7 +131,7 @@ def recover_to_tolerance(
     tolerance: float,
     *,
     kernels: str = "column",
-    max_basis: int = 128,
+    n_basis: int = 128,
     samples: int = 256,
     confidence: float = 0.99,
     seed: int = 0,
@@ -157,7 +149,7 @@ def recover_to_tolerance(
     kernels : {"column", "least-squares"}, optional
         The paper's kernels, which are the columns at the starts, or the means of the diagonals, as
         `least_squares_basis` has them: better where logits are noisy.
-    max_basis : int, optional
+    n_basis : int, optional
         Most terms that are tried, at least 1; more than n are not.
     samples : int, optional
         Rows that every check draws, at least 1; all rows where there are no more.
@@ -166,7 +158,7 @@ def recover_to_tolerance(
     seed : int, optional
         Of the rows and of the diagonals that are sampled, at least 0.
     scale : float, optional
-        Factor of the logits; ``1/√d`` by default.
+        As for `recover`.
 
     Returns
     -------
@@ -203,20 +195,18 @@ def recover_to_tolerance(
     >>> result.found, result.basis.starts.tolist()
     (True, [0, 120, 333])
     >>> q, k, v = attention_inputs(500, 16, seed=0)
-    >>> print(recover_to_tolerance(q, k, 0.1, max_basis=4))
+    >>> print(recover_to_tolerance(q, k, 0.1, n_basis=4))
     Not conv-like: with 4 terms a sampled row is off by 1..., 0.1 was allowed.
     k      error
     1      1...
     2      1...
     4      1...
     """
-    q, k = as_float_arrays(q=q, k=k)
-    if q.ndim != 2 or q.shape != k.shape or 0 in q.shape:
-        raise ValueError(f"q, k: shapes {q.shape} and {k.shape} came, (n, d) twice was wanted")
+    q, k = as_head(q, k)
     n = q.shape[0]
     tolerance = as_real("tolerance", tolerance, positive=True)
     build = KERNELS[as_option("kernels", kernels, KERNELS)]
-    max_basis = min(as_count("max_basis", max_basis, least=1), n)
+    n_basis = min(as_count("n_basis", n_basis, least=1), n)
     samples = min(as_count("samples", samples, least=1), n)
     confidence = as_real("confidence", confidence, positive=True)
     if confidence >= 1:
@@ -240,7 +230,7 @@ def recover_to_tolerance(
         return np.sort(rng.choice(n, samples, replace=False))
 
     with np.errstate(over="ignore", invalid="ignore"), one_blas_thread():  # overflow is named where logits are used
-        starts = sampled_starts(wide_q, wide_k, factor, max_basis, rng).starts
+        starts = sampled_starts(wide_q, wide_k, factor, n_basis, rng).starts
         search = TermSearch(measure, len(starts), tolerance, drawn())
         risk = 1 - confidence
         while (count := search.fewest()) is not None:

@@ -22,7 +22,7 @@ from refattn._fft import ComplexArray
 from refattn._memory import require_memory
 from refattn._threads import one_blas_thread
 from refattn._validation import FloatArray, as_float_arrays, as_scale, require_finite
-from refattn.convbasis.basis import ConvBasis, as_starts, require_lower_triangular
+from refattn.convbasis.basis import ConvBasis, as_head, as_starts, require_lower_triangular
 
 Integers = NDArray[np.int64]
 
@@ -40,7 +40,7 @@ def least_squares_basis(q: ArrayLike, k: ArrayLike, starts: ArrayLike, *, scale:
     starts : array_like of int, shape (s,)
         First columns of the segments, strictly increasing. Columns before the first are represented by zero.
     scale : float, optional
-        Factor of the logits; ``1/√d`` by default.
+        As for `recover`.
 
     Returns
     -------
@@ -70,9 +70,7 @@ def least_squares_basis(q: ArrayLike, k: ArrayLike, starts: ArrayLike, *, scale:
     >>> bool(np.isclose(basis.kernels[0, 1], (h[1, 0] + h[2, 1] + h[3, 2]) / 3))
     True
     """
-    q, k = as_float_arrays(q=q, k=k)
-    if q.ndim != 2 or q.shape != k.shape or 0 in q.shape:
-        raise ValueError(f"q, k: shapes {q.shape} and {k.shape} came, (n, d) twice was wanted")
+    q, k = as_head(q, k)
     n, d = q.shape
     columns = as_starts(starts, n)
     require_memory("starts: the kernels and their transforms", 8 * n * (2 * columns.size + 4 * d + 4 * _PIECES))
@@ -92,7 +90,7 @@ def segment_means(h: ArrayLike, starts: ArrayLike) -> ConvBasis:
     h : array_like, shape (n, n)
         Lower-triangular, float32 or float64.
     starts : array_like of int, shape (s,)
-        First columns of the segments, strictly increasing. Columns before the first are represented by zero.
+        As for `least_squares_basis`.
 
     Returns
     -------

@@ -34,22 +34,11 @@ _COLUMNS = 128
 
 
 class DiagonalSums(NamedTuple):
-    """Prefix sums along diagonals, at the places where a segment may begin or end.
+    """Prefix sums along the diagonals `lags`, ascending, at the `bounds` where a segment may begin or end, from 0 to n.
 
-    Attributes
-    ----------
-    n : int
-        Number of columns.
-    lags : ndarray of int64, shape (τ,)
-        The diagonals t that are looked at, ascending.
-    bounds : ndarray of int64, shape (m + 1,)
-        Places b, ascending, from 0 to n.
-    sums : ndarray, shape (m + 1, τ)
-        ``S_t(b)`` of the matrix less the mean of every diagonal.
-    energy : ndarray, shape (m + 1,)
-        ``Σ_{j<b} Σ_t`` of the squares of the same entries.
-    plain_energy : ndarray, shape (m + 1,)
-        The same of the matrix itself: what the columns before b cost where they are represented by zero.
+    `sums`, shape (m + 1, τ), are ``S_t(b)`` of the matrix less the mean of every diagonal, and `energy`, shape (m +
+    1,), ``Σ_{j<b} Σ_t`` of the squares of the same entries. `plain_energy` is that of the matrix itself: what the
+    columns before b cost where they are represented by zero.
     """
 
     n: int
@@ -69,20 +58,8 @@ class DiagonalSums(NamedTuple):
 def all_diagonals(columns: Callable[[int, int], FloatArray], offset: Floats, n: int, grid: int) -> DiagonalSums:
     """Sum up all diagonals of a matrix, at every `grid`-th column.
 
-    Parameters
-    ----------
-    columns : callable
-        ``columns(first, end)`` gives the columns ``first … end − 1`` from row `first` down, as rows ``(end − first,
-        n − first)``; what is above the diagonal is not read.
-    offset : ndarray, shape (n,)
-        Subtracted from every column, from the diagonal down: the diagonals' means, as far as they are known.
-    n, grid : int
-        Number of columns, and distance of the places.
-
-    Returns
-    -------
-    DiagonalSums
-        With ``lags = 0 … n − 1`` and ``bounds = 0, grid, 2 grid, …, n``.
+    ``columns(first, end)`` gives the columns ``first … end − 1`` from row `first` down, as rows; what is above the
+    diagonal is not read. `offset`, the diagonals' means as far as they are known, is subtracted from every column.
     """
     bounds = np.append(np.arange(0, n, grid), n)
     require_memory("q, k: prefix sums of the diagonals", bounds.size * n * 8)
@@ -120,20 +97,8 @@ def some_diagonals(q: FloatArray, k: FloatArray, scale: float, lags: Integers) -
 
 
 def segment_costs(diagonals: DiagonalSums) -> Floats:
-    """Squared error of every segment between two of the places.
+    """Squared error of every segment from place a to a later place b, shape (m, m + 1); the other entries are infinite.
 
-    Parameters
-    ----------
-    diagonals : DiagonalSums
-        With m + 1 places and τ diagonals.
-
-    Returns
-    -------
-    ndarray, shape (m, m + 1)
-        ``costs[a, b]`` for a < b, over the diagonals that are looked at; the other entries are infinite.
-
-    Notes
-    -----
     Time O(m² τ), in products of matrices, and O(m (m + τ)); memory O(m² + mτ). Absolute error about ``u n`` times the
     energy, u being the unit roundoff.
     """
@@ -178,51 +143,29 @@ def _running_sum(values: Floats) -> Floats:
 
 
 class Partitions(NamedTuple):
-    """Cheapest partitions into 1 … k_max segments.
-
-    Attributes
-    ----------
-    starts : tuple of ndarray of int64
-        ``starts[k − 1]`` are the first columns of the best k segments.
-    squared_error : ndarray, shape (k_max,)
-        What they cost.
-    """
+    """Cheapest partitions into 1, 2, … segments: the first columns of each, and what they cost."""
 
     starts: tuple[Integers, ...]
     squared_error: Floats
 
 
-def cheapest_partitions(diagonals: DiagonalSums, k_max: int, *, zero_before: bool) -> Partitions:
-    """Find the cheapest partition into k segments for every k up to `k_max`, by dynamic programming.
+def cheapest_partitions(diagonals: DiagonalSums, n_basis: int, *, zero_before: bool) -> Partitions:
+    """Find the cheapest partition into k segments for every k up to `n_basis` ≤ m, by dynamic programming.
 
-    Parameters
-    ----------
-    diagonals : DiagonalSums
-        With m + 1 places.
-    k_max : int
-        At most m.
-    zero_before : bool
-        Whether the first segment may begin later than column 0; the columns before it are then represented by zero, as
-        in a basis whose first term is smaller than the matrix.
-
-    Returns
-    -------
-    Partitions
-
-    Notes
-    -----
-    Time O(k_max m²) after `segment_costs`; memory O(m² + k_max m).
+    With `zero_before`, the first segment may begin later than column 0; the columns before it are then represented by
+    zero, as in a basis whose first term is smaller than the matrix. Time O(n_basis m²) after `segment_costs`, memory
+    O(m² + n_basis m).
     """
     from refattn.convbasis.starts import partition_loops
 
     m = diagonals.bounds.size - 1
-    require_memory("k_max: the table of the dynamic programme", k_max * (m + 1) * 4)
+    require_memory("n_basis: the table of the dynamic programme", n_basis * (m + 1) * 4)
     before = diagonals.plain_energy.copy() if zero_before else np.full(m + 1, np.inf)
     before[0] = 0.0
-    errors, parents = np.empty(k_max), np.zeros((k_max, m + 1), np.int32)
+    errors, parents = np.empty(n_basis), np.zeros((n_basis, m + 1), np.int32)
     partition_loops.shortest_partitions(segment_costs(diagonals), before, errors, parents)
     starts = []
-    for k in range(1, k_max + 1):
+    for k in range(1, n_basis + 1):
         places = [m]
         for layer in range(k - 1, -1, -1):
             places.append(int(parents[layer, places[-1]]))

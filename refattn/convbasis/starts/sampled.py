@@ -24,32 +24,15 @@ N_LAGS = 64
 """Diagonals that are looked at, but for those drawn twice."""
 
 
-def sampled_starts(q: FloatArray, k: FloatArray, scale: float, k_max: int, rng: np.random.Generator) -> Partitions:
-    """Choose starts for 1 … k terms by the squared error over sampled diagonals.
+def sampled_starts(q: FloatArray, k: FloatArray, scale: float, n_basis: int, rng: np.random.Generator) -> Partitions:
+    """Choose starts for 1 … k terms, k ≤ `n_basis` ≤ n, by the squared error over diagonals that `rng` draws.
 
-    Parameters
-    ----------
-    q, k : ndarray, shape (n, d)
-        Queries and keys of one head.
-    scale : float
-        Factor of the logits.
-    k_max : int
-        Most terms, at most n.
-    rng : Generator
-        Draws the diagonals.
-
-    Returns
-    -------
-    Partitions
-        For 1 … k terms, k ≤ `k_max`; less where no more cuts lower the error. Every choice begins at column 0.
-
-    Notes
-    -----
-    Time O(τ n (d + log k)) where cuts halve, O(τ n (d + k)) at worst, and O(k² (τ + k)); memory O(τ n).
+    There are less where no more cuts lower the error. Every choice begins at column 0. Time O(τ n (d + log k)) where
+    cuts halve, O(τ n (d + k)) at worst, and O(k² (τ + k)); memory O(τ n).
     """
     diagonals = some_diagonals(q, k, scale, sampled_lags(q.shape[0], rng))
-    offered = diagonals.at(_offered(diagonals, 2 * k_max))
-    return cheapest_partitions(offered, min(k_max, offered.bounds.size - 1), zero_before=False)
+    offered = diagonals.at(_offered(diagonals, 2 * n_basis))
+    return cheapest_partitions(offered, min(n_basis, offered.bounds.size - 1), zero_before=False)
 
 
 def sampled_lags(n: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""The search for a number of terms: errors on sampled rows, doubling and bisecting (ours); see `tolerance`."""
+"""The search for a number of terms: errors on sampled rows, doubling and bisecting (ours); see `fewest`."""
 
 from __future__ import annotations
 
@@ -19,46 +19,16 @@ _ROWS = 8
 
 
 class RowErrors(NamedTuple):
-    """Largest differences of some rows of attention from those of a basis.
-
-    Attributes
-    ----------
-    error : float
-        Largest ``‖a_i − ã_i‖₁`` between exact attention weights and those of the basis.
-    residual : float
-        Largest ``|H_ij − H'_ij|`` in a causal entry.
-    """
+    """Largest ``‖a_i − ã_i‖₁``, and largest ``|H_ij − H'_ij|`` in a causal entry, of some rows of attention."""
 
     error: float
     residual: float
 
 
 def row_differences(q: FloatArray, k: FloatArray, scale: float, basis: ConvBasis, rows: Integers) -> RowErrors:
-    """Compare some rows of a head with those of a basis, exactly, in float64.
+    """Compare some rows of a head, ascending, with those of a basis from column 0, exactly, in float64.
 
-    Parameters
-    ----------
-    q, k : ndarray, shape (n, d)
-        Queries and keys, float64.
-    scale : float
-        Factor of the logits.
-    basis : ConvBasis
-        Of the head, from column 0.
-    rows : ndarray of int64, shape (r,)
-        Which rows, ascending.
-
-    Returns
-    -------
-    RowErrors
-
-    Raises
-    ------
-    ValueError
-        A logit is not finite.
-
-    Notes
-    -----
-    Time O(r n d), memory O(n · block) for every thread.
+    Time O(r n d), memory O(n · block) for every thread. Raises where a logit is not finite.
     """
     from refattn.convbasis.starts import term_search_loops
 
@@ -80,18 +50,9 @@ def row_differences(q: FloatArray, k: FloatArray, scale: float, basis: ConvBasis
 
 
 class TermSearch:
-    """Looks for the fewest terms whose error on a growing sample of rows is within a tolerance.
+    """Looks for the fewest terms, up to `most`, whose error on a growing sample of rows is within a tolerance.
 
-    Parameters
-    ----------
-    measure : callable
-        ``measure(count, rows)`` gives the errors of the basis with `count` terms on some rows.
-    most : int
-        Most terms.
-    tolerance : float
-        What `RowErrors.error` has to meet.
-    rows : ndarray of int64
-        The sample to begin with.
+    ``measure(count, rows)`` gives the errors of the basis with `count` terms on some rows.
     """
 
     def __init__(

@@ -149,7 +149,7 @@ def _recovered(
     found = recover(q, k, n_basis=counts[-1], probe=min(probe, len(q)), delta=delta, eps=e * delta / probe)
     terms = int(found.n_terms)
     for count in sorted({min(count, terms) for count in counts}):
-        yield ConvBasis.trusted(found.starts[:count], found.kernels[:count]), {}
+        yield ConvBasis(found.starts[:count], found.kernels[:count]), {}
 
 
 def _logit_deviation(q: FloatArray, k: FloatArray) -> float:

@@ -97,7 +97,7 @@ def _to_tolerance(quick: bool) -> Measurement:
             for kernels in ("column", "least-squares"):
                 q, k, _, starts = rope_structured(n, 16, starts=count, seed=count, deviation=2.0, dtype=dtype)
                 prints += [q, k]
-                result = recover_to_tolerance(q, k, tolerance, kernels=kernels, max_basis=64, samples=128)
+                result = recover_to_tolerance(q, k, tolerance, kernels=kernels, n_basis=64, samples=128)
                 if result.basis is None or not np.array_equal(result.basis.starts, starts):
                     worst = np.inf
                 else:
@@ -124,7 +124,7 @@ def _no_on_real_heads(quick: bool) -> Measurement:
     for place, layer in enumerate(real.layers):
         for head in range(group):
             q, k = real.q[place, head, :n], real.k[place, 0, :n]
-            result = recover_to_tolerance(q, k, 0.1, kernels="least-squares", max_basis=most, samples=64)
+            result = recover_to_tolerance(q, k, 0.1, kernels="least-squares", n_basis=most, samples=64)
             name = f"layer {layer}, head {head}"
             if result.basis is not None:
                 found[name] = f"{result.basis.starts.size} terms"

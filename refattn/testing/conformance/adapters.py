@@ -49,8 +49,6 @@ class Adapter:
 def parse_layout(layout: str) -> str:
     """Return a layout such as ``"(B, N, H, D)"`` as its letters.
 
-    Examples
-    --------
     >>> parse_layout("(B, N, H, D)")
     'BNHD'
     """
@@ -64,18 +62,9 @@ def parse_layout(layout: str) -> str:
 
 
 class Caller:
-    """Calls a function, or its backward, on the arrays of a problem.
+    """Calls a function, or its backward, on the arrays of a problem; `axes` are the letters of those of every input.
 
-    Parameters
-    ----------
-    adapter : str or Adapter
-        A layout, or two functions. A layout without B or H means one call for every batch or head.
-    arrays : {"numpy", "torch", "jax"}
-        Whose arrays the function takes.
-    dtype : str
-        Their dtype.
-    axes : mapping of str to str
-        Letters of the axes of every input and of the output.
+    A layout without B or H means one call for every batch or head.
     """
 
     def __init__(self, adapter: str | Adapter, arrays: str, dtype: str, axes: Mapping[str, str]) -> None:
@@ -168,10 +157,7 @@ def accepted_options(
 ) -> dict[str, Any]:
     """Return the options a function can be called with, without those it does not take and does not need.
 
-    Raises
-    ------
-    NotImplementedError
-        It does not take an option whose value is not the default; names the option.
+    One that it does not take, and that is not the default, raises ``NotImplementedError`` naming it.
     """
     try:
         parameters = inspect.signature(function).parameters

@@ -50,15 +50,7 @@ def to_numpy(result: Any, name: str) -> tuple[NDArray[Any], str]:
 def torch_autograd(function: Callable[..., Any]) -> Callable[..., tuple[Any, ...]]:
     """Return the backward of a function of PyTorch tensors, by PyTorch's autograd.
 
-    Parameters
-    ----------
-    function : callable
-        As it is checked.
-
-    Returns
-    -------
-    callable
-        ``backward(dout, *inputs, **options)``, which returns a gradient for every input.
+    ``backward(dout, *inputs, **options)`` returns a gradient for every input.
     """
     torch: Any = importlib.import_module("torch")
 

@@ -31,15 +31,7 @@ FLOOR = 8.0
 
 @dataclass(frozen=True)
 class Allowance:
-    """What the rule allows for one result.
-
-    Attributes
-    ----------
-    rows : ndarray
-        Largest error allowed, by row.
-    plain : ndarray
-        Error of the plain implementation on the inputs themselves, by row.
-    """
+    """What the rule allows for one result: the largest error, and the plain implementation's own, by row."""
 
     rows: FloatArray
     plain: FloatArray
@@ -47,30 +39,16 @@ class Allowance:
 
 @dataclass(frozen=True)
 class Judgement:
-    """One result of one case against the truth.
+    """One result of one case against the truth, by its worst row: the largest multiple of what is allowed."""
 
-    Attributes
-    ----------
-    result : str
-        ``out``, or ``dx`` for the gradient of x.
-    passed : bool
-        Every row is within what is allowed.
-    row : tuple of int
-        The worst row: the one whose error is the largest multiple of what it is allowed.
-    error, allowed, plain : float
-        Of that row: its error, what it was allowed, and the error of the plain implementation.
-    expected, got : list of float
-        That row; at most its first eight entries.
-    """
-
-    result: str
-    passed: bool
+    result: str  # ``out``, or ``dx`` for the gradient of x
+    passed: bool  # every row is within what is allowed
     row: tuple[int, ...]
     error: float
     allowed: float
-    plain: float
-    expected: list[float]
-    got: list[float]
+    plain: float  # the error of the plain implementation
+    expected: list[float]  # of that row, at most its first eight entries
+    got: list[float]  # the same of what came
 
 
 def row_error(got: NDArray[Any], reference: NDArray[Any], by_row: bool) -> FloatArray:

@@ -10,26 +10,8 @@ from typing import Any
 
 
 def load_function(name: str) -> Callable[..., Any]:
-    """Return the function that ``module:function`` names; modules of the current folder are found too.
+    """Return the function that ``module:function`` names, perhaps a dotted path; modules of this folder are found too.
 
-    Parameters
-    ----------
-    name : str
-        Dotted module and, after a colon, a function, or a dotted path to one inside the module.
-
-    Returns
-    -------
-    callable
-
-    Raises
-    ------
-    ValueError
-        The name has no colon, the module has no such function, or it cannot be called.
-    ImportError
-        The module cannot be imported.
-
-    Examples
-    --------
     >>> load_function("math:sqrt")(9.0)
     3.0
     """

@@ -20,24 +20,12 @@ Arrays = dict[str, FloatArray]
 
 @dataclass(frozen=True)
 class Problem:
-    """One set of inputs.
+    """One set of inputs."""
 
-    Attributes
-    ----------
-    arrays : dict of str to ndarray
-        The inputs by name, in the order the function takes them.
-    options : dict
-        What it takes by keyword.
-    smooth : bool
-        Whether the operation is differentiable here; gradients are judged only where it is.
-    seed : int
-        Of the upstream gradient and of the perturbations.
-    """
-
-    arrays: Arrays
-    options: dict[str, Any]
-    smooth: bool = True
-    seed: int = 0
+    arrays: Arrays  # by name, in the order the function takes them
+    options: dict[str, Any]  # what it takes by keyword
+    smooth: bool = True  # whether it is differentiable here: gradients are judged only then
+    seed: int = 0  # of the upstream gradient and of the perturbations
 
     def rounded(self, to: Precision) -> Problem:
         """Return the problem with its arrays rounded to a precision: what the function receives and is judged on."""
@@ -67,23 +55,11 @@ class Problem:
 
 @dataclass(frozen=True)
 class Case:
-    """A family of problems of one kind, of any size.
+    """A family of problems of one kind, of any size; ``build(n, seed)`` returns one."""
 
-    Attributes
-    ----------
-    name : str
-        Says what is special about it.
-    kind : {"ordinary", "adversarial", "degenerate", "real"}
-        Heading in the report.
-    n : int
-        Size at which it is checked; smaller ones are built to shrink a failure.
-    build : callable
-        ``build(n, seed)`` returns the problem.
-    """
-
-    name: str
-    kind: str
-    n: int
+    name: str  # says what is special about it
+    kind: str  # ordinary, adversarial, degenerate or real: a heading in the report
+    n: int  # size at which it is checked; smaller ones are built to shrink a failure
     build: Callable[[int, int], Problem]
 
 
@@ -98,44 +74,18 @@ class Plain(Protocol):
 
 @dataclass(frozen=True)
 class Operation:
-    """An operation that can be checked.
+    """An operation that can be checked."""
 
-    Attributes
-    ----------
-    name : str
-        As given to `check_attention`.
-    signature, backward_signature : str
-        What the function, and its backward, have to accept.
-    axes : dict of str to str
-        Letters of the axes of every input and of the output, out of B, H, N, D; empty letters: layouts do not apply.
-    differentiable : tuple of str
-        Inputs with gradients, in the order the backward returns them.
-    defaults : callable
-        ``defaults(problem)`` returns what the options are where a function does not take them.
-    cases : tuple of Case
-        The grid.
-    truth : callable
-        ``truth(problem, upstream)`` returns the right results in float64.
-    plain : Plain
-        The yardstick, and the source of wrong references.
-    sizes : callable
-        ``sizes(problem, upstream)`` returns the natural size of each result: what its rounding errors are a few units
-        of, however small the result itself is.
-    faults : dict of str to str
-        Known mistakes `plain` can make, and what each is in a sentence.
-    perturbed : tuple of str
-        Inputs on which the results depend continuously.
-    """
-
-    name: str
-    signature: str
+    name: str  # as given to `check_attention`
+    signature: str  # what the function has to accept
     backward_signature: str
-    axes: Mapping[str, str]
-    differentiable: tuple[str, ...]
-    defaults: Callable[[Problem], dict[str, Any]]
+    axes: Mapping[str, str]  # B, H, N, D of every input and of the output; empty letters: layouts do not apply
+    differentiable: tuple[str, ...]  # in the order the backward returns their gradients
+    defaults: Callable[[Problem], dict[str, Any]]  # options where a function does not take them
     cases: tuple[Case, ...]
-    truth: Callable[[Problem, FloatArray | None], Arrays]
-    plain: Plain
+    truth: Callable[[Problem, FloatArray | None], Arrays]  # of a problem and an upstream gradient, in float64
+    plain: Plain  # the yardstick, and the source of wrong references
     sizes: Callable[[Problem, FloatArray | None], dict[str, float]]
-    faults: Mapping[str, str]
-    perturbed: tuple[str, ...]
+    """The natural size of each result: what its rounding errors are a few units of, however small it is itself."""
+    faults: Mapping[str, str]  # known mistakes `plain` can make, and what each is in a sentence
+    perturbed: tuple[str, ...]  # inputs on which the results depend continuously

@@ -17,30 +17,14 @@ from refattn._validation import FloatArray, as_option
 
 @dataclass(frozen=True)
 class Precision:
-    """A floating format.
-
-    Attributes
-    ----------
-    name : {"float64", "float32", "float16", "bfloat16"}
-        As in NumPy, PyTorch and JAX.
-    unit : float
-        Unit of rounding: half the distance from 1 to the next number.
-    work : dtype
-        Of the arrays that hold its numbers: float64, or float32 for the others.
-    """
+    """A floating format, by its name in NumPy, PyTorch and JAX."""
 
     name: str
-    unit: float
-    work: np.dtype[Any]
+    unit: float  # of rounding: half the distance from 1 to the next number
+    work: np.dtype[Any]  # of the arrays that hold its numbers: float64, or float32 for the others
 
     def round(self, array: NDArray[Any]) -> FloatArray:
-        """Return the array with every entry rounded to this precision, ties to even, in the dtype `work`.
-
-        Examples
-        --------
-        >>> float(precision("bfloat16").round(np.array([1.00390625 + 1e-4]))[0])
-        1.0078125
-        """
+        """Return the array with every entry rounded to this precision, ties to even, in the dtype `work`."""
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             kept = np.asarray(array, self.work)
             if self.name == "float16":
@@ -65,9 +49,7 @@ PRECISIONS = {
 def precision(name: str) -> Precision:
     """Return the precision called `name`, or raise ``ValueError`` listing the known.
 
-    Examples
-    --------
-    >>> precision("bfloat16").unit
-    0.00390625
+    >>> float(precision("bfloat16").round(np.array([1.00390625 + 1e-4]))[0])
+    1.0078125
     """
     return PRECISIONS[as_option("dtype", name, PRECISIONS)]

@@ -35,10 +35,6 @@ class CaseResult:
     judgements : tuple of Judgement
         One for every result.
 
-    Notes
-    -----
-    Memory O(1). Source: ours.
-
     Examples
     --------
     >>> from refattn.testing.conformance import CaseResult
@@ -74,10 +70,6 @@ class Cause:
     explained, examined : int
         In how many failing cases the results are those the mistake would give, of how many that were looked at.
 
-    Notes
-    -----
-    Memory O(1). Source: ours.
-
     Examples
     --------
     >>> from refattn.testing import Cause
@@ -109,10 +101,6 @@ class ConformanceReport:
         The first failing case at the smallest n at which it still fails.
     causes : tuple of Cause
         Guesses, the likeliest first; empty where nothing was recognised.
-
-    Notes
-    -----
-    Memory O(cases): arrays are not kept. Source: ours.
 
     Examples
     --------

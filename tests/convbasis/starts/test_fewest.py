@@ -56,8 +56,8 @@ def test_least_squares_kernels_need_fewer_terms_in_noise():
     """A tolerance between the noise of one column and of two: only means of columns meet it."""
     q, k = noisy(400, [0, 200], 0.1, 0)
     wanted = 0.11  # ±0.1 in the logits, seen through the mean of the diagonals
-    means = recover_to_tolerance(q, k, wanted, kernels="least-squares", scale=1.0, max_basis=32)
-    columns = recover_to_tolerance(q, k, wanted, kernels="column", scale=1.0, max_basis=32)
+    means = recover_to_tolerance(q, k, wanted, kernels="least-squares", scale=1.0, n_basis=32)
+    columns = recover_to_tolerance(q, k, wanted, kernels="column", scale=1.0, n_basis=32)
     assert means.found
     assert not columns.found
 
@@ -76,7 +76,7 @@ def test_heads_of_a_language_model_get_a_plain_no_and_the_curve(place):
 
 def test_with_n_terms_anything_is_within_rounding():
     q, k, _ = attention_inputs(90, 8, seed=0)
-    result = recover_to_tolerance(q, k, 1e-12, max_basis=90)
+    result = recover_to_tolerance(q, k, 1e-12, n_basis=90)
     assert result.found
     assert result.basis.starts.size <= 90
     assert row_errors_by_definition(q, k, result.basis)[0].max() <= 1e-12
@@ -126,7 +126,7 @@ def test_the_statement_about_unseen_rows_is_right_more_often_than_it_says():
     q[spoiled] += rng.standard_normal((n // 10, 8))
     trials = 200
     for seed in range(trials):
-        result = recover_to_tolerance(q, k, 1e-9, samples=8, confidence=0.6, max_basis=2, seed=seed)
+        result = recover_to_tolerance(q, k, 1e-9, samples=8, confidence=0.6, n_basis=2, seed=seed)
         if result.found:
             beyond = (row_errors_by_definition(q, k, result.basis)[0] > 1e-9).mean()
             wrong += beyond > result.exceeding
@@ -170,7 +170,7 @@ def test_without_the_means_the_least_squares_kernels_would_not_be_used(monkeypat
     """Planted: the wrong kernels under the right name change what is found."""
     q, k = noisy(400, [0, 200], 0.1, 0)
     monkeypatch.setitem(fewest.KERNELS, "least-squares", basis_from_starts)
-    assert not recover_to_tolerance(q, k, 0.11, kernels="least-squares", scale=1.0, max_basis=32).found
+    assert not recover_to_tolerance(q, k, 0.11, kernels="least-squares", scale=1.0, n_basis=32).found
 
 
 def test_a_planted_error_in_a_kernel_is_seen_by_the_sampled_rows(monkeypatch):
@@ -181,9 +181,9 @@ def test_a_planted_error_in_a_kernel_is_seen_by_the_sampled_rows(monkeypatch):
         return ConvBasis(basis.starts, kernels)
 
     q, k, _, _ = rope_structured(300, 8, starts=3, seed=0)
-    assert recover_to_tolerance(q, k, 1e-9, max_basis=8).found
+    assert recover_to_tolerance(q, k, 1e-9, n_basis=8).found
     monkeypatch.setitem(fewest.KERNELS, "column", off)
-    assert not recover_to_tolerance(q, k, 1e-9, max_basis=8).found
+    assert not recover_to_tolerance(q, k, 1e-9, n_basis=8).found
 
 
 def test_splitting_and_choosing_come_near_the_best_starts():
@@ -234,7 +234,7 @@ def test_a_seed_repeats_itself():
         ({"tolerance": np.nan}, ValueError, "tolerance"),
         ({"tolerance": "x"}, TypeError, "tolerance"),
         ({"kernels": "mean"}, ValueError, "kernels: 'mean' came, one of 'column', 'least-squares'"),
-        ({"max_basis": 0}, ValueError, "max_basis: 0 came"),
+        ({"n_basis": 0}, ValueError, "n_basis: 0 came"),
         ({"samples": 0}, ValueError, "samples: 0 came"),
         ({"confidence": 1.0}, ValueError, "confidence: 1.0 came, a number below 1"),
         ({"confidence": 0.0}, ValueError, "confidence: 0.0 came"),
