@@ -40,7 +40,7 @@ _KEYS = 512
 _SAMPLE = 32
 """Keys of which the largest logit is a row's first shift."""
 _MODERATE = 0.5, 2.0**16
-"""Sums of exponentials of a row with which its shift is near enough to its largest logit."""
+"""Least sum of exponentials so far, and most of a tile, with which the shift of a row is near enough to its largest."""
 _ROW_ENTRIES = 1 << 18
 """Most logits of a block of the backward, unless that are fewer than"""
 _LEAST_ROWS = 16
@@ -237,12 +237,11 @@ def _take_as_it_is(
     head.lowered_products(tile, queries, shift, weights)
     np.exp(weights, out=weights)
     sums = weights @ head.pairs.ones[: weights.shape[1]]
-    sums += total
     left = np.zeros(sums.shape, bool)
     if head.any_risky or not sums.max() <= most:
         left = ~(sums <= most) | head.risky[tile.rows]
-        weights[left], sums[left] = 0, total[left]
-    total[...] = sums
+        weights[left], sums[left] = 0, 0
+    total += sums
     out += np.matmul(weights, head.pairs.values[tile.keys], out=product)
     return left
 
@@ -300,10 +299,7 @@ def backward(
     def pull_back(task: tuple[Head, int]) -> None:
         head, number = task
         place = (number, *head.index)
-        with (
-            overflow_judged(),
-            shelf.workspace(entries) as space,
-        ):
+        with overflow_judged(), shelf.workspace(entries) as space:
             for rows in blocks[number::parts]:
                 own = (*head.index, rows)
                 _pull_back(head, rows, space, dout[own], shift[own], total[own], dq[own], dk[place], dv[place])

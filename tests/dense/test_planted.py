@@ -60,7 +60,7 @@ FORWARD_MUTANTS = {
         "sums not rescaled": [("total *= kept", "pass")],
         "a tile that is not moderate taken as it is": [("if head.any_risky or not sums.max() <= most:", "if False:")],
         "shifts of a sample forgotten": [("np.negative(shift, out=queries[:, -1])", "queries[:, -1] = 0")],
-        "sums of the last tile only": [("sums += total", "pass")],
+        "sums of the last tile only": [("    total += sums\n", "    total[...] = sums\n")],
         "log-sum-exp without the largest logit": [("self.row_max + np.log", "np.log")],
     },
 }
