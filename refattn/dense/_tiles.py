@@ -30,6 +30,9 @@ class Tile(NamedTuple):
 def tiles(mask: RowMask, rows: slice, most_keys: int) -> list[Tile]:
     """Return the tiles of a block of queries: what all of it sees first, every tile of at most so many keys."""
     by_some, by_all = _seen(mask, rows)
+    if rows.stop - rows.start <= STRIP:
+        return _tiles_of(mask, rows, by_some, by_all, most_keys)
+    by_all = [(first, last) for first, last in by_all if last - first >= STRIP]  # fewer keys cost more apart
     found, rest = _tiles_of(mask, rows, by_all, by_all, most_keys), _without(by_some, by_all)
     if not rest:
         return found

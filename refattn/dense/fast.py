@@ -7,9 +7,9 @@ it is, without a search for the largest. The first shift is the largest of a row
 not moderate, and where few keys are seen, m becomes the largest so far and O and t are rescaled. In the end
 ``out = O / t``.
 
-Backward, with E and t as the forward left them and ``g = dY / t``, blocks of whole rows, whose tiles lie side by side:
+Backward, with m and t as the forward left them and ``P = E / t``, blocks of whole rows, whose tiles lie side by side:
 
-    dV = Eᵀ g     F = g Vᵀ     dS = E ∘ (F − rowsum(E ∘ F) / t)     dQ = scale · dS K     dK = dSᵀ (scale · Q)
+    dV = Pᵀ dY     F = dY Vᵀ     dS = P ∘ (F − rowsum(P ∘ F))     dQ = scale · dS K     dK = dSᵀ (scale · Q)
 
 Rows whose logits might overflow, as norms say, go the careful way: logits are looked at, and what is not finite is
 computed again in a wider format. Tiles, blocks and the order of sums depend on shapes alone, and the way that a row
@@ -330,10 +330,10 @@ def _pull_back(
     if head.plain and not head.any_risky and _norm(g) * head.reach <= float(np.finfo(g.dtype).max):
         _through_softmax(found, columns, scale, slope, flow, product, *arrays, *wanted)
         return
-    parts = dq, np.zeros_like(dk), np.zeros_like(dv)
+    exponentials, parts = weights.copy(), (dq, np.zeros_like(dk), np.zeros_like(dv))
     _through_softmax(found, columns, scale, slope, flow, product, *arrays, *parts)
     if not all_finite(*parts):
-        wide = wider(weights, total, g, head.q[rows], pairs.keys[:, :-1], pairs.values)
+        wide = wider(exponentials, total, g, head.q[rows], pairs.keys[:, :-1], pairs.values)
         wide[3][...] *= scale
         again = [np.zeros(part.shape, wide[0].dtype) for part in parts]
         spaces = (np.empty(part.shape, wide[0].dtype) for part in (flow, product))
@@ -351,14 +351,12 @@ def _through_softmax(
 ) -> None:  # fmt: skip
     """Write dq, and add to dk and dv, in the format of the arrays; `flow` is workspace."""
     # forward: out = Σ E v / t
-    g = g * np.divide(1, total, out=np.zeros_like(total), where=total > 0)[:, None]
+    weights *= np.divide(1, total, out=np.zeros_like(total), where=total > 0)[:, None]  # g / t might be too small
     for tile, at in zip(found, columns, strict=True):
         _add_product(weights[:, at].T, g, product, dv[tile.keys])
         np.matmul(g, values[tile.keys].T, out=flow[:, at])
-    # forward: t = Σ E
-    along = np.matmul(weights[:, None], flow[:, :, None])[:, 0, 0]
-    flow -= np.divide(along, total, out=along, where=total > 0)[:, None]
-    # forward: E = exp(S − m)
+    # forward: softmax of the logits, P = E / t
+    flow -= np.matmul(weights[:, None], flow[:, :, None])[:, 0]
     flow *= weights
     # forward: softcap · tanh(s / softcap)
     if slope is not None:

@@ -34,7 +34,7 @@ def caught(report, cause):
 
 SCALE = "as_scale(scale, q.shape[-1], q.dtype)"
 DK = "_add_product(flow[:, at].T, queries, product, dk[tile.keys])"
-CORRECTION = "flow -= np.divide(along, total, out=along, where=total > 0)[:, None]"
+CORRECTION = "flow -= np.matmul(weights[:, None], flow[:, :, None])[:, 0]"
 DENSE = {
     "scale missing": ("missing scale", [(SCALE, "1.0")]),
     "scale squared": ("scale applied twice", [(SCALE, f"{SCALE} ** 2")]),
@@ -57,7 +57,7 @@ DENSE = {
         [(DK, "dk[tile.keys] += (flow[:, at] if len(flow) == at.stop - at.start else flow[:, at].T) @ queries")],
     ),
     "row sums dropped": ("softmax correction dropped", [(CORRECTION, "pass")]),
-    "row sums halved": (UNNAMED, [("flow -= np.divide", "flow -= 0.5 * np.divide")]),
+    "row sums halved": (UNNAMED, [("flow -= np.matmul", "flow -= 0.5 * np.matmul")]),
     "gradients without scale": (
         "constant factor",
         [("dq *= dq.dtype.type(scale)", "pass"), (DK, DK.replace("queries", "queries / dq.dtype.type(scale)"))],
