@@ -278,7 +278,7 @@ def dense_attention_backward(dout: ArrayLike, cache: DenseForwardCache) -> Atten
     Notes
     -----
     Time O(n_q n_k (d + d_v)) a head. Memory beyond inputs and outputs: O(n_k (d + d_v)) for each of at least four parts
-    of all heads, and "fast" a block of at most 2²¹ logits, or of 16 rows, for every thread. Source: the derivative of
+    of all heads, and "fast" two blocks of at most 2¹⁸ logits, or 16 rows, a thread. Source: the derivative of
     the definition; the formulas stand at the head of the module.
 
     Examples
