@@ -1,5 +1,8 @@
 """Exact softmax attention, forward and backward: in blocks, and from its definition."""
 
+from typing import TYPE_CHECKING
+
+from refattn._moved import explains
 from refattn.dense.attention import (
     AttentionGradients,
     DenseForwardCache,
@@ -15,3 +18,6 @@ __all__ = [
     "dense_attention_backward",
     "dense_attention_forward",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = explains(__name__)

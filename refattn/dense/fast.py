@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import accumulate, pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -194,7 +194,7 @@ def forward(problem: DenseProblem) -> tuple[FloatArray, FloatArray, FloatArray]:
 
     def attend(task: tuple[Head, slice]) -> None:
         head, rows = task
-        place = (*head.index, rows)
+        place: tuple[Any, ...] = (*head.index, rows)
         with overflow_judged(), shelf.workspace(entries) as space:
             _attend(head, rows, space, out[place], shift[place], total[place])
 
@@ -298,10 +298,10 @@ def backward(
 
     def pull_back(task: tuple[Head, int]) -> None:
         head, number = task
-        place = (number, *head.index)
+        place: tuple[Any, ...] = (number, *head.index)
         with overflow_judged(), shelf.workspace(entries) as space:
             for rows in blocks[number::parts]:
-                own = (*head.index, rows)
+                own: tuple[Any, ...] = (*head.index, rows)
                 _pull_back(head, rows, space, dout[own], shift[own], total[own], dq[own], dk[place], dv[place])
 
     for_each(pull_back, [(head, number) for head in heads for number in range(parts)])
@@ -324,7 +324,8 @@ def _pull_back(
         head.shifted_logits(tile, queries, shift, weights[:, at]) for tile, at in zip(found, columns, strict=True)
     ]
     np.exp(weights, out=weights)
-    slope = None if head.problem.softcap is None or not found else np.concatenate(slopes, axis=1)
+    capped = [slope for slope in slopes if slope is not None]
+    slope = np.concatenate(capped, axis=1) if capped else None
     pairs, scale, wanted = head.pairs, head.problem.scale, (dq, dk, dv)
     arrays = (weights, total, g, queries[:, :-1], pairs.keys[:, :-1], pairs.values)
     if head.plain and not head.any_risky and _norm(g) * head.reach <= float(np.finfo(g.dtype).max):

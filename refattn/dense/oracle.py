@@ -33,7 +33,8 @@ def rows_of_a_block(problem: DenseProblem) -> int:
     """Query rows processed at once."""
     if problem.block is not None:
         return problem.block
-    n_q, n_k, heads = problem.q.shape[-2], problem.k.shape[-2], int(np.prod(problem.layout.inner))
+    n_q: int = problem.q.shape[-2]
+    n_k, heads = problem.k.shape[-2], int(np.prod(problem.layout.inner))
     return max(1, min(_BLOCK_ENTRIES // (n_k * heads), max(_LEAST_ROWS, -(-n_q // _AT_ONCE))))
 
 
