@@ -34,7 +34,8 @@ def rows_of_a_block(problem: DenseProblem) -> int:
     if problem.block is not None:
         return problem.block
     n_q: int = problem.q.shape[-2]
-    n_k, heads = problem.k.shape[-2], int(np.prod(problem.layout.inner))
+    n_k: int = problem.k.shape[-2]
+    heads = int(np.prod(problem.layout.inner))
     return max(1, min(_BLOCK_ENTRIES // (n_k * heads), max(_LEAST_ROWS, -(-n_q // _AT_ONCE))))
 
 
