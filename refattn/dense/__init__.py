@@ -21,3 +21,6 @@ __all__ = [
 
 if not TYPE_CHECKING:
     __getattr__ = explains(__name__)
+
+if not TYPE_CHECKING:
+    __getattr__ = explains(__name__)
