@@ -154,6 +154,8 @@ def held():
     found = {}
     for module in [name for name in sys.modules if name.partition(".")[0] == "refattn"]:
         for name, value in vars(sys.modules[module]).items():
+            if isinstance(value, type):
+                continue
             if hasattr(value, "cache_info"):
                 if value.cache_info().maxsize is None:
                     found[f"{module}.{name}"] = value.cache_info().currsize

@@ -8,8 +8,8 @@ from refattn.convbasis.fast import gradients
 from refattn.convbasis.fast.softmax import FastSoftmax
 from refattn.testing import attention_inputs
 
-TOGETHER = "_terms(in_units(G, Y, V, g_columns, v_columns, np.inf))"
-OF_WHAT_WAS_SCALED = "_terms(in_units(G, Y, V, terms.g_columns, terms.v_columns, np.inf))"
+TOGETHER = "in_units(G, Y, V, g_columns, v_columns, np.inf)"
+OF_WHAT_WAS_SCALED = "in_units(G, Y, V, terms.g_columns, terms.v_columns, np.inf)"
 
 
 def units_of_sizes(module, monkeypatch, columns):
