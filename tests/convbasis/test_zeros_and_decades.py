@@ -122,11 +122,12 @@ def excesses(case):
     dense = oracle.approximation_gradient if case.gradient == "approximation" else oracle.attention_gradient
     right, size = dense(upstream, q, k, v, cache.basis, cache.upper, cache.scale)
     P = oracle.dense_weights(cache.basis, cache.upper)
+    met = cache.scale * (np.abs(upstream) @ np.abs(v).T + np.abs(upstream * (P @ v)).sum(axis=1, keepdims=True)).max()
     bounds = {
         "out": (out, P @ v, oracle.natural_size(P, v), np.abs(v).max()),
         "dv": (found.v, right.v, oracle.natural_size(P.T, upstream), np.abs(upstream).max()),
-        "dq": (found.q, right.q, size.q.max(axis=1, keepdims=True), 0.0),
-        "dk": (found.k, right.k, size.k.max(axis=1, keepdims=True), 0.0),
+        "dq": (found.q, right.q, size.q.max(axis=1, keepdims=True), met * np.abs(k).max()),
+        "dk": (found.k, right.k, size.k.max(axis=1, keepdims=True), met * np.abs(q).max()),
     }
     return {  # weights below the smallest number are nothing, and a result below it has no digits
         name: float(np.nanmax(np.abs(came - wanted) / (tol * natural + tiny * (1 + n * largest)), initial=0.0))
