@@ -23,6 +23,9 @@ from refattn._validation import FloatArray
 from refattn.sparsek._problem import SparseKProblem, require_no_overflow
 from refattn.sparsek.bisection import sparsek_by_bisection
 
+_AT_A_KINK = 2.0**-50
+"""A gate nearer to zero or one is there: bisection finds thresholds to two units of rounding of one."""
+
 
 class Dense(NamedTuple):
     """Of one head, all (n, n): soft gates M, gates as applied to keys and values, weights A, chosen pairs."""
@@ -73,7 +76,7 @@ def backward(dout: FloatArray, problem: SparseKProblem) -> tuple[FloatArray, Flo
         # forward: M_i = SparseK(score[: i − w + 1], k), Jacobian Diag(s) − s sᵀ/|s|
         dscores[head] = 0
         for row, upstream in zip(dense.soft, dsoft, strict=True):
-            s = ((row > 0) & (row < 1)).astype(np.float64)
+            s = ((row > _AT_A_KINK) & (row < 1 - _AT_A_KINK)).astype(np.float64)
             jacobian = np.diag(s) - np.outer(s, s) / max(s.sum(), 1)
             dscores[head] += jacobian @ upstream
     return dq, dk, dv, dscores

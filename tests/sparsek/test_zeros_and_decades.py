@@ -189,6 +189,14 @@ def test_every_row_is_right_to_its_own_size_or_the_call_is_refused(name):
     require_right_or_refused(lambda seed: check(*draw(seed, DTYPES[name])), name)
 
 
+@pytest.mark.parametrize(("seed", "name"), [(19728, "float64"), (8401, "float32")])
+@pytest.mark.parametrize("method", ["fast", "paper", "oracle"])
+def test_a_score_that_is_exactly_at_the_threshold_gets_no_gradient(method, seed, name):
+    """Halving leaves a gate of 5e-17 in the place of zero."""
+    inputs, g, options, _ = draw(seed, DTYPES[name])
+    assert check(inputs, g, options, method) == "right"
+
+
 @pytest.mark.parametrize("n", LONG)
 @pytest.mark.parametrize("name", DTYPES)
 def test_so_it_is_over_more_than_one_chunk(name, n):
