@@ -27,7 +27,7 @@ from refattn.lowrank import lowrank_attention, lowrank_attention_backward, lowra
 from refattn.masks import Causal, SlidingWindow
 from refattn.sparsek import (
     SparseKAttentionGradients,
-    SparseKDecodingCache,
+    SparseKCache,
     prefix_thresholds,
     sparsek_attention,
     sparsek_attention_backward,
@@ -48,7 +48,7 @@ __all__ = [
     "PromotionWarning",
     "SlidingWindow",
     "SparseKAttentionGradients",
-    "SparseKDecodingCache",
+    "SparseKCache",
     "__version__",
     "conv_attention",
     "conv_attention_backward",

@@ -16,7 +16,6 @@ OLD: dict[str, str] = {
     "refattn.RandomFeatures": "refattn.lowrank.RandomFeatures",
     "refattn.RowChangeMask": "refattn.lowrank.RowChangeMask",
     "refattn.SparseKAttentionCache": "refattn.sparsek.SparseKForwardCache",
-    "refattn.SparseKCache": "refattn.SparseKDecodingCache",
     "refattn.ToleranceRecovery": "refattn.convbasis.ToleranceRecovery",
     "refattn.masked_product": "refattn.lowrank.masked_product",
     "refattn.masked_product_backward": "refattn.lowrank.masked_product_backward",
@@ -28,7 +27,6 @@ OLD: dict[str, str] = {
     "refattn.lowrank.MaskedProductCache": "refattn.lowrank.MaskedProductForwardCache",
     "refattn.sparsek.ScoringCache": "refattn.sparsek.ScoringForwardCache",
     "refattn.sparsek.SparseKAttentionCache": "refattn.sparsek.SparseKForwardCache",
-    "refattn.sparsek.SparseKCache": "refattn.sparsek.SparseKDecodingCache",
     "refattn.sparsek.sparsek": "refattn.sparsek.sparsek_operator",
 }
 """By the old name, the name to use."""

@@ -7,7 +7,7 @@ memory changes no bit.
 import numpy as np
 import pytest
 
-from refattn import SparseKDecodingCache, dense_attention_backward, dense_attention_forward
+from refattn import SparseKCache, dense_attention_backward, dense_attention_forward
 from refattn._kept import kept
 from refattn.sparsek import (
     sparsek_attention_backward,
@@ -100,7 +100,7 @@ def test_nothing_written_after_the_call_changes_the_gradients(name):
 def test_nothing_written_after_a_step_changes_the_next(prompt):
     def replay(spoil):
         given = inputs()
-        cache, rows = SparseKDecodingCache(6, 4), []
+        cache, rows = SparseKCache(6, 4), []
         if prompt:
             part = {name: given[name][:, :prompt].copy() for name in ("q", "k", "v", "scores")}
             rows.append(cache.prefill(**part).copy())
@@ -160,7 +160,7 @@ def test_a_broadcast_argument_gives_the_bits_of_its_copy(name):
 def test_the_layout_of_a_token_changes_no_bit(layout):
     found = []
     for change in (np.ascontiguousarray, LAYOUTS[layout]):
-        given, cache = {key: change(array) for key, array in inputs().items()}, SparseKDecodingCache(6, 4)
+        given, cache = {key: change(array) for key, array in inputs().items()}, SparseKCache(6, 4)
         rows = [cache.prefill(*(given[name][:, :30] for name in ("q", "k", "v", "scores")))]
         rows += [cache.step(*(given[name][:, t] for name in ("q", "k", "v", "scores"))) for t in range(30, N)]
         found.append(rows)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import refattn
-from refattn import SparseKDecodingCache, _fft, _memory, _threads
+from refattn import SparseKCache, _fft, _memory, _threads
 from refattn.convbasis import ConvBasis, least_squares_basis
 from refattn.convbasis.fast.cost import Plan
 from refattn.convbasis.fast.recover import recover_heads
@@ -76,7 +76,7 @@ def partitions(m, n_basis):
 def first_token(n_select, window, d, d_v, dtype, heads, *, hard=False):
     rng = np.random.default_rng(0)
     k, v = rng.standard_normal((heads, d)).astype(dtype), rng.standard_normal((heads, d_v)).astype(dtype)
-    return lambda: SparseKDecodingCache(n_select, window, hard=hard).step(k, k, v, np.zeros(heads))
+    return lambda: SparseKCache(n_select, window, hard=hard).step(k, k, v, np.zeros(heads))
 
 
 def product(n, r):

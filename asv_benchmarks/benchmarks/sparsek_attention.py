@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from refattn import dense_attention, dense_attention_backward, dense_attention_forward
 from refattn._threads import set_thread_count
 from refattn.sparsek import (
-    SparseKDecodingCache,
+    SparseKCache,
     sparsek_attention,
     sparsek_attention_backward,
     sparsek_attention_forward,
@@ -249,7 +249,7 @@ class SparseKGeneration:
         self.cache = self.filled(position)
 
     def filled(self, position):
-        cache = SparseKDecodingCache(**OPTIONS)
+        cache = SparseKCache(**OPTIONS)
         cache.prefill(*(self.inputs[name][:position] for name in ("q", "k", "v", "scores")))
         return cache
 

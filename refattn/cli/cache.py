@@ -114,12 +114,12 @@ def _sparsek(dtype: Any, gate: Any) -> None:
 
 
 def _generation(dtype: Any) -> None:
-    from refattn.sparsek import SparseKDecodingCache
+    from refattn.sparsek import SparseKCache
 
     rng = np.random.default_rng(0)
     q, k, v = rng.standard_normal((3, 2, 40, 8)).astype(dtype)
     scores = rng.standard_normal((2, 40)).astype(dtype)
-    held = SparseKDecodingCache(n_select=6, window=4)
+    held = SparseKCache(n_select=6, window=4)
     held.prefill(q[:, :30], k[:, :30], v[:, :30], scores[:, :30])
     for t in range(30, 40):
         held.step(q[:, t], k[:, t], v[:, t], scores[:, t])

@@ -15,7 +15,7 @@ import numpy as np
 from refattn._validation import FloatArray, as_count
 from refattn.models._blocks import Attention
 from refattn.models.scorer import Scorer
-from refattn.sparsek import SparseKDecodingCache, sparsek_attention, sparsek_scores
+from refattn.sparsek import SparseKCache, sparsek_attention, sparsek_scores
 
 
 def sliding_window(window: int, sinks: int = 0) -> Attention:
@@ -140,7 +140,7 @@ class GeneratingAttention(SelectiveAttention):
     def __init__(self, scorer: Scorer) -> None:
         super().__init__(scorer)
         self._caches = [
-            SparseKDecodingCache(int(n_select), int(window), gate="none")
+            SparseKCache(int(n_select), int(window), gate="none")
             for n_select, window in zip(scorer.n_select, scorer.window, strict=True)
         ]
 

@@ -13,7 +13,7 @@ from refattn.sparsek.attention import (
     sparsek_attention_forward,
 )
 from refattn.sparsek.bisection import sparsek_by_bisection
-from refattn.sparsek.cache import SparseKDecodingCache
+from refattn.sparsek.cache import SparseKCache
 from refattn.sparsek.operator import (
     SparseKGradients,
     sparsek_jacobian,
@@ -43,7 +43,7 @@ __all__ = [
     "ScoringGradients",
     "SelectionIntervals",
     "SparseKAttentionGradients",
-    "SparseKDecodingCache",
+    "SparseKCache",
     "SparseKForwardCache",
     "SparseKGradients",
     "SupportIntervals",

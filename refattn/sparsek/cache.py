@@ -48,7 +48,7 @@ from refattn.sparsek._problem import GATES, MOST_PAIRS, SparseKProblem, as_probl
 _FORMAT = "refattn-sparsek-cache/1"
 
 
-class SparseKDecodingCache:
+class SparseKCache:
     """SparseK attention one token at a time, in memory that does not depend on how many came.
 
     Parameters
@@ -76,11 +76,11 @@ class SparseKDecodingCache:
     Examples
     --------
     >>> import numpy as np
-    >>> from refattn.sparsek import SparseKDecodingCache, sparsek_attention
+    >>> from refattn.sparsek import SparseKCache, sparsek_attention
     >>> rng = np.random.default_rng(0)
     >>> q, k, v = rng.standard_normal((3, 20, 4))
     >>> scores = rng.standard_normal(20)
-    >>> cache = SparseKDecodingCache(n_select=3, window=2)
+    >>> cache = SparseKCache(n_select=3, window=2)
     >>> out = [cache.step(q[t], k[t], v[t], scores[t]) for t in range(20)]
     >>> bool(np.allclose(out, sparsek_attention(q, k, v, scores, n_select=3, window=2)))
     True
@@ -176,9 +176,9 @@ class SparseKDecodingCache:
         Examples
         --------
         >>> import numpy as np
-        >>> from refattn.sparsek import SparseKDecodingCache
+        >>> from refattn.sparsek import SparseKCache
         >>> x, scores = np.arange(12.0).reshape(6, 2), np.zeros(6)
-        >>> cache = SparseKDecodingCache(n_select=2, window=2)
+        >>> cache = SparseKCache(n_select=2, window=2)
         >>> cache.prefill(x, x, x, scores).shape, cache.position
         ((6, 2), 6)
         """
@@ -227,7 +227,7 @@ class SparseKDecodingCache:
         write_arrays(path, {"about": text, **self._state.arrays()})
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> SparseKDecodingCache:
+    def load(cls, path: str | os.PathLike[str]) -> SparseKCache:
         """Read a cache from the file that `save` wrote; nothing in it is executed or unpickled.
 
         Parameters

@@ -11,7 +11,7 @@ from fuzz_references import Softmax, require_gradients, require_output, require_
 from hypothesis import strategies as st
 
 from refattn.sparsek import (
-    SparseKDecodingCache,
+    SparseKCache,
     prefix_pullback,
     prefix_thresholds,
     selection_intervals,
@@ -158,11 +158,11 @@ def _tokens(draw: Any) -> dict[str, Any]:
 
 
 def _prefill(q: Any, k: Any, v: Any, scores: Any, **options: Any) -> np.ndarray:
-    return SparseKDecodingCache(**options).prefill(q, k, v, scores)
+    return SparseKCache(**options).prefill(q, k, v, scores)
 
 
 def _steps(q: Any, k: Any, v: Any, score: Any, n_select: Any, window: Any, gate: Any, hard: Any, scale: Any) -> Any:
-    cache = SparseKDecodingCache(n_select, window, gate=gate, hard=hard, scale=scale)
+    cache = SparseKCache(n_select, window, gate=gate, hard=hard, scale=scale)
     return [cache.step(q, k, v, score) for _ in range(5)], cache.nbytes
 
 
@@ -223,7 +223,7 @@ TARGETS = (
     Target("sparsek_scores", sparsek_scores, calls(_network), _expected_scores),
     Target("sparsek_scores_forward", sparsek_scores_forward, calls(_network), lambda a, r: _expected_scores(a, r[0])),
     Target("sparsek_scores_backward", sparsek_scores_backward, calls(_network_backward)),
-    Target("SparseKDecodingCache.prefill", _prefill, calls(_tokens), also=OPTIONS),
+    Target("SparseKCache.prefill", _prefill, calls(_tokens), also=OPTIONS),
     # the check that a step shares with `sparsek_attention` calls its score by the name it has there
-    Target("SparseKDecodingCache.step", _steps, calls(_token), also=("scores",)),
+    Target("SparseKCache.step", _steps, calls(_token), also=("scores",)),
 )

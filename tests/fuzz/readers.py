@@ -95,9 +95,9 @@ def _npz_seeds(folder: Path) -> list[bytes]:
 
 
 def _cache(folder: Path, content: bytes) -> Any:
-    from refattn.sparsek import SparseKDecodingCache
+    from refattn.sparsek import SparseKCache
 
-    loaded = SparseKDecodingCache.load(_put(folder, "cache.npz", content))
+    loaded = SparseKCache.load(_put(folder, "cache.npz", content))
     if loaded.nbytes < 1 << 20:  # one that was accepted can be used
         state = loaded._state
         token = np.ones((*loaded._lead, state.keys.shape[-1]), state.keys.dtype)
@@ -106,11 +106,11 @@ def _cache(folder: Path, content: bytes) -> Any:
 
 
 def _cache_seeds(folder: Path) -> list[bytes]:
-    from refattn.sparsek import SparseKDecodingCache
+    from refattn.sparsek import SparseKCache
 
     seeds = []
     for hard in (False, True):
-        made = SparseKDecodingCache(2, 2, hard=hard)
+        made = SparseKCache(2, 2, hard=hard)
         x = np.random.default_rng(0).standard_normal((7, 2))
         made.prefill(x, x, x, x[:, 0])
         made.save(folder / "seed.npz")

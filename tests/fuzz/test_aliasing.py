@@ -45,7 +45,7 @@ from refattn.lowrank import (
 )
 from refattn.masks import RowMask
 from refattn.models import Capture, Encoder, EncoderConfig, GeneratingAttention, Llama, LlamaConfig, Scorer
-from refattn.sparsek import SparseKDecodingCache, sparsek_scores_backward, sparsek_scores_forward
+from refattn.sparsek import SparseKCache, sparsek_scores_backward, sparsek_scores_forward
 from refattn.testing import attention_inputs, load_vectors
 from refattn.testing.real_heads import load_real_heads
 
@@ -241,7 +241,7 @@ def test_a_generation_is_the_same_after_its_tokens_and_outputs_are_overwritten(h
     scores = numbers(N, seed=1)
 
     def generated(then):
-        cache, out = SparseKDecodingCache(3, 4, hard=hard), []
+        cache, out = SparseKCache(3, 4, hard=hard), []
         first = tuple(a[:9].copy() for a in (q, k, v, scores))
         for made, given in [(cache.prefill(*first), first)]:
             out.append(made.copy())

@@ -77,7 +77,7 @@ def sparsek_attention(n, dtype, **options):
 def generation(dtype):
     q, k, v, _ = qkv(120, 16, dtype, lead=(2,))
     scores = np.random.default_rng(3).standard_normal((2, 120)).astype(dtype)
-    held = refattn.SparseKDecodingCache(n_select=12, window=8)
+    held = refattn.SparseKCache(n_select=12, window=8)
     first = held.prefill(q[:, :100], k[:, :100], v[:, :100], scores[:, :100])
     return [first, *(held.step(q[:, t], k[:, t], v[:, t], scores[:, t]) for t in range(100, 120))]
 

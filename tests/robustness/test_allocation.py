@@ -8,7 +8,7 @@ from collections import deque
 import numpy as np
 import pytest
 
-from refattn import SparseKDecodingCache, _fft, _memory, _threads, conv_attention, sparsek_attention
+from refattn import SparseKCache, _fft, _memory, _threads, conv_attention, sparsek_attention
 from refattn.convbasis import Plan
 
 LIMITED = """
@@ -119,7 +119,7 @@ def test_a_cache_that_ran_out_of_memory_in_a_step_says_by_its_position_what_it_t
     failing = 0
     while True:
         failing += 1
-        cache = SparseKDecodingCache(n_select=5, window=3)
+        cache = SparseKCache(n_select=5, window=3)
         cache.prefill(q[:20], k[:20], v[:20], scores[:20])
         with pytest.MonkeyPatch.context() as monkeypatch:
             allocator = Allocator(monkeypatch, failing)

@@ -12,20 +12,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from refattn import SparseKDecodingCache, _fft
+from refattn import SparseKCache, _fft
 from refattn._npz import read_arrays, write_arrays
 
 LOOP = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from refattn import SparseKDecodingCache, _fft
+from refattn import SparseKCache, _fft
 from refattn._files import write_whole
 kind, path = sys.argv[1], Path(sys.argv[2])
 rng = np.random.default_rng(0)
 caches = []
 for tokens in (3, 40) if kind == "cache" else ():
-    caches.append(SparseKDecodingCache(n_select=50, window=20))
+    caches.append(SparseKCache(n_select=50, window=20))
     caches[-1].prefill(*rng.standard_normal((3, tokens, 64)), rng.standard_normal(tokens))
 texts = [json.dumps([number] * 50_000) for number in (1, 2)]  # as a report's JSON and HTML, a manifest, and records go
 write = {
@@ -46,7 +46,7 @@ def whole(kind, path):
         content = path.read_text()
         assert content in (f"[{', '.join(['1'] * 50_000)}]", f"[{', '.join(['2'] * 50_000)}]")
     elif kind == "cache":
-        assert SparseKDecodingCache.load(path).position in (3, 40)
+        assert SparseKCache.load(path).position in (3, 40)
     else:
         _fft.import_wisdom(path)
 
@@ -155,7 +155,7 @@ def test_a_planted_pickle_is_refused_and_never_run(tmp_path):
     np.savez(tmp_path / "objects.npz", about=planted)
     (tmp_path / "plain.npz").write_bytes(pickle.dumps(Planted(trace)))
     for file in ("objects.npz", "plain.npz"):
-        for read in (lambda path: read_arrays(path, ["about"]), SparseKDecodingCache.load, _fft.import_wisdom):
+        for read in (lambda path: read_arrays(path, ["about"]), SparseKCache.load, _fft.import_wisdom):
             if read is _fft.import_wisdom and _fft.backend() != "pyfftw":
                 continue
             with pytest.raises(ValueError, match=file):

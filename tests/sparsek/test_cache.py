@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from refattn.sparsek import SparseKDecodingCache, sparsek_attention
+from refattn.sparsek import SparseKCache, sparsek_attention
 from refattn.testing import row_errors
 from refattn.testing.real_heads import load_real_heads
 
@@ -52,7 +52,7 @@ def _require_same_state(a, b):
 def _require_replay(inputs, n_select, window, rtol=1e-12, **options):
     """The checker: every step is a row of the training forward, and a prefill leaves the state of the steps."""
     right = sparsek_attention(**inputs, n_select=n_select, window=window, **options, method="paper")
-    stepped, filled = (SparseKDecodingCache(n_select, window, **options) for _ in range(2))
+    stepped, filled = (SparseKCache(n_select, window, **options) for _ in range(2))
     assert row_errors(_steps(stepped, inputs), right).max() <= rtol
     assert row_errors(filled.prefill(**inputs), right).max() <= rtol
     _require_same_state(stepped, filled)
@@ -95,7 +95,7 @@ def test_it_replays_heads_of_a_language_model():
 def test_ten_thousand_steps_and_a_prefill_are_within_1e_10_of_the_training_forward():
     inputs = _inputs(4, 10_000, d=8, d_v=8)
     right = sparsek_attention(**inputs, n_select=64, window=32)
-    stepped, filled = SparseKDecodingCache(64, 32), SparseKDecodingCache(64, 32)
+    stepped, filled = SparseKCache(64, 32), SparseKCache(64, 32)
     assert row_errors(_steps(stepped, inputs), right).max() <= 1e-10
     assert row_errors(filled.prefill(**inputs), right).max() <= 1e-10
     _require_same_state(stepped, filled)
@@ -103,7 +103,7 @@ def test_ten_thousand_steps_and_a_prefill_are_within_1e_10_of_the_training_forwa
 
 def test_a_prompt_in_parts_is_the_prompt():
     inputs = _inputs(5, 90, (4,), (2,))
-    whole, parts = SparseKDecodingCache(7, 5), SparseKDecodingCache(7, 5)
+    whole, parts = SparseKCache(7, 5), SparseKCache(7, 5)
     right = whole.prefill(**inputs)
     out = [parts.prefill(**_part(inputs, slice(0, 40))), _steps(parts, inputs, 40, 60)]
     out.append(parts.prefill(**_part(inputs, slice(60, 90))))
@@ -113,7 +113,7 @@ def test_a_prompt_in_parts_is_the_prompt():
 
 def test_float32_stays_float32():
     inputs = _inputs(6, 50, dtype=np.float32)
-    cache = SparseKDecodingCache(6, 4)
+    cache = SparseKCache(6, 4)
     out = _steps(cache, inputs)
     assert out.dtype == np.float32
     assert row_errors(out, sparsek_attention(**inputs, n_select=6, window=4, method="oracle")).max() <= 2e-4
@@ -124,7 +124,7 @@ def test_bytes_do_not_grow_with_the_position(options):
     inputs = _inputs(7, 40_000, d=2, d_v=2)
     sizes = []
     for n in (300, 40_000):
-        cache = SparseKDecodingCache(16, 8, **options)
+        cache = SparseKCache(16, 8, **options)
         cache.prefill(**_part(inputs, slice(0, n)))
         sizes.append(cache.nbytes)
     assert sizes[0] == sizes[1]
@@ -132,7 +132,7 @@ def test_bytes_do_not_grow_with_the_position(options):
 
 def test_equal_scores_are_the_exception_all_of_them_stay_in_the_support():
     inputs = _inputs(8, 2000, d=2, d_v=2) | {"scores": np.zeros(2000)}
-    soft, hard = SparseKDecodingCache(16, 8), SparseKDecodingCache(16, 8, hard=True)
+    soft, hard = SparseKCache(16, 8), SparseKCache(16, 8, hard=True)
     soft.prefill(**inputs)
     hard.prefill(**inputs)
     assert soft._state.sizes.sum() == 1992
@@ -144,7 +144,7 @@ def test_inputs_are_not_written_to():
     before = {name: array.copy() for name, array in inputs.items()}
     for array in inputs.values():
         array.flags.writeable = False
-    cache = SparseKDecodingCache(2, 2)
+    cache = SparseKCache(2, 2)
     cache.prefill(**inputs)
     cache.step(*_token(inputs, 3))
     for name, array in inputs.items():
@@ -164,7 +164,7 @@ BAD_OPTIONS = [
 @pytest.mark.parametrize(("change", "error", "message"), BAD_OPTIONS)
 def test_bad_options_are_refused_by_name(change, error, message):
     with pytest.raises(error, match=message):
-        SparseKDecodingCache(**{"n_select": 2, "window": 1, **change})
+        SparseKCache(**{"n_select": 2, "window": 1, **change})
 
 
 BAD_TOKENS = [
@@ -185,7 +185,7 @@ BAD_TOKENS = [
 @pytest.mark.parametrize(("change", "message"), BAD_TOKENS)
 def test_a_bad_token_is_refused_and_nothing_is_taken_in(change, message):
     inputs = _inputs(10, 30)
-    right, cache = SparseKDecodingCache(3, 2), SparseKDecodingCache(3, 2)
+    right, cache = SparseKCache(3, 2), SparseKCache(3, 2)
     _steps(right, inputs)
     _steps(cache, inputs, 0, 20)
     with pytest.raises(ValueError, match=message):
@@ -199,17 +199,17 @@ def test_a_bad_token_is_refused_and_nothing_is_taken_in(change, message):
 def test_a_saved_cache_continues_as_if_nothing_had_happened(tmp_path, options):
     inputs = _inputs(11, 80, (4,), (2,))
     for n_select, window, stop in ((6, 4, 40), (6, 4, 2), (0, 3, 40), (3, 0, 40)):
-        cache = SparseKDecodingCache(n_select, window, scale=0.4, **options)
+        cache = SparseKCache(n_select, window, scale=0.4, **options)
         cache.prefill(**_part(inputs, slice(0, stop)))
         cache.save(tmp_path / "cache.npz")
-        loaded = SparseKDecodingCache.load(tmp_path / "cache.npz")
+        loaded = SparseKCache.load(tmp_path / "cache.npz")
         _require_same_state(loaded, cache)
         np.testing.assert_array_equal(_steps(loaded, inputs, stop), _steps(cache, inputs, stop))
         _require_same_state(loaded, cache)
 
 
 def test_a_failed_write_leaves_the_older_file(tmp_path, monkeypatch):
-    cache = SparseKDecodingCache(3, 2)
+    cache = SparseKCache(3, 2)
     with pytest.raises(ValueError, match="save: the cache is empty"):
         cache.save(tmp_path / "cache.npz")
     cache.prefill(**_inputs(12, 20))
@@ -221,7 +221,7 @@ def test_a_failed_write_leaves_the_older_file(tmp_path, monkeypatch):
     assert (tmp_path / "cache.npz").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["cache.npz"]
     with pytest.raises(FileNotFoundError):
-        SparseKDecodingCache.load(tmp_path / "none.npz")
+        SparseKCache.load(tmp_path / "none.npz")
 
 
 def _npz(arrays, compressed=False):
@@ -324,12 +324,12 @@ TAMPERED = {
 
 @pytest.mark.parametrize("kind", TAMPERED)
 def test_a_file_that_is_no_cache_is_refused_by_name(tmp_path, kind):
-    cache = SparseKDecodingCache(5, 3)
+    cache = SparseKCache(5, 3)
     cache.prefill(**_inputs(13, 40))
     cache.save(tmp_path / "whole.npz")
     (tmp_path / "odd.npz").write_bytes(TAMPERED[kind]((tmp_path / "whole.npz").read_bytes()))
     with pytest.raises(ValueError, match=r"odd\.npz: "):
-        SparseKDecodingCache.load(tmp_path / "odd.npz")
+        SparseKCache.load(tmp_path / "odd.npz")
 
 
 MUTANTS = [

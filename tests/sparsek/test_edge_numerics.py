@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from refattn.sparsek import (
-    SparseKDecodingCache,
+    SparseKCache,
     prefix_pullback,
     prefix_thresholds,
     sparsek_attention,
@@ -147,9 +147,9 @@ def test_scores_that_overflow_are_refused_and_none_is_made_zero():
 
 def test_a_cache_that_would_not_fit_is_refused_at_the_first_token():
     with pytest.raises(MemoryError, match=r"^n_select, window: what the cache keeps: about "):
-        SparseKDecodingCache(2**31, 2**40).step([1.0], [1.0], [1.0], 1.0)
+        SparseKCache(2**31, 2**40).step([1.0], [1.0], [1.0], 1.0)
     with pytest.raises(ValueError, match=r"^n_select: "):
-        SparseKDecodingCache(10**30)
+        SparseKCache(10**30)
 
 
 @pytest.mark.parametrize("method", ["fast", "paper", "oracle"])
@@ -160,7 +160,7 @@ def test_an_average_of_the_largest_numbers_is_finite_in_the_attention_and_in_eve
     v = np.full((N, 2), largest) * [1, -1]
     v = v.astype(dtype)
     options = {"n_select": 2, "window": 5}
-    cache, prefilled = SparseKDecodingCache(**options), SparseKDecodingCache(**options)
+    cache, prefilled = SparseKCache(**options), SparseKCache(**options)
     with np.errstate(all="raise"):
         rows = [
             sparsek_attention(q, k, v, z, **options, method=method),
@@ -178,7 +178,7 @@ def test_a_logit_that_only_its_scale_makes_small_is_judged_alike_everywhere():
     v, z = np.random.default_rng(7).standard_normal((N, 2)), scores("normal")
     options = {"n_select": 3, "window": 2}
     outs = [sparsek_attention(q, k, v, z, **options, method=method) for method in ("fast", "paper", "oracle")]
-    cache = SparseKDecodingCache(**options)
+    cache = SparseKCache(**options)
     outs.append(np.array([cache.step(q[t], k[t], v[t], z[t]) for t in range(N)]))
     assert all(np.isfinite(out).all() for out in outs)
     for out in outs:
@@ -186,7 +186,7 @@ def test_a_logit_that_only_its_scale_makes_small_is_judged_alike_everywhere():
         with pytest.raises(ValueError, match=r"^q, k: a logit of query 0 \(head 0\) overflows"):
             sparsek_attention(1.5 * q, k, v, z, **options)
     with pytest.raises(ValueError, match=r"^q, k: a logit of query 0 \(head 0\) overflows"):
-        SparseKDecodingCache(**options).step(1.5 * q[0], 1.2 * k[0], v[0], z[0])
+        SparseKCache(**options).step(1.5 * q[0], 1.2 * k[0], v[0], z[0])
 
 
 @pytest.mark.parametrize("method", ["fast", "paper", "oracle"])
@@ -214,14 +214,14 @@ def test_a_logit_that_overflows_is_named_by_its_head_everywhere(head):
         with pytest.raises(ValueError, match=named):
             sparsek_attention(q, k, v, z, **options, method=method)
     with pytest.raises(ValueError, match=named):
-        SparseKDecodingCache(**options).step(q[..., 0, :], k[..., 0, :], v[..., 0, :], z[..., 0])
+        SparseKCache(**options).step(q[..., 0, :], k[..., 0, :], v[..., 0, :], z[..., 0])
 
 
 @pytest.mark.parametrize("taken", [0, 9])
 def test_a_refused_step_or_prompt_leaves_the_cache_as_it_was(taken):
     q, k, v = np.random.default_rng(8).standard_normal((3, N, 2))
     z = scores("normal")
-    untouched, cache = SparseKDecodingCache(4, 3), SparseKDecodingCache(4, 3)
+    untouched, cache = SparseKCache(4, 3), SparseKCache(4, 3)
     for one in (untouched, cache):
         for t in range(taken):
             one.step(q[t], k[t], v[t], z[t])
@@ -257,7 +257,7 @@ def test_a_scale_that_float32_cannot_hold_is_refused():
     with pytest.raises(ValueError, match=r"^scale: 1e-46 came, 0 or at least 1.18e-38 in size was wanted in float32"):
         sparsek_attention(x, x, x, x[:, 0], n_select=2, scale=1e-46)
     with pytest.raises(ValueError, match=r"^scale: 1e-46 came"):
-        SparseKDecodingCache(2, scale=1e-46).step([np.float32(1)], [np.float32(1)], [np.float32(1)], np.float32(1))
+        SparseKCache(2, scale=1e-46).step([np.float32(1)], [np.float32(1)], [np.float32(1)], np.float32(1))
 
 
 def test_the_gradient_of_hard_gates_of_huge_scores_is_refused_and_their_output_is_not():

@@ -25,7 +25,7 @@ from decades import (
 )
 
 from refattn.sparsek import (
-    SparseKDecodingCache,
+    SparseKCache,
     _fast_blocks,
     attention,
     fast,
@@ -172,7 +172,7 @@ def require_replay(inputs, options, lead, right):
     n, heads = q.shape[-2], len(right)
     settings = {name: value for name, value in options.items() if name not in ("n_select", "window")}
     for prompt in (0, n // 2):
-        cache = SparseKDecodingCache(options["n_select"], options["window"], **settings)
+        cache = SparseKCache(options["n_select"], options["window"], **settings)
         rows = []
         if prompt:
             part = (..., slice(0, prompt), slice(None))

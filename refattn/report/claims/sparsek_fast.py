@@ -20,7 +20,7 @@ from refattn.report.measuring import (
     times,
 )
 from refattn.sparsek import (
-    SparseKDecodingCache,
+    SparseKCache,
     sparsek_attention,
     sparsek_attention_backward,
     sparsek_attention_forward,
@@ -225,7 +225,7 @@ def _replay(quick: bool) -> Measurement:
     inputs = _inputs(7, n, d=8)
     options: dict[str, Any] = {"n_select": 64, "window": 32}
     right = sparsek_attention(**inputs, **options)
-    stepped, filled = SparseKDecodingCache(**options), SparseKDecodingCache(**options)
+    stepped, filled = SparseKCache(**options), SparseKCache(**options)
     rows = np.stack([stepped.step(*(array[t] for array in inputs.values())) for t in range(n)])
     worst = max(float(row_errors(out, right).max()) for out in (rows, filled.prefill(**inputs)))
     return Measurement(
@@ -237,7 +237,7 @@ def _growth(inputs: dict[str, Any], hard: bool) -> float:
     """Bytes of a cache after all tokens to those after a hundredth of them."""
     sizes = []
     for n in (len(inputs["q"]) // 100, len(inputs["q"])):
-        cache = SparseKDecodingCache(16, 16, hard=hard)
+        cache = SparseKCache(16, 16, hard=hard)
         cache.prefill(**{name: array[:n] for name, array in inputs.items()})
         sizes.append(cache.nbytes)
     return sizes[1] / sizes[0]

@@ -157,7 +157,7 @@ PLANTED = {
         instead("_seconds", lambda right: lambda run: 1e3 if "scores" in run.keywords else right(run))
     ],
     "sparsek.cache-replay": [result("sparsek_attention", scaled(1.001))],
-    "sparsek.cache-memory": [instead("SparseKDecodingCache", planters.larger_every_time)],
+    "sparsek.cache-memory": [instead("SparseKCache", planters.larger_every_time)],
     "sparsek.model-gap-256": [RECORDS_WORSE],
     "sparsek.model-gap-128": [RECORDS_WORSE],
     "sparsek.model-gap-128-shared": [RECORDS_WORSE],
