@@ -36,6 +36,7 @@ from refattn.convbasis.bounds import convolution_error
 from refattn.convbasis.guarded.softmax import RowReport, Softmax, row_bound, scaled_back, segments
 from refattn.convbasis.guarded.units import Units, in_units, in_units_of
 from refattn.convbasis.toeplitz import fft_correlation, near_one
+from refattn.dense import AttentionGradients
 
 _TERMS = 1 << 20
 """Terms of lags formed at once."""
@@ -79,13 +80,7 @@ class Recomputed(NamedTuple):
 _NOTHING = Recomputed(0, 0, 0)
 
 
-class _Gradients(NamedTuple):
-    q: FloatArray
-    k: FloatArray
-    v: FloatArray
-
-
-class ConvGradients(_Gradients):
+class ConvGradients(AttentionGradients):
     """Gradients of conv attention, each of the shape of its input: ``dq, dk, dv = gradients``.
 
     Attributes
