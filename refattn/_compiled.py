@@ -1,7 +1,7 @@
 """How loops are compiled: with Numba, at the first call, once for every dtype; and kept on disk between processes.
 
 Compiled functions take plain scalars and arrays, write to out-arguments, release the interpreter's lock and round as
-IEEE asks (no fastmath), so that NaN and infinity stay visible. With ``NUMBA_DISABLE_JIT=1`` the same functions run as
+IEEE asks (no fastmath but, where a loop says so, fused multiply-add), so that NaN and infinity stay visible. With ``NUMBA_DISABLE_JIT=1`` the same functions run as
 Python. Numba is imported here and nowhere at the package's import.
 
 Numba compiles under one lock; a fork waits for it, or a child forked while another thread compiles would wait forever.
@@ -46,13 +46,22 @@ _copies = count(1)
 
 def compiled(function: Function) -> Function:
     """Compile at the first call, without the interpreter's lock; the type is kept."""
+    return _compiled(function)
+
+
+def compiled_with_fma(function: Function) -> Function:
+    """Compile as `compiled`, but a product and the sum that it is a term of may be rounded once instead of twice."""
+    return _compiled(function, fastmath={"contract"})
+
+
+def _compiled(function: Function, **options: Any) -> Function:
     if numba.config.DISABLE_JIT:
         return _silent(function)
     if not _is_its_modules(
         function
     ):  # a changed copy: Numba's symbols, by name and number, may be those of a kept loop
         function.__qualname__ += f"-{next(_copies)}"
-    dispatcher = numba.njit(nogil=True)(function)
+    dispatcher = numba.njit(nogil=True, **options)(function)
     dispatcher._cache = _OnDisk(dispatcher)
     return cast(Function, dispatcher)
 

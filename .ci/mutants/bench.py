@@ -19,7 +19,7 @@ MEMORY = "tests/test_memory_estimates.py"
 PARTS = {
     "_overflow.py": ["tests/test_edge_numerics.py", "tests/*/test_edge_numerics.py", "tests/dense/test_*.py"],
     "_kept.py": ["tests/test_callers_arrays.py"],
-    "dense.py": ["tests/dense/test_*.py", "tests/test_edge_numerics.py"],
+    "dense": ["tests/dense/test_*.py", "tests/test_edge_numerics.py"],
     "masks.py": ["tests/test_masks.py", "tests/dense/test_*.py"],
     "convbasis": ["tests/convbasis/**/test_*.py", MEMORY],
     "sparsek": ["tests/sparsek/test_*.py", MEMORY],

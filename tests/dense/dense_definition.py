@@ -7,7 +7,7 @@ import mpmath
 import numpy as np
 import pytest
 
-from refattn import Causal, SlidingWindow
+from refattn import Causal, SlidingWindow, dense_attention_backward, dense_attention_forward
 from refattn.testing import check_gradients, row_errors, tolerance
 
 INF = math.inf
@@ -190,6 +190,20 @@ def check_large_logits(implementation, largest):
         expected, lse = definition(q, k, v, lambda i, j: 0.0, scale=scale, field=mpmath.mp)
     assert row_errors(out, expected).max() <= 1e-14  # a few roundings of weights that add up to one
     np.testing.assert_allclose(cache.log_sum_exp, lse.astype(float), rtol=tolerance("rounding").rtol)
+
+
+def check_long(implementation, mask, scale):
+    """Several tiles of queries and keys, against the oracle."""
+    q, k, v, dout = normal(*[(1100, 4)] * 4, seed=7)
+    expected, right = dense_attention_forward(q, k, v, mask=mask, scale=scale, method="oracle")
+    out, cache = implementation.dense_attention_forward(q, k, v, mask=mask, scale=scale)
+    rtol = max(scale, 1) * tolerance("reordered").rtol
+    assert row_errors(out, expected).max() <= rtol
+    np.testing.assert_allclose(cache.log_sum_exp, right.log_sum_exp, rtol=rtol, atol=rtol)
+    for one, other in zip(
+        implementation.dense_attention_backward(dout, cache), dense_attention_backward(dout, right), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=0, atol=rtol * np.abs(other).max())
 
 
 def check_derivatives(implementation, layout, mask, n_q, n_k, **options):

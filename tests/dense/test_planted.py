@@ -1,11 +1,9 @@
 """Errors planted into the source of exact attention: each fails the checks of these tests."""
 
-import inspect
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
-from dense_definition import check_derivatives, check_large_logits, check_layouts, check_masks, ids
+from altered_dense import METHODS, altered_dense
+from dense_definition import check_derivatives, check_large_logits, check_layouts, check_long, check_masks
 
 import refattn.dense
 from refattn import Causal, SlidingWindow
@@ -13,19 +11,8 @@ from refattn._heads import HeadLayout
 from refattn.testing import GradientMismatchError
 
 
-def mutant(*replacements):
-    """The package's own source with lines replaced, as a module."""
-    source = inspect.getsource(refattn.dense)
-    for right, wrong in replacements:
-        assert source.count(right) >= 1, f"no longer in dense.py: {right}"
-        source = source.replace(right, wrong)
-    namespace = {"__name__": "refattn.dense"}
-    exec(compile(source, "mutant of dense.py", "exec"), namespace)
-    return SimpleNamespace(**namespace)
-
-
 def all_checks(implementation):
-    """The checks of this module at one point of each table; raises at the first that fails."""
+    """The checks of these tests at one point of each table; raises at the first that fails."""
     check_masks(implementation, "all of causal, boolean and two additive", {"softcap": 0.7})
     check_masks(implementation, "causal")
     check_masks(implementation, "window 2, 1 sink")
@@ -33,58 +20,103 @@ def all_checks(implementation):
     check_layouts(implementation, "grouped")
     check_large_logits(implementation, 1e4)
     check_derivatives(implementation, "grouped", "causal", 3, 3, softcap=1.5, block=2)
+    check_derivatives(implementation, "grouped", "causal", 3, 3, block=2)
+    check_long(implementation, "causal", 1.0)
+    check_long(implementation, "full", 1000.0)
 
 
+SCALE = "as_scale(scale, q.shape[-1], q.dtype)"
+UNSTABLE = ("np.copyto(largest, 0, where=largest == -np.inf)", "largest[...] = 0")
+LAST_ROW = [
+    ("slice(start, min(start + step, n))", "slice(start, min(start + step, n - 1))"),
+    ("np.empty", "np.zeros"),  # or the row may hold what an earlier, right result left in memory
+]
 FORWARD_MUTANTS = {
-    "scale missing": [("as_scale(scale, q.shape[-1], q.dtype)", "1.0")],
-    "scale 0.1 % off": [("as_scale(scale, q.shape[-1], q.dtype)", "1.001 * as_scale(scale, q.shape[-1], q.dtype)")],
-    "row not divided by its sum": [("np.divide(weights, total, out=weights, where=total > 0)", "pass")],
-    "unstable softmax": [("np.copyto(largest, 0, where=largest == -np.inf)", "largest[...] = 0")],
-    "masked rows keep a weight": [
-        ("np.copyto(logits, -np.inf, where=~allowed)", "np.copyto(logits, -9.0, where=~allowed)")
-    ],
-    "softcap missing": [("if softcap is not None:", "if False:")],
-    "softcap before division": [("np.divide(logits, softcap, out=logits)", "pass")],
-    "only one additive mask applied": [("for bias in mask.biases:", "for bias in mask.biases[:1]:")],
-    "last row left out": [
-        ("slice(start, min(start + step, n))", "slice(start, min(start + step, n - 1))"),
-        ("np.empty", "np.zeros"),  # or the row may hold what an earlier, right result left in memory
-    ],
-    "log-sum-exp without the largest logit": [("self.row_max + np.log", "np.log")],
+    "oracle": {
+        "scale missing": [(SCALE, "1.0")],
+        "row not divided by its sum": [("np.divide(weights, total, out=weights, where=total > 0)", "pass")],
+        "unstable softmax": [UNSTABLE],
+        "masked rows keep a weight": [
+            ("np.copyto(logits, -np.inf, where=~allowed)", "np.copyto(logits, -9.0, where=~allowed)")
+        ],
+        "softcap missing": [("if softcap is not None:\n        np.divide", "if False:\n        np.divide")],
+        "softcap before division": [("np.divide(logits, softcap, out=logits)", "pass")],
+        "only one additive mask applied": [("for bias in mask.biases:", "for bias in mask.biases[:1]:")],
+        "last row left out": LAST_ROW,
+        "log-sum-exp without the largest logit": [("self.row_max + np.log", "np.log")],
+    },
+    "fast": {
+        "scale missing": [(SCALE, "1.0")],
+        "scale 0.1 % off": [(SCALE, f"1.001 * {SCALE}")],
+        "row not divided by its sum": [("out /= np.where(total > 0, total, 1)[:, None]", "pass")],
+        "unstable softmax": [UNSTABLE],
+        "masked rows keep a weight": [("np.copyto(out[:, columns], -np.inf", "np.copyto(out[:, columns], -9.0")],
+        "masked rows keep a weight, the careful way": [("np.copyto(logits, -np.inf", "np.copyto(logits, -9.0")],
+        "softcap missing": [("if problem.softcap is not None:", "if False:")],
+        "softcap before division": [("logits /= cap", "pass")],
+        "only one additive mask applied": [("for bias in biases:", "for bias in biases[:1]:")],
+        "last row left out": LAST_ROW,
+        "output not rescaled": [("out *= kept[:, None]", "pass")],
+        "sums not rescaled": [("total *= kept", "pass")],
+        "a tile that is not moderate taken as it is": [("if head.any_risky or not sums.max() <= most:", "if False:")],
+        "shifts of a sample forgotten": [("np.negative(shift, out=queries[:, -1])", "queries[:, -1] = 0")],
+        "sums of the last tile only": [("    total += sums\n", "    total[...] = sums\n")],
+        "log-sum-exp without the largest logit": [("self.row_max + np.log", "np.log")],
+    },
 }
+HEADS_AVERAGED = [("layout.reduce_keys(dv, cache.v.shape)", "layout.reduce_keys(dv, cache.v.shape) / 2")]
 BACKWARD_MUTANTS = {
-    "gradient of q 0.1 % off": [("np.matmul(dlogits, k, out", "np.matmul(1.001 * dlogits, k, out")],
-    "gradient of k 0.1 % off": [("dk += dk_part", "dk += 1.001 * dk_part")],
-    "gradient of v 0.1 % off": [("dv += dv_part", "dv += 1.001 * dv_part")],
-    "gradient of k transposed": [
-        (
-            "return dlogits.swapaxes(-1, -2) @ q[..., rows, :], dv_part",
-            "part = np.zeros_like(dk); part[..., rows, :] = dlogits @ q; return part, dv_part",
-        )
-    ],
-    "softmax correction dropped": [("dlogits -= (weights * dlogits).sum(axis=-1, keepdims=True)", "pass")],
-    "softmax correction halved": [("dlogits -= (weights", "dlogits -= 0.5 * (weights")],
-    "scale missing from the gradient": [("dlogits *= np.asarray(scale, dlogits.dtype)", "pass")],
-    "slope of the softcap dropped": [("dlogits *= slope", "pass")],
-    "gradient of the last block only": [("dk += ", "dk[...] = ")],
-    "shared heads averaged": [("layout.reduce_keys(dv, cache.v.shape)", "layout.reduce_keys(dv, cache.v.shape) / 2")],
+    "oracle": {
+        "gradient of q 0.1 % off": [("np.matmul(dlogits, k, out", "np.matmul(1.001 * dlogits, k, out")],
+        "gradient of k 0.1 % off": [("dk += dk_part", "dk += 1.001 * dk_part")],
+        "gradient of v 0.1 % off": [("dv += dv_part", "dv += 1.001 * dv_part")],
+        "gradient of k transposed": [
+            (
+                "return dlogits.swapaxes(-1, -2) @ q[..., rows, :], dv_part",
+                "part = np.zeros_like(dk); part[..., rows, :] = dlogits @ q; return part, dv_part",
+            )
+        ],
+        "softmax correction dropped": [("dlogits -= (weights * dlogits).sum(axis=-1, keepdims=True)", "pass")],
+        "softmax correction halved": [("dlogits -= (weights", "dlogits -= 0.5 * (weights")],
+        "scale missing from the gradient": [("dlogits *= np.asarray(scale, dlogits.dtype)", "pass")],
+        "slope of the softcap dropped": [("dlogits *= slope", "pass")],
+        "gradient of the last block only": [("dk += ", "dk[...] = ")],
+        "shared heads averaged": HEADS_AVERAGED,
+    },
+    "fast": {
+        "gradient of q 0.1 % off": [("dq *= dq.dtype.type(scale)", "dq *= dq.dtype.type(1.001 * scale)")],
+        "gradient of k 0.1 % off": [("(flow[:, at].T, queries", "(flow[:, at].T * 1.001, queries")],
+        "gradient of v 0.1 % off": [("_add_product(weights[:, at].T, g", "_add_product(1.001 * weights[:, at].T, g")],
+        "softmax correction dropped": [("flow -= np.matmul", "0 * np.matmul")],
+        "softmax correction halved": [("flow -= np.matmul", "flow -= 0.5 * np.matmul")],
+        "scale missing from the gradient": [("dq *= dq.dtype.type(scale)", "pass")],
+        "slope of the softcap dropped": [("flow *= slope", "pass")],
+        "gradient of the last block only": [("dk += parts[1]", "dk[...] = parts[1]")],
+        "gradient of the last block only, the plain way": [("out += np.matmul(a, b", "out[...] = np.matmul(a, b")],
+        "shared heads averaged": HEADS_AVERAGED,
+    },
 }
 
 
-def test_the_unchanged_source_passes_every_check():
-    all_checks(mutant())
+def of_methods(mutants):
+    return [pytest.param(method, name, id=f"{method}: {name}") for method in mutants for name in mutants[method]]
 
 
-@pytest.mark.parametrize("planted", ids(FORWARD_MUTANTS))
-def test_a_planted_error_in_the_forward_is_caught(planted):
-    wrong = mutant(*FORWARD_MUTANTS[planted])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_unchanged_source_passes_every_check(method):
+    all_checks(altered_dense(method))
+
+
+@pytest.mark.parametrize(("method", "planted"), of_methods(FORWARD_MUTANTS))
+def test_a_planted_error_in_the_forward_is_caught(method, planted):
+    wrong = altered_dense(method, *FORWARD_MUTANTS[method][planted])
     with pytest.raises((AssertionError, ValueError)):  # a wrong result, or one that is refused as not finite
         all_checks(wrong)
 
 
-@pytest.mark.parametrize("planted", ids(BACKWARD_MUTANTS))
-def test_a_planted_error_in_the_backward_is_caught_by_central_differences(planted):
-    wrong = mutant(*BACKWARD_MUTANTS[planted])
+@pytest.mark.parametrize(("method", "planted"), of_methods(BACKWARD_MUTANTS))
+def test_a_planted_error_in_the_backward_is_caught_by_central_differences(method, planted):
+    wrong = altered_dense(method, *BACKWARD_MUTANTS[method][planted])
     with pytest.raises(GradientMismatchError, match="direction"):
         all_checks(wrong)
 
@@ -96,7 +128,7 @@ def test_a_mask_off_by_one_is_caught(monkeypatch, pattern, shift):
     monkeypatch.setattr(
         pattern,
         "allowed",
-        lambda self, rows, n_q, n_k: right(self, slice(rows.start + shift, rows.stop + shift), n_q, n_k),
+        lambda self, rows, n_q, n_k, *keys: right(self, slice(rows.start + shift, rows.stop + shift), n_q, n_k, *keys),
     )
     with pytest.raises(AssertionError):
         all_checks(refattn.dense)

@@ -50,6 +50,7 @@ def _attention(draw: Any) -> dict[str, Any]:
         "scale": SCALES,
         "softcap": option(None, None, 5.0, 1e-3, 1e4),
         "block": option(None, 1, 3, 100),
+        "method": option("fast", "fast", "oracle"),
         "check_finite": option(True, True, False),
     }
 

@@ -145,8 +145,9 @@ def off_by_a_thousandth(q, k, v, **options):
 
 @pytest.mark.parametrize("wrong", [forgets_the_scale, loses_a_row, off_by_a_thousandth], ids=lambda f: f.__name__)
 def test_a_wrong_result_is_found(wrong):
-    def planted(q, k, v, mask, scale, softcap, block, check_finite):
-        return wrong(q, k, v, mask=mask, scale=scale, softcap=softcap, block=block, check_finite=check_finite)
+    def planted(q, k, v, mask, scale, softcap, block, method, check_finite):
+        options = {"block": block, "method": method, "check_finite": check_finite}
+        return wrong(q, k, v, mask=mask, scale=scale, softcap=softcap, **options)
 
     with pytest.raises(AssertionError, match="is right, within"):
         run(Target("planted", planted, calls(_attention), _expected), examples=200)

@@ -1,0 +1,353 @@
+"""Exact attention by tiles of queries and keys: products by BLAS, compiled loops, a running maximum (ours).
+
+A block of queries goes through its tiles (`refattn.dense._tiles`). A tile lies transposed, a row for every key. With m
+the largest logit of a query so far, ``E_j = exp(S_j − m)``,
+
+    t = Σ_j E_j     O = Σ_j E_j v_j     out = O / t,
+
+and where a tile brings a larger one, t and O of the tiles before are multiplied by exp(m before − m).
+
+Backward, for blocks of queries whose keys all lie side by side, with m and t found anew: weights from logits that were
+rounded another way than those of which m and t are known would not sum to one.
+
+    P = E / t     dV = Pᵀ dY     F = dY Vᵀ     dS = scale · P ∘ (F − rowsum(P ∘ F))     dQ = dS K     dK = dSᵀ Q
+
+Rows of which sizes alone do not tell that nothing can overflow on the way are computed by the definition,
+`refattn.dense.oracle`, which looks at what is not finite. Tiles, blocks and the order of sums depend on shapes alone,
+and the way of a row on what it sees: neither the number of threads nor the future changes a bit of the output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refattn._overflow import overflow_judged
+from refattn._threads import for_each, map_each
+from refattn._validation import FloatArray
+from refattn.dense import oracle
+from refattn.dense._problem import DenseProblem
+from refattn.dense._tiles import Tile, tiles
+from refattn.masks import offset_of
+
+_ROWS = 256
+"""Queries of a block of the forward, and"""
+_KEYS = 512
+"""most keys of a tile: a tile stays in a core's cache, with its keys and values."""
+_ROWS_BACKWARD = 128
+"""Queries of a block of the backward, fewer where that are more logits than"""
+_ROW_ENTRIES = 1 << 20
+_LEAST_ROWS = 16
+"""and these are fewer than so many rows."""
+_SUM_KEYS = 1024
+"""Keys whose gradients are added to at once."""
+_TASKS = 4
+"""Into at least as many a backward is cut."""
+_FEW_ENTRIES = 1 << 13
+"""A head with at most so many logits is not worth a tile of its own: the definition takes all heads at once."""
+
+TilesByRow = dict[tuple[int, int], list[Tile]]
+"""The tiles of blocks of queries, by the first of these and most keys: one for all heads, filled as they are met."""
+
+
+class Head(NamedTuple):
+    """One query head: its arrays, its parts of the mask, and what all heads share."""
+
+    problem: DenseProblem
+    index: tuple[int, ...]
+    q: FloatArray
+    k: FloatArray
+    v: FloatArray
+    booleans: list[NDArray[np.bool_]]
+    biases: list[FloatArray]
+    found: TilesByRow
+
+    def tiles(self, rows: slice, most_keys: int) -> list[Tile]:
+        """Return the tiles of some queries; those that a boolean array hides are left out."""
+        place = rows.start, most_keys
+        found = self.found.get(place)
+        if found is None:
+            found = self.found[place] = tiles(self.problem.mask, rows, most_keys)
+        return [tile for tile in found if all(part[rows, tile.keys].any() for part in self.booleans)]
+
+    def queries(self, rows: slice) -> FloatArray:
+        """Return ``scale · Q`` of some queries."""
+        return np.multiply(self.q[rows], self.q.dtype.type(self.problem.scale), order="C")
+
+    def write_logits(self, tile: Tile, rows: slice, queries: FloatArray, out: FloatArray) -> FloatArray | None:
+        """Write the logits of a tile, −inf where hidden, a row for every key; return the derivative of the cap."""
+        from refattn.dense._loops import hide
+
+        np.matmul(self.k[tile.keys], queries.T, out=out)
+        slope, cap = None, self.problem.softcap
+        if cap is not None:
+            out /= out.dtype.type(cap)
+            slope = np.square(1 / np.cosh(out))  # 1 − tanh² would cancel
+            np.tanh(out, out=out)
+            out *= out.dtype.type(cap)
+        for bias in self.biases:
+            out += bias[rows, tile.keys].T
+        for boolean in self.booleans:
+            hide(np.ascontiguousarray(~boolean[rows, tile.keys].T), out)
+        if tile.hidden is not None:
+            hide(tile.hidden, out[tile.some])
+        return slope
+
+
+class Shelf:
+    """Workspaces of one call: a task takes one and gives it back, so that every thread fills its own again."""
+
+    def __init__(self, dtype: np.dtype, entries: int) -> None:
+        self._dtype, self._entries, self._idle = dtype, entries, list[FloatArray]()  # taking the last one is atomic
+
+    @contextmanager
+    def workspace(self) -> Iterator[FloatArray]:
+        """Lend an array."""
+        try:
+            space = self._idle.pop()
+        except IndexError:
+            space = np.empty(self._entries, self._dtype)
+        try:
+            yield space
+        finally:
+            self._idle.append(space)
+
+
+class Sizes(NamedTuple):
+    """Largest entries, in size: of each query, and of the keys and of the values that it may see; of its bias."""
+
+    q: NDArray[np.float64]
+    k: NDArray[np.float64]
+    v: NDArray[np.float64]
+    bias: NDArray[np.float64]
+
+
+def rows_of_a_block(problem: DenseProblem) -> int:
+    """Query rows processed at once by the forward."""
+    return problem.block or _ROWS
+
+
+def forward(problem: DenseProblem) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the output, and of every row the largest allowed logit and the sum of the exponentials less it."""
+    if _few(problem):
+        return oracle.forward(problem)
+    heads = _heads(problem)
+    doubtful = _doubtful_forward(problem, heads)
+    if doubtful.all():
+        return oracle.forward(problem)
+    inner, n_q, dtype = problem.layout.inner, problem.q.shape[-2], problem.q.dtype
+    out = np.zeros((*inner, n_q, problem.v.shape[-1]), dtype)
+    largest, total = np.full((*inner, n_q), -np.inf, dtype), np.zeros((*inner, n_q), dtype)
+
+    step, n_k, d_v = min(rows_of_a_block(problem), n_q), problem.mask.n_k, problem.v.shape[-1]
+    shelf = Shelf(dtype, step * (min(_KEYS, n_k) + d_v))
+
+    def attend(task: tuple[slice, Head]) -> None:
+        rows, head = task
+        place: tuple[Any, ...] = (*head.index, rows)
+        with overflow_judged(), shelf.workspace() as space:
+            _attend(head, rows, space, out[place], largest[place], total[place])
+
+    blocks = list(_blocks(n_q, step))[::-1]  # the longest ones first, of a causal mask
+    for_each(attend, [(rows, head) for rows in blocks for head in heads])
+    np.copyto(largest, 0, where=largest == -np.inf)  # no key allowed
+    found = out, largest, total
+    if doubtful.any():
+        for ours, right in zip(found, oracle.forward(problem), strict=True):
+            np.copyto(ours, right, where=doubtful[..., None] if ours is out else doubtful)
+    return found
+
+
+def _attend(
+    head: Head, rows: slice, space: FloatArray, out: FloatArray, largest: FloatArray, total: FloatArray
+) -> None:
+    """Write a block's rows of the output, of the largest logits and of the sums; they come as 0, −inf and 0."""
+    from refattn.dense._loops import add_rescaled, exponentials
+
+    soften, queries, product = exponentials[out.dtype], head.queries(rows), space[-out.size :].reshape(out.shape)
+    kept, work = np.empty_like(total), np.empty((2, len(total)), out.dtype)
+    for tile in head.tiles(rows, _KEYS):
+        n_k = tile.keys.stop - tile.keys.start
+        weights = space[: n_k * len(out)].reshape(n_k, -1)
+        head.write_logits(tile, rows, queries, weights)
+        soften(weights, largest, total, kept, work)
+        np.matmul(weights.T, head.v[tile.keys], out=product)
+        add_rescaled(product, kept, out)
+    out /= np.where(total > 0, total, 1)[:, None]
+
+
+def backward(dout: FloatArray, problem: DenseProblem) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the gradients of q, k and v, one entry per query head; not judged."""
+    if _few(problem):
+        return oracle.backward(dout, problem)
+    heads = _heads(problem)
+    doubtful = _doubtful_backward(dout, problem, heads)
+    if doubtful.all():
+        return oracle.backward(dout, problem)
+    inner, (n_q, d), (n_k, d_v) = problem.layout.inner, problem.q.shape[-2:], problem.v.shape[-2:]
+    dtype, parts = problem.q.dtype, -(-_TASKS // len(heads))
+    dq = np.empty((*inner, n_q, d), dtype)
+    dk, dv = np.zeros((parts, *inner, n_k, d), dtype), np.zeros((parts, *inner, n_k, d_v), dtype)
+    step = min(max(_ROW_ENTRIES // n_k, _LEAST_ROWS), problem.block or _ROWS_BACKWARD, _ROWS_BACKWARD)
+    blocks, step = list(_blocks(n_q, step)), min(step, n_q)
+    shelf = Shelf(dtype, 2 * step * n_k + max(min(_SUM_KEYS, n_k), step) * max(d, d_v))
+
+    def pull_back(task: tuple[Head, int]) -> None:
+        head, number = task
+        place: tuple[Any, ...] = (number, *head.index)
+        with overflow_judged(), shelf.workspace() as space:
+            for rows in blocks[number::parts]:
+                own: tuple[Any, ...] = (*head.index, rows)
+                _pull_back(head, rows, doubtful[own], space, dout[own], dq[own], dk[place], dv[place])
+
+    for_each(pull_back, [(head, number) for head in heads for number in range(parts)])
+    found = dq, *(part.sum(axis=0) if parts > 1 else part[0] for part in (dk, dv))
+    if doubtful.any():
+        right = oracle.backward(np.where(doubtful[..., None], dout, 0), problem)
+        np.copyto(dq, right[0], where=doubtful[..., None])
+        for ours, other in zip(found[1:], right[1:], strict=True):
+            ours += other
+    return found
+
+
+def _pull_back(
+    head: Head, rows: slice, doubtful: NDArray[np.bool_], space: FloatArray, g: FloatArray, dq: FloatArray,
+    dk: FloatArray, dv: FloatArray,
+) -> None:  # fmt: skip
+    """Write a block's rows of dq, and add what it gives to dk and dv; doubtful rows count as zeros."""
+    from refattn.dense._loops import exponentials, through_softmax
+
+    scaled, queries, g = head.queries(rows), head.q[rows], _in_rows(g)
+    if doubtful.any():
+        scaled, queries, g = (np.where(doubtful[:, None], 0, part) for part in (scaled, queries, g))
+    found, n_q = head.tiles(rows, head.problem.mask.n_k), len(g)
+    ends = np.cumsum([0, *(tile.keys.stop - tile.keys.start for tile in found)])
+    spans = [(tile.keys, slice(*pair)) for tile, pair in zip(found, pairwise(ends), strict=True)]
+    size = n_q * ends[-1]
+    weights, flow, space = space[:size].reshape(-1, n_q), space[size : 2 * size].reshape(-1, n_q), space[2 * size :]
+    largest, total, kept = np.full(n_q, -np.inf, g.dtype), *np.zeros((2, n_q), g.dtype)
+    work = np.empty((2, n_q), g.dtype)
+    # forward: P = E / t, E = exp(S − m)
+    slopes = [head.write_logits(tile, rows, scaled, weights[at]) for tile, (_, at) in zip(found, spans, strict=True)]
+    exponentials[g.dtype](weights, largest, total, kept, work)
+    # forward: out = P V
+    for keys, at in spans:
+        np.matmul(head.v[keys], g.T, out=flow[at])
+    # forward: softmax of the logits, scale · Q Kᵀ
+    through_softmax(weights, total, flow, g.dtype.type(head.problem.scale), work)
+    # forward: softcap · tanh(S / softcap)
+    for (_, at), slope in zip(spans, slopes, strict=True):
+        if slope is not None:
+            flow[at] *= slope
+    dq[...] = 0
+    for keys, at in spans:
+        _add_product(weights[at], g, space, dv[keys])
+        _add_product(flow[at], queries, space, dk[keys])
+        dq += np.matmul(flow[at].T, head.k[keys], out=space[: dq.size].reshape(dq.shape))
+
+
+def _add_product(a: FloatArray, b: FloatArray, space: FloatArray, out: FloatArray) -> None:
+    for some in _blocks(len(a), _SUM_KEYS):
+        out[some] += np.matmul(a[some], b, out=space[: out[some].size].reshape(out[some].shape))
+
+
+def _few(problem: DenseProblem) -> bool:
+    return problem.mask.n_q * problem.mask.n_k <= _FEW_ENTRIES
+
+
+def _blocks(n: int, step: int) -> Iterator[slice]:
+    return (slice(start, min(start + step, n)) for start in range(0, n, step))
+
+
+def _heads(problem: DenseProblem) -> list[Head]:
+    """Return every query head; those that share keys and values share what is made of them."""
+    q, k, v = problem.layout.expand(problem.q, problem.k, problem.v)
+    mask, shape = problem.mask, (*problem.layout.inner, problem.mask.n_q, problem.mask.n_k)
+    booleans, biases = ([np.broadcast_to(part, shape) for part in parts] for parts in (mask.booleans, mask.biases))
+    rows: dict[tuple[int, int], FloatArray] = {}
+
+    def kept(array: FloatArray) -> FloatArray:
+        place = array.__array_interface__["data"][0], array.shape[1]
+        if place not in rows:
+            rows[place] = _in_rows(array)
+        return rows[place]
+
+    found: TilesByRow = {}
+    return [
+        Head(
+            problem, index, _in_rows(q[index]), kept(k[index]), kept(v[index]),
+            [part[index] for part in booleans], [part[index] for part in biases], found,
+        )
+        for index in np.ndindex(*problem.layout.inner)
+    ]  # fmt: skip
+
+
+def _in_rows(array: FloatArray) -> FloatArray:
+    """Lay the rows one after another, as BLAS and the loops want them."""
+    return np.require(array, requirements="CA")
+
+
+def _doubtful_forward(problem: DenseProblem, heads: list[Head]) -> NDArray[np.bool_]:
+    """Return the rows whose logits, or sums of values, sizes do not tell to be held; those with NaN are among them."""
+
+    def judge(head: Head) -> NDArray[np.bool_]:
+        with overflow_judged():
+            return _logits_doubtful(head, sizes := _sizes(head)) | ~(sizes.v * problem.mask.n_k <= _held(head))
+
+    return np.reshape(map_each(judge, heads), (*problem.layout.inner, problem.mask.n_q))
+
+
+def _doubtful_backward(dout: FloatArray, problem: DenseProblem, heads: list[Head]) -> NDArray[np.bool_]:
+    """Return the rows of which sizes do not tell that what they give to a gradient can be held."""
+    terms = 4.0 * problem.mask.n_q * problem.v.shape[-1]
+
+    def judge(head: Head) -> NDArray[np.bool_]:
+        with overflow_judged():
+            sizes, most = _sizes(head), _held(head)
+            g = _largest(_in_rows(dout[head.index]))
+            flow = np.maximum(terms * g * sizes.v, float(np.finfo(np.float64).tiny))
+            scaled = flow * max(1.0, abs(problem.scale))
+            held = (terms * g <= most) & (scaled * np.maximum(1, np.maximum(sizes.q, sizes.k)) <= most)
+            return _logits_doubtful(head, sizes) | ~held
+
+    return np.reshape(map_each(judge, heads), (*problem.layout.inner, problem.mask.n_q))
+
+
+def _logits_doubtful(head: Head, sizes: Sizes) -> NDArray[np.bool_]:
+    most, factor = _held(head), abs(head.problem.scale) * head.q.shape[1]
+    product = factor * sizes.q * sizes.k
+    return ~((factor * sizes.q <= most) & (product <= most) & (sizes.bias <= most))
+
+
+def _held(head: Head) -> float:
+    return float(np.finfo(head.q.dtype).max) / 8
+
+
+def _sizes(head: Head) -> Sizes:
+    mask = head.problem.mask
+    last = np.full(mask.n_q, mask.n_k - 1)
+    for pattern in mask.patterns:
+        position = np.arange(mask.n_q) + offset_of("mask", pattern.alignment, mask.n_q, mask.n_k)
+        np.minimum(last, position, out=last)
+    k, v = (np.where(last < 0, 0, np.maximum.accumulate(_largest(a))[np.maximum(last, 0)]) for a in (head.k, head.v))
+    bias = np.zeros(mask.n_q)
+    for rows in _blocks(mask.n_q, _LEAST_ROWS) if head.biases else ():
+        for part in head.biases:
+            size = np.abs(part[rows])
+            bias[rows] += np.where(size < np.inf, size, 0).max(axis=1)
+    return Sizes(_largest(head.q), k, v, bias)
+
+
+def _largest(array: FloatArray) -> NDArray[np.float64]:
+    """Return the largest entry of each row, in size; NaN where there is one."""
+    from refattn.dense._loops import largest_of_rows
+
+    bits = array.view(np.dtype(f"i{array.itemsize}"))
+    most = np.empty(len(array), bits.dtype)
+    largest_of_rows(bits, bits.dtype.type(np.iinfo(bits.dtype).max), most)
+    return most.view(array.dtype).astype(np.float64)
