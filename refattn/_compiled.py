@@ -1,8 +1,9 @@
 """How loops are compiled: with Numba, at the first call, once for every dtype; and kept on disk between processes.
 
 Compiled functions take plain scalars and arrays, write to out-arguments, release the interpreter's lock and round as
-IEEE asks (no fastmath but, where a loop says so, fused multiply-add), so that NaN and infinity stay visible. With ``NUMBA_DISABLE_JIT=1`` the same functions run as
-Python. Numba is imported here and nowhere at the package's import.
+IEEE asks (no fastmath; some fuse a product with the sum that it is a term of), so that NaN and infinity stay visible.
+With ``NUMBA_DISABLE_JIT=1`` the same functions run as Python. Numba is imported here and nowhere at the package's
+import.
 
 Numba compiles under one lock; a fork waits for it, or a child forked while another thread compiles would wait forever.
 The same lock is held while a loop is read from the disk or written to it.

@@ -22,6 +22,8 @@ def altered_dense(method, *replacements):
     )
     for module, source, namespace in zip(modules, sources, (problem, computing, face), strict=True):
         exec(compile(source, f"altered {module.__name__}", "exec"), namespace)
+    if method == "fast":
+        computing["_FEW_ENTRIES"] = 0  # else what is small would be computed by the definition
     face["as_problem"] = problem["as_problem"]
     face["_METHODS"] = dict.fromkeys(METHODS, SimpleNamespace(**computing))
     return SimpleNamespace(**face)

@@ -124,8 +124,8 @@ def a_masked_row_gets_something(found):
 
 
 def half_precision(right):
-    def wrong(q, k, v):
-        out = right(q, k, v)
+    def wrong(q, k, v, **options):
+        out = right(q, k, v, **options)
         return out.astype(np.float16).astype(np.float32) if q.dtype == np.float32 else out
 
     return wrong

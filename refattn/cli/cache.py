@@ -70,6 +70,7 @@ def _operations() -> Iterator[tuple[str, Callable[[], object]]]:
     """Yield name and call of what together reaches every loop with the types that each operation gives it."""
     for dtype in (np.float32, np.float64):
         kind = np.dtype(dtype).name
+        yield f"dense {kind}", partial(_dense, dtype)
         for mask in ("causal", "full"):
             for method in ("block transform", "direct"):
                 yield f"conv {method} {mask} {kind}", partial(_conv, dtype, mask, method)
@@ -78,6 +79,14 @@ def _operations() -> Iterator[tuple[str, Callable[[], object]]]:
             yield f"sparsek gate {gate} {kind}", partial(_sparsek, dtype, gate)
         yield f"sparsek generation {kind}", partial(_generation, dtype)
         yield f"low rank {kind}", partial(_lowrank, dtype)
+
+
+def _dense(dtype: Any) -> None:
+    from refattn import dense_attention_backward, dense_attention_forward
+
+    q, k, v = np.random.default_rng(0).standard_normal((3, 300, 8)).astype(dtype)
+    out, held = dense_attention_forward(q, k, v)
+    dense_attention_backward(out, held)
 
 
 def _conv(dtype: Any, mask: str, method: Any) -> None:

@@ -9,10 +9,9 @@ and, for an upstream gradient ``dY``,
 
     dV = Pᵀ dY     dP = dY Vᵀ     dS = P ∘ (dP − rowsum(P ∘ dP))     dQ = scale · dS K     dK = scale · dSᵀ Q
 
-Two methods, which share nothing but the problem's checks: `refattn.dense.fast`, by tiles, and `refattn.dense.oracle`,
-with which it and everything else are compared. `_METHODS` is the one place that knows them. The forward keeps what a
-row's logits were lowered by and its sum of exponentials, from which the backward recomputes P. Rows with no allowed key
-give zeros, and zero gradients. The number of threads changes no bit.
+Two methods: `refattn.dense.fast`, by tiles, and `refattn.dense.oracle`, the definition, which knows nothing of tiles
+and with which they and everything else are compared. `_METHODS` is the one place that knows them. The backward
+computes P anew. Rows with no allowed key give zeros, and zero gradients. The number of threads changes no bit.
 
 A result is finite or refused: overflow of a logit or of a gradient is an error, never an inf, a NaN or a silent zero.
 What overflows only on the way (a product of which a small multiple is wanted, an average near the largest number) is
@@ -55,8 +54,7 @@ class DenseForwardCache(DenseProblem):
     q, k, v : ndarray, shapes (…, n_q, d), (…, n_k, d), (…, n_k, d_v)
         The inputs, in the dtype of the computation: copies.
     row_max, row_sum : ndarray, shape (…, n_q)
-        What the logits of each row were lowered by, the largest allowed one or, by "fast", near it (0 where there is
-        none), and ``Σ_j exp(S_ij − row_max_i)``.
+        Largest allowed logit of each row (0 where there is none) and ``Σ_j exp(S_ij − row_max_i)``.
     layout : HeadLayout
         Leading axes, and which heads share keys and values.
     mask : RowMask
@@ -168,8 +166,9 @@ def dense_attention(
     Notes
     -----
     Time O(n_q n_k (d + d_v)) a head; "fast" leaves out what causality or a window hides. Memory beyond inputs and
-    output: "fast" O(n_k (d + d_v) + block · 512), "oracle" O(n_k · block). Source: the definition, in the form of arXiv
-    2405.05219, Definition 1.1 (attention): ``D⁻¹ A V``.
+    output: "fast" O(n_k (d + d_v) + block · 512), "oracle" O(n_k · block). Rows whose sizes do not exclude an overflow
+    on the way, and heads of at most 2¹⁶ logits, are computed as by "oracle" in any case. Source: the definition, in the
+    form of arXiv 2405.05219, Definition 1.1 (attention): ``D⁻¹ A V``.
 
     Examples
     --------
@@ -278,7 +277,7 @@ def dense_attention_backward(dout: ArrayLike, cache: DenseForwardCache) -> Atten
     Notes
     -----
     Time O(n_q n_k (d + d_v)) a head. Memory beyond inputs and outputs: O(n_k (d + d_v)) for each of at least four parts
-    of all heads, and "fast" two blocks of at most 2¹⁸ logits, or 16 rows, a thread. Source: the derivative of
+    of all heads, and "fast" two blocks of at most 2²⁰ logits, or 16 rows, a thread. Source: the derivative of
     the definition; the formulas stand at the head of the module.
 
     Examples

@@ -48,7 +48,7 @@ _SUM_KEYS = 1024
 """Keys whose gradients are added to at once."""
 _TASKS = 4
 """Into at least as many a backward is cut."""
-_FEW_ENTRIES = 1 << 13
+_FEW_ENTRIES = 1 << 16
 """A head with at most so many logits is not worth a tile of its own: the definition takes all heads at once."""
 
 TilesByRow = dict[tuple[int, int], list[Tile]]

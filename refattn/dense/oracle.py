@@ -6,7 +6,8 @@ masked):
     P = softmax(S) over the allowed keys of each row        Y = P V
     dV = Pᵀ dY     dP = dY Vᵀ     dS = P ∘ (dP − rowsum(P ∘ dP))     dQ = scale · dS K     dK = scale · dSᵀ Q
 
-Nothing is shared with `refattn.dense.fast` but the problem's checks.
+The backward computes P anew, from logits to the last division: it shares no rounding with the forward. Nothing of
+`refattn.dense.fast` is used here.
 """
 
 from __future__ import annotations

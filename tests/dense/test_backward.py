@@ -9,6 +9,8 @@ import refattn.dense
 from refattn import dense_attention_backward, dense_attention_forward
 from refattn.testing import check_jacobian, row_errors, tolerance
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 
 @pytest.mark.parametrize("options", [OPTIONS["plain"], OPTIONS["softcap"]], ids=["plain", "softcap"])
 @pytest.mark.parametrize("mask", ["causal", "window 2, 1 sink", "additive", "causal, bottom-right, more queries"])

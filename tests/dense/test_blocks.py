@@ -7,6 +7,8 @@ from dense_definition import MASKS, ids, inputs, normal
 from refattn import dense_attention_backward, dense_attention_forward
 from refattn.testing import row_errors, tolerance
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 
 @pytest.mark.parametrize("block", [1, 3, 4, 6, 7, 100, None], ids=str)
 @pytest.mark.parametrize("mask", ids(MASKS))

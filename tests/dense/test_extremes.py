@@ -8,6 +8,8 @@ from dense_definition import inputs, normal
 from refattn import dense_attention, dense_attention_backward, dense_attention_forward
 from refattn.testing import tolerance
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 
 @pytest.mark.parametrize("softcap", [None, 1e-3, 1e3], ids=str)
 @pytest.mark.parametrize("size", [0.0, 5e-324, 1e-300, 1.0, 1e2, 1e75], ids=str)

@@ -7,9 +7,10 @@ from dense_definition import normal
 from refattn import Causal, SlidingWindow, _threads, dense_attention, dense_attention_backward, dense_attention_forward
 from refattn._heads import HeadLayout
 from refattn.dense import fast
+from refattn.dense._loops import exponentials
 from refattn.dense._tiles import tiles
 from refattn.masks import RowMask
-from refattn.testing import row_errors, tolerance
+from refattn.testing import check_attention, row_errors, tolerance
 
 INF = np.inf
 LENGTHS = [(1300, 1300), (300, 1100), (1100, 300)]
@@ -131,23 +132,92 @@ def test_tiles_cover_what_is_seen_once_and_say_what_is_hidden(pattern, rows, len
         block = slice(start, min(start + rows, n_q))
         seen = np.zeros((n_q, n_k), int)
         for tile in tiles(mask, block, 512):
-            part = np.ones((tile.rows.stop - tile.rows.start, tile.keys.stop - tile.keys.start), int)
-            assert part.shape[1] <= 512
+            part = np.ones((tile.keys.stop - tile.keys.start, block.stop - block.start), int)
+            assert len(part) <= 512
             if tile.hidden is not None:
-                part[:, tile.columns][tile.hidden] = 0
-            seen[tile.rows, tile.keys] += part
+                part[tile.some][tile.hidden] = 0
+            seen[block, tile.keys] += part.T
         expected = np.zeros_like(seen)
         expected[block] = mask.allowed(block)
         assert np.array_equal(seen, expected)
 
 
 def test_tiles_that_a_boolean_array_hides_cost_nothing(monkeypatch):
-    taken, right = [], fast.Head.lowered_products
-    monkeypatch.setattr(
-        fast.Head, "lowered_products", lambda self, *given: (taken.append(given[0]), right(self, *given))
-    )
+    taken, right = [], fast.Head.write_logits
+
+    def noted(self, tile, *given):
+        taken.append(tile)
+        return right(self, tile, *given)
+
+    monkeypatch.setattr(fast.Head, "write_logits", noted)
     q, k, v = normal((512, 4), (2048, 4), (2048, 4))
     documents = np.zeros((512, 2048), bool)
     documents[:, :512] = True
     dense_attention(q, k, v, mask=documents)
     assert {tile.keys.start for tile in taken} == {0}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+def test_exponentials_are_right_to_one_unit_in_the_last_place(dtype):
+    """Of every size down to the smallest number, and what is below it."""
+    rng = np.random.default_rng(0)
+    least = -104.0 if dtype == np.float32 else -746.0
+    x = np.concatenate([[0.0, 1.2 * least, -INF], least * rng.random(20_000), -(10.0 ** rng.uniform(-20, 0, 20_000))])
+    logits = np.zeros((2, len(x)), dtype)  # the largest logit is 0
+    logits[1] = x
+    exact = np.exp(logits[1].astype(np.longdouble))
+    largest, (total, kept) = np.full(len(x), -INF, dtype), np.zeros((2, len(x)), dtype)
+    exponentials[np.dtype(dtype)](logits, largest, total, kept, np.zeros((2, len(x)), dtype))
+    smallest = np.longdouble(np.finfo(dtype).smallest_subnormal)
+    unit = np.maximum(np.spacing(exact.astype(dtype)).astype(np.longdouble), smallest)
+    assert (np.abs(logits[1] - exact) / unit).max() <= 1
+    assert (logits[0] == 1).all()
+    np.testing.assert_allclose(total, 1 + exact.astype(float), rtol=2 * np.finfo(dtype).eps)
+    assert (kept == 0).all()
+    assert (largest == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("which", ["q", "k", "v", "dout"])
+def test_rows_that_may_overflow_on_the_way_are_those_of_the_definition_and_change_no_other(which, dtype):
+    n, most = 700, float(np.finfo(dtype).max)
+    arrays = dict(zip(("q", "k", "v", "dout"), normal(*[(n, 6)] * 4, dtype=dtype), strict=True))
+    plain, _, *_ = results(arrays, "fast")
+    late = slice(650, None)
+    if which == "q":
+        arrays["k"][late] *= dtype(1e-3)
+    arrays[which][late] *= dtype({"q": 0.2, "k": 0.02, "v": 0.1, "dout": 0.02}[which] * most)
+    if which in ("q", "k"):
+        arrays["q"][late] *= dtype(0.0 if which == "k" else 1e-3)
+    one, other = (results(arrays, method) for method in ("fast", "oracle"))
+    assert np.isfinite(one[0]).all()
+    assert np.array_equal(one[0][:512], plain[:512])
+    for ours, right in zip(one, other, strict=True):
+        size = np.maximum(np.abs(right).max(axis=-1, keepdims=True), 1e-3 if dtype == np.float32 else 1e-9)
+        assert (np.abs(ours / size - right / size)).max() <= 300 * tolerance("reordered", dtype).rtol
+
+
+def results(arrays, method):
+    """Output, log-sum-exp and gradients of a mapping of arrays."""
+    q, k, v, dout = arrays.values()
+    out, cache = dense_attention_forward(q, k, v, method=method)
+    with np.errstate(all="ignore"):
+        return out, cache.log_sum_exp[..., None], *dense_attention_backward(dout, cache)
+
+
+def test_few_entries_are_left_to_the_definition_bit_for_bit():
+    *arrays, dout = normal((2, 90, 5), (2, 90, 5), (2, 90, 3), (2, 90, 3))
+    for one, other in zip(*both(arrays, dout), strict=True):
+        assert one.tobytes() == other.tobytes()
+
+
+def test_the_conformance_grid_holds_by_tiles(all_by_tiles):
+    def by_tiles(q, k, v, *, causal, scale, mask):
+        rule = ("causal" if causal else "full",) if mask is None else ("causal" if causal else "full", mask)
+        return dense_attention_forward(q, k, v, mask=rule, scale=scale)
+
+    def backward(dout, *arrays, **options):
+        return tuple(dense_attention_backward(dout, by_tiles(*arrays, **options)[1]))
+
+    report = check_attention(lambda *arrays, **options: by_tiles(*arrays, **options)[0], "dense", backward=backward)
+    assert report.passed, report

@@ -9,6 +9,8 @@ import refattn.dense
 from refattn import dense_attention, dense_attention_backward, dense_attention_forward
 from refattn.testing import row_errors, tolerance
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 
 @pytest.mark.parametrize("largest", [50, 700, 1e4, 1e8, 1e300], ids=str)
 def test_exact_logits_of_any_size_give_50_digit_results_to_rounding(largest):

@@ -8,6 +8,8 @@ import refattn.dense
 from refattn import dense_attention
 from refattn.testing import row_errors, tolerance
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 
 @pytest.mark.parametrize("layout", ids(LAYOUTS))
 def test_heads_are_shared_and_axes_broadcast_as_the_definition_says(layout):

@@ -8,6 +8,8 @@ from dense_definition import BOOLEAN, INF, MASKS, OPTIONS, check_derivatives, ch
 from refattn import Causal, SlidingWindow, dense_attention, dense_attention_backward, dense_attention_forward
 from refattn.testing import row_errors, tolerance
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 METHODS = {method: altered_dense(method) for method in ("fast", "oracle")}
 
 

@@ -7,6 +7,8 @@ from dense_definition import BIAS, BOOLEAN, LAYOUTS, ids, inputs, normal
 from refattn import dense_attention, dense_attention_backward, dense_attention_forward
 from refattn.testing import row_errors, tolerance
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 VIEWS = {
     "fortran": np.asfortranarray,
     "strided": lambda a: np.repeat(np.repeat(a, 2, axis=-1), 3, axis=-2)[..., ::3, ::2],

@@ -15,6 +15,8 @@ import pytest
 from refattn import Causal, PromotionWarning, SlidingWindow, dense_attention
 from refattn.testing import row_errors, tolerance
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 onnx = pytest.importorskip("onnx")
 
 INPUTS = ("Q", "K", "V", "attn_mask", "past_key", "past_value", "nonpad_kv_seqlen")

@@ -88,7 +88,7 @@ def _attention(quick: bool) -> Measurement:
         q, k, v, _ = rope_structured(n, 8, starts=terms, seed=terms, deviation=2.0)
         prints += [q, k, v]
         upstream = np.random.default_rng(terms).standard_normal(v.shape)
-        exact = dense_attention_backward(upstream, dense_attention_forward(q, k, v)[1])
+        exact = dense_attention_backward(upstream, dense_attention_forward(q, k, v, method="oracle")[1])
         for method in ("fast", "paper"):
             _, cache = conv_attention_forward(q, k, v, n_basis=terms, probe=1, delta=1e-9, method=method)
             found = conv_attention_backward(upstream, cache, gradient="attention")
@@ -114,7 +114,9 @@ def _perturbed(quick: bool) -> Measurement:
         wide_q, wide_k = np.concatenate([q, eps * noise / scale], axis=1), np.concatenate([k, np.eye(n)], axis=1)
         _, cache = conv_attention_forward(wide_q, wide_k, v, n_basis=3, probe=8, delta=delta, scale=scale)
         found = conv_attention_backward(upstream, cache, gradient="attention")
-        exact = dense_attention_backward(upstream, dense_attention_forward(wide_q, wide_k, v, scale=scale)[1])
+        exact = dense_attention_backward(
+            upstream, dense_attention_forward(wide_q, wide_k, v, scale=scale, method="oracle")[1]
+        )
         errors.append(relative_error(found.q[:, :width], exact.q[:, :width]))
     slope = exponent(dict(zip(sizes, errors, strict=True)))
     return Measurement(

@@ -39,6 +39,7 @@ PLANTED = {
     "dense.masked-rows": [result("dense_attention_forward", planters.a_masked_row_gets_something)],
     "dense.causality": [instead("dense_attention", lambda right: lambda q, k, v: right(q, k, v, mask="full"))],
     "dense.float32": [instead("dense_attention", planters.half_precision)],
+    "dense.tiles": [planters.backward("dense_attention_backward", field_off("q"), "fast")],
     "dense.torch": [result("dense_attention_backward", field_off("q"))],
     "conv.fft-product": [
         instead("fft_product", lambda right: lambda a, x: np.roll(toeplitz._conv_direct(a, x), 1, axis=0), toeplitz)
