@@ -40,10 +40,6 @@ def offset_of(name: str, alignment: Alignment, n_q: int, n_k: int) -> int:
     return as_count("alignment", alignment, least=-n_q, most=n_k, most_is="n_k")
 
 
-def _positions(keys: slice | None, n_k: int) -> NDArray[np.int64]:
-    return np.arange(n_k) if keys is None else np.arange(keys.start, keys.stop)
-
-
 @dataclass(frozen=True)
 class Causal:
     """Query i sees key j iff ``j ≤ i + offset``.
@@ -67,18 +63,16 @@ class Causal:
 
     alignment: Alignment = None
 
-    def allowed(self, rows: slice, n_q: int, n_k: int, keys: slice | None = None) -> NDArray[np.bool_]:
-        """Return the boolean mask, shape ``(rows, keys)``, of the query rows in `rows`.
+    def allowed(self, rows: slice, n_q: int, n_k: int) -> NDArray[np.bool_]:
+        """Return the boolean mask, shape ``(rows, n_k)``, of the query rows in `rows`.
 
         Parameters
         ----------
         rows, n_q, n_k : slice, int, int
             Which query rows, and the numbers of queries and keys.
-        keys : slice, optional
-            Which keys; all by default.
         """
         position = np.arange(rows.start, rows.stop) + offset_of("causal", self.alignment, n_q, n_k)
-        return np.asarray(_positions(keys, n_k) <= position[:, None])
+        return np.asarray(np.arange(n_k) <= position[:, None])
 
 
 @dataclass(frozen=True)
@@ -120,20 +114,17 @@ class SlidingWindow:
         as_count("window", self.window, least=0)
         as_count("sinks", self.sinks, least=0)
 
-    def allowed(self, rows: slice, n_q: int, n_k: int, keys: slice | None = None) -> NDArray[np.bool_]:
-        """Return the boolean mask, shape ``(rows, keys)``, of the query rows in `rows`.
+    def allowed(self, rows: slice, n_q: int, n_k: int) -> NDArray[np.bool_]:
+        """Return the boolean mask, shape ``(rows, n_k)``, of the query rows in `rows`.
 
         Parameters
         ----------
         rows, n_q, n_k : slice, int, int
             Which query rows, and the numbers of queries and keys.
-        keys : slice, optional
-            Which keys; all by default.
         """
         position = np.arange(rows.start, rows.stop) + offset_of("sliding window", self.alignment, n_q, n_k)
-        key = _positions(keys, n_k)
-        lag = position[:, None] - key
-        near = (lag < self.window) | (key < self.sinks)
+        lag = position[:, None] - np.arange(n_k)
+        near = (lag < self.window) | (np.arange(n_k) < self.sinks)
         return np.asarray((lag >= 0) & near)
 
 

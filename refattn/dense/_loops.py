@@ -115,11 +115,22 @@ exponentials = {np.dtype(_f4): _with(exp_float32), np.dtype(_f8): _with(exp_floa
 
 
 @compiled
-def hide(hidden: NDArray[np.bool_], logits: FloatArray) -> None:
-    """Write −inf where a query may not see a key."""
-    for j in range(hidden.shape[0]):
-        for i in range(hidden.shape[1]):
-            logits[j, i] = -np.inf if hidden[j, i] else logits[j, i]
+def hide(seen: NDArray[np.bool_], logits: FloatArray) -> None:
+    """Write −inf where a query, a row of `seen`, may not see a key."""
+    for j in range(logits.shape[0]):
+        for i in range(logits.shape[1]):
+            logits[j, i] = logits[j, i] if seen[i, j] else -np.inf
+
+
+@compiled
+def hide_out_of_sight(logits: FloatArray, key: int, position: int, window: int, sinks: int) -> None:
+    """Write −inf where a pattern hides a key; the first ones are key `key` and the query at `position`."""
+    for j in range(logits.shape[0]):
+        sink = key + j < sinks
+        for i in range(logits.shape[1]):
+            lag = position + i - key - j
+            seen = (lag >= 0) & (sink | (lag < window))
+            logits[j, i] = logits[j, i] if seen else -np.inf
 
 
 @compiled_with_fma

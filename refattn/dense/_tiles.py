@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from refattn.masks import Causal, RowMask, SlidingWindow, offset_of
+from refattn.masks import RowMask, SlidingWindow, offset_of
 
 Ranges = list[tuple[int, int]]
 
 
 class Tile(NamedTuple):
-    """Keys; of which of these a pattern hides something, counted from the first; and for which queries, a row a key."""
+    """Keys, and those of them that a pattern may hide from some of the queries, counted from the first."""
 
     keys: slice
     some: slice
-    hidden: NDArray[np.bool_] | None
 
 
 def tiles(mask: RowMask, rows: slice, most_keys: int) -> list[Tile]:
@@ -27,31 +23,43 @@ def tiles(mask: RowMask, rows: slice, most_keys: int) -> list[Tile]:
     for first, last in ranges:
         for start in range(first, last, most_keys):
             stop = min(start + most_keys, last)
-            parts, hidden = _without([(start, stop)], by_all), None
-            keys = slice(parts[0][0], parts[-1][1]) if parts else slice(start, start)
-            for pattern in mask.patterns if parts else ():
-                one = ~pattern.allowed(rows, mask.n_q, mask.n_k, keys).T
-                hidden = one if hidden is None else hidden | one
-            some = slice(keys.start - start, keys.stop - start)
-            found.append(Tile(slice(start, stop), some, None if hidden is None else np.ascontiguousarray(hidden)))
+            parts = _without([(start, stop)], by_all)
+            some = slice(parts[0][0] - start, parts[-1][1] - start) if parts else slice(0, 0)
+            found.append(Tile(slice(start, stop), some))
+    return found
+
+
+class Sight(NamedTuple):
+    """What a pattern shows: query i, at ``position + i``, sees the last `window` keys up to there and `sinks` first."""
+
+    position: int
+    window: int
+    sinks: int
+
+
+def sights(mask: RowMask) -> list[Sight]:
+    """Return what each pattern shows; a causal one has a window as long as there are positions."""
+    found = []
+    for pattern in mask.patterns:
+        position = offset_of("mask", pattern.alignment, mask.n_q, mask.n_k)
+        whole = abs(position) + mask.n_q + mask.n_k
+        short = (pattern.window, pattern.sinks) if isinstance(pattern, SlidingWindow) else (whole, 0)
+        found.append(Sight(position, min(short[0], whole), min(short[1], whole)))
     return found
 
 
 def _seen(mask: RowMask, rows: slice) -> tuple[Ranges, Ranges]:
     """Return which keys some query of the rows may see by the patterns, and which all of them do."""
     by_some = by_all = [(0, mask.n_k)]
-    for pattern in mask.patterns:
-        some, every = _seen_by(pattern, rows, mask)
+    for sight in sights(mask):
+        some, every = _seen_by(sight, rows)
         by_some, by_all = _both(by_some, some), _both(by_all, every)
     return by_some, by_all
 
 
-def _seen_by(pattern: Causal | SlidingWindow, rows: slice, mask: RowMask) -> tuple[Ranges, Ranges]:
-    offset = offset_of("mask", pattern.alignment, mask.n_q, mask.n_k)
-    first, last = rows.start + offset, rows.stop - 1 + offset
-    if isinstance(pattern, Causal):
-        return [(0, last + 1)], [(0, first + 1)]
-    window, sinks = pattern.window, pattern.sinks
+def _seen_by(sight: Sight, rows: slice) -> tuple[Ranges, Ranges]:
+    first, last = rows.start + sight.position, rows.stop - 1 + sight.position
+    window, sinks = sight.window, sight.sinks
     return (
         _either((0, min(sinks, last + 1)), (first - window + 1, last + 1 if window else first)),
         _either((0, min(sinks, first + 1)), (last - window + 1, first + 1)),

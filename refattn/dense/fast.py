@@ -32,8 +32,7 @@ from refattn._threads import for_each, map_each
 from refattn._validation import FloatArray
 from refattn.dense import oracle
 from refattn.dense._problem import DenseProblem
-from refattn.dense._tiles import Tile, tiles
-from refattn.masks import offset_of
+from refattn.dense._tiles import Tile, sights, tiles
 
 _ROWS = 256
 """Queries of a block of the forward, and"""
@@ -51,12 +50,9 @@ _TASKS = 4
 _FEW_ENTRIES = 1 << 16
 """A head with at most so many logits is not worth a tile of its own: the definition takes all heads at once."""
 
-TilesByRow = dict[tuple[int, int], list[Tile]]
-"""The tiles of blocks of queries, by the first of these and most keys: one for all heads, filled as they are met."""
-
 
 class Head(NamedTuple):
-    """One query head: its arrays, its parts of the mask, and what all heads share."""
+    """One query head: its arrays, and its parts of the mask."""
 
     problem: DenseProblem
     index: tuple[int, ...]
@@ -65,14 +61,10 @@ class Head(NamedTuple):
     v: FloatArray
     booleans: list[NDArray[np.bool_]]
     biases: list[FloatArray]
-    found: TilesByRow
 
     def tiles(self, rows: slice, most_keys: int) -> list[Tile]:
         """Return the tiles of some queries; those that a boolean array hides are left out."""
-        place = rows.start, most_keys
-        found = self.found.get(place)
-        if found is None:
-            found = self.found[place] = tiles(self.problem.mask, rows, most_keys)
+        found = tiles(self.problem.mask, rows, most_keys)
         return [tile for tile in found if all(part[rows, tile.keys].any() for part in self.booleans)]
 
     def queries(self, rows: slice) -> FloatArray:
@@ -81,7 +73,7 @@ class Head(NamedTuple):
 
     def write_logits(self, tile: Tile, rows: slice, queries: FloatArray, out: FloatArray) -> FloatArray | None:
         """Write the logits of a tile, −inf where hidden, a row for every key; return the derivative of the cap."""
-        from refattn.dense._loops import hide
+        from refattn.dense._loops import hide, hide_out_of_sight
 
         np.matmul(self.k[tile.keys], queries.T, out=out)
         slope, cap = None, self.problem.softcap
@@ -93,9 +85,10 @@ class Head(NamedTuple):
         for bias in self.biases:
             out += bias[rows, tile.keys].T
         for boolean in self.booleans:
-            hide(np.ascontiguousarray(~boolean[rows, tile.keys].T), out)
-        if tile.hidden is not None:
-            hide(tile.hidden, out[tile.some])
+            hide(np.ascontiguousarray(boolean[rows, tile.keys]), out)
+        first, some = tile.keys.start + tile.some.start, out[tile.some]
+        for sight in sights(self.problem.mask) if len(some) else ():
+            hide_out_of_sight(some, first, sight.position + rows.start, sight.window, sight.sinks)
         return slope
 
 
@@ -269,19 +262,18 @@ def _heads(problem: DenseProblem) -> list[Head]:
     q, k, v = problem.layout.expand(problem.q, problem.k, problem.v)
     mask, shape = problem.mask, (*problem.layout.inner, problem.mask.n_q, problem.mask.n_k)
     booleans, biases = ([np.broadcast_to(part, shape) for part in parts] for parts in (mask.booleans, mask.biases))
-    rows: dict[tuple[int, int], FloatArray] = {}
+    rows: dict[tuple[Any, ...], FloatArray] = {}
 
     def kept(array: FloatArray) -> FloatArray:
-        place = array.__array_interface__["data"][0], array.shape[1]
+        place = array.__array_interface__["data"][0], array.shape, array.strides
         if place not in rows:
             rows[place] = _in_rows(array)
         return rows[place]
 
-    found: TilesByRow = {}
     return [
         Head(
             problem, index, _in_rows(q[index]), kept(k[index]), kept(v[index]),
-            [part[index] for part in booleans], [part[index] for part in biases], found,
+            [part[index] for part in booleans], [part[index] for part in biases],
         )
         for index in np.ndindex(*problem.layout.inner)
     ]  # fmt: skip
@@ -331,9 +323,8 @@ def _held(head: Head) -> float:
 def _sizes(head: Head) -> Sizes:
     mask = head.problem.mask
     last = np.full(mask.n_q, mask.n_k - 1)
-    for pattern in mask.patterns:
-        position = np.arange(mask.n_q) + offset_of("mask", pattern.alignment, mask.n_q, mask.n_k)
-        np.minimum(last, position, out=last)
+    for sight in sights(mask):
+        np.minimum(last, sight.position + np.arange(mask.n_q), out=last)
     k, v = (np.where(last < 0, 0, np.maximum.accumulate(_largest(a))[np.maximum(last, 0)]) for a in (head.k, head.v))
     bias = np.zeros(mask.n_q)
     for rows in _blocks(mask.n_q, _LEAST_ROWS) if head.biases else ():

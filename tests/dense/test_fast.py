@@ -7,8 +7,8 @@ from dense_definition import normal
 from refattn import Causal, SlidingWindow, _threads, dense_attention, dense_attention_backward, dense_attention_forward
 from refattn._heads import HeadLayout
 from refattn.dense import fast
-from refattn.dense._loops import exponentials
-from refattn.dense._tiles import tiles
+from refattn.dense._loops import exponentials, hide_out_of_sight
+from refattn.dense._tiles import sights, tiles
 from refattn.masks import RowMask
 from refattn.testing import check_attention, row_errors, tolerance
 
@@ -134,8 +134,11 @@ def test_tiles_cover_what_is_seen_once_and_say_what_is_hidden(pattern, rows, len
         for tile in tiles(mask, block, 512):
             part = np.ones((tile.keys.stop - tile.keys.start, block.stop - block.start), int)
             assert len(part) <= 512
-            if tile.hidden is not None:
-                part[tile.some][tile.hidden] = 0
+            first = tile.keys.start + tile.some.start
+            logits = part[tile.some].astype(float)
+            for sight in sights(mask):
+                hide_out_of_sight(logits, first, sight.position + block.start, sight.window, sight.sinks)
+            part[tile.some] = np.isfinite(logits)
             seen[block, tile.keys] += part.T
         expected = np.zeros_like(seen)
         expected[block] = mask.allowed(block)

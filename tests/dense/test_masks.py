@@ -2,31 +2,27 @@
 
 import numpy as np
 import pytest
-from altered_dense import altered_dense
 from dense_definition import BOOLEAN, INF, MASKS, OPTIONS, check_derivatives, check_masks, ids, inputs
 
+import refattn.dense
 from refattn import Causal, SlidingWindow, dense_attention, dense_attention_backward, dense_attention_forward
 from refattn.testing import row_errors, tolerance
 
 pytestmark = pytest.mark.usefixtures("either_way")
 
-METHODS = {method: altered_dense(method) for method in ("fast", "oracle")}
-
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("options", ids(OPTIONS))
 @pytest.mark.parametrize("mask", ids(MASKS))
-@pytest.mark.parametrize("method", METHODS)
-def test_output_and_log_sum_exp_follow_the_definition_under_every_mask(method, mask, options, dtype):
-    check_masks(METHODS[method], mask, OPTIONS[options], dtype)
+def test_output_and_log_sum_exp_follow_the_definition_under_every_mask(mask, options, dtype):
+    check_masks(refattn.dense, mask, OPTIONS[options], dtype)
 
 
 @pytest.mark.parametrize("options", [OPTIONS["plain"], OPTIONS["softcap and scale"]], ids=["plain", "softcap"])
 @pytest.mark.parametrize("mask", ids(MASKS))
-@pytest.mark.parametrize("method", METHODS)
-def test_gradients_are_the_derivatives_under_every_mask(method, mask, options):
+def test_gradients_are_the_derivatives_under_every_mask(mask, options):
     condition, n_q, n_k, _ = MASKS[mask]
-    check_derivatives(METHODS[method], "one head", condition, n_q, n_k, **options)
+    check_derivatives(refattn.dense, "one head", condition, n_q, n_k, **options)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])

@@ -49,7 +49,7 @@ FORWARD_MUTANTS = {
         "scale missing": [(SCALE, "1.0")],
         "scale 0.1 % off": [(SCALE, f"1.001 * {SCALE}")],
         "row not divided by its sum": [("out /= np.where(total > 0, total, 1)[:, None]", "pass")],
-        "what a pattern hides keeps a weight": [("hide(tile.hidden, out[tile.some])", "pass")],
+        "what a pattern hides keeps a weight": [("hide_out_of_sight(some, first", "print(end='') or (some, first")],
         "what an array hides keeps a weight": [("for boolean in self.booleans:", "for boolean in ():")],
         "softcap missing": [("if cap is not None:", "if False:")],
         "softcap before division": [("out /= out.dtype.type(cap)", "pass")],
@@ -126,7 +126,7 @@ def test_a_mask_off_by_one_is_caught(monkeypatch, pattern, shift):
     monkeypatch.setattr(
         pattern,
         "allowed",
-        lambda self, rows, n_q, n_k, *keys: right(self, slice(rows.start + shift, rows.stop + shift), n_q, n_k, *keys),
+        lambda self, rows, n_q, n_k: right(self, slice(rows.start + shift, rows.stop + shift), n_q, n_k),
     )
     with pytest.raises(AssertionError):
         all_checks(refattn.dense)
