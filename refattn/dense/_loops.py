@@ -141,6 +141,15 @@ def add_rescaled(product: FloatArray, kept: FloatArray, out: FloatArray) -> None
             out[i, x] = out[i, x] * kept[i] + product[i, x]
 
 
+@compiled
+def divide_rows(rows: FloatArray, total: FloatArray) -> None:
+    """Divide each row by its total, unless that is 0."""
+    for i in range(rows.shape[0]):
+        factor = 1 / total[i] if total[i] > 0 else total[i]
+        for x in range(rows.shape[1]):
+            rows[i, x] *= factor
+
+
 @compiled_with_fma
 def through_softmax(weights: FloatArray, total: FloatArray, flow: FloatArray, scale: Any, space: FloatArray) -> None:
     """Divide weights by their sum, P = E / t, and write ``scale · P ∘ (F − Σ P F)`` over the flow F.

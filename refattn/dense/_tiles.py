@@ -9,6 +9,14 @@ from refattn.masks import RowMask, SlidingWindow, offset_of
 Ranges = list[tuple[int, int]]
 
 
+class Sight(NamedTuple):
+    """What a pattern shows: query i, at ``position + i``, sees the last `window` keys up to there and `sinks` first."""
+
+    position: int
+    window: int
+    sinks: int
+
+
 class Tile(NamedTuple):
     """Keys, and those of them that a pattern may hide from some of the queries, counted from the first."""
 
@@ -16,9 +24,9 @@ class Tile(NamedTuple):
     some: slice
 
 
-def tiles(mask: RowMask, rows: slice, most_keys: int) -> list[Tile]:
+def tiles(sights: list[Sight], n_k: int, rows: slice, most_keys: int) -> list[Tile]:
     """Return the tiles of a block of queries, every one of at most so many keys."""
-    ranges, by_all = _seen(mask, rows)
+    ranges, by_all = _seen(sights, n_k, rows)
     found = []
     for first, last in ranges:
         for start in range(first, last, most_keys):
@@ -29,15 +37,7 @@ def tiles(mask: RowMask, rows: slice, most_keys: int) -> list[Tile]:
     return found
 
 
-class Sight(NamedTuple):
-    """What a pattern shows: query i, at ``position + i``, sees the last `window` keys up to there and `sinks` first."""
-
-    position: int
-    window: int
-    sinks: int
-
-
-def sights(mask: RowMask) -> list[Sight]:
+def sights_of(mask: RowMask) -> list[Sight]:
     """Return what each pattern shows; a causal one has a window as long as there are positions."""
     found = []
     for pattern in mask.patterns:
@@ -48,10 +48,10 @@ def sights(mask: RowMask) -> list[Sight]:
     return found
 
 
-def _seen(mask: RowMask, rows: slice) -> tuple[Ranges, Ranges]:
+def _seen(sights: list[Sight], n_k: int, rows: slice) -> tuple[Ranges, Ranges]:
     """Return which keys some query of the rows may see by the patterns, and which all of them do."""
-    by_some = by_all = [(0, mask.n_k)]
-    for sight in sights(mask):
+    by_some = by_all = [(0, n_k)]
+    for sight in sights:
         some, every = _seen_by(sight, rows)
         by_some, by_all = _both(by_some, some), _both(by_all, every)
     return by_some, by_all

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -32,7 +33,7 @@ from refattn._threads import for_each, map_each
 from refattn._validation import FloatArray
 from refattn.dense import oracle
 from refattn.dense._problem import DenseProblem
-from refattn.dense._tiles import Tile, sights, tiles
+from refattn.dense._tiles import Sight, Tile, sights_of, tiles
 
 _ROWS = 256
 """Queries of a block of the forward, and"""
@@ -51,7 +52,8 @@ _FEW_ENTRIES = 1 << 16
 """A head with at most so many logits is not worth a tile of its own: the definition takes all heads at once."""
 
 
-class Head(NamedTuple):
+@dataclass(frozen=True)
+class Head:
     """One query head: its arrays, and its parts of the mask."""
 
     problem: DenseProblem
@@ -61,10 +63,11 @@ class Head(NamedTuple):
     v: FloatArray
     booleans: list[NDArray[np.bool_]]
     biases: list[FloatArray]
+    sights: list[Sight]
 
     def tiles(self, rows: slice, most_keys: int) -> list[Tile]:
         """Return the tiles of some queries; those that a boolean array hides are left out."""
-        found = tiles(self.problem.mask, rows, most_keys)
+        found = tiles(self.sights, len(self.k), rows, most_keys)
         return [tile for tile in found if all(part[rows, tile.keys].any() for part in self.booleans)]
 
     def queries(self, rows: slice) -> FloatArray:
@@ -87,7 +90,7 @@ class Head(NamedTuple):
         for boolean in self.booleans:
             hide(np.ascontiguousarray(boolean[rows, tile.keys]), out)
         first, some = tile.keys.start + tile.some.start, out[tile.some]
-        for sight in sights(self.problem.mask) if len(some) else ():
+        for sight in self.sights if len(some) else ():
             hide_out_of_sight(some, first, sight.position + rows.start, sight.window, sight.sinks)
         return slope
 
@@ -160,7 +163,7 @@ def _attend(
     head: Head, rows: slice, space: FloatArray, out: FloatArray, largest: FloatArray, total: FloatArray
 ) -> None:
     """Write a block's rows of the output, of the largest logits and of the sums; they come as 0, −inf and 0."""
-    from refattn.dense._loops import add_rescaled, exponentials
+    from refattn.dense._loops import add_rescaled, divide_rows, exponentials
 
     soften, queries, product = exponentials[out.dtype], head.queries(rows), space[-out.size :].reshape(out.shape)
     kept, work = np.empty_like(total), np.empty((2, len(total)), out.dtype)
@@ -171,7 +174,7 @@ def _attend(
         soften(weights, largest, total, kept, work)
         np.matmul(weights.T, head.v[tile.keys], out=product)
         add_rescaled(product, kept, out)
-    out /= np.where(total > 0, total, 1)[:, None]
+    divide_rows(out, total)
 
 
 def backward(dout: FloatArray, problem: DenseProblem) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -261,8 +264,10 @@ def _heads(problem: DenseProblem) -> list[Head]:
     """Return every query head; those that share keys and values share what is made of them."""
     q, k, v = problem.layout.expand(problem.q, problem.k, problem.v)
     mask, shape = problem.mask, (*problem.layout.inner, problem.mask.n_q, problem.mask.n_k)
-    booleans, biases = ([np.broadcast_to(part, shape) for part in parts] for parts in (mask.booleans, mask.biases))
+    booleans = [np.broadcast_to(part, shape) for part in mask.booleans]
+    biases = [np.broadcast_to(part, shape) for part in mask.biases]
     rows: dict[tuple[Any, ...], FloatArray] = {}
+    sights = sights_of(mask)
 
     def kept(array: FloatArray) -> FloatArray:
         place = array.__array_interface__["data"][0], array.shape, array.strides
@@ -273,7 +278,7 @@ def _heads(problem: DenseProblem) -> list[Head]:
     return [
         Head(
             problem, index, _in_rows(q[index]), kept(k[index]), kept(v[index]),
-            [part[index] for part in booleans], [part[index] for part in biases],
+            [part[index] for part in booleans], [part[index] for part in biases], sights,
         )
         for index in np.ndindex(*problem.layout.inner)
     ]  # fmt: skip
@@ -281,7 +286,7 @@ def _heads(problem: DenseProblem) -> list[Head]:
 
 def _in_rows(array: FloatArray) -> FloatArray:
     """Lay the rows one after another, as BLAS and the loops want them."""
-    return np.require(array, requirements="CA")
+    return np.require(array, requirements=["C", "A"])
 
 
 def _doubtful_forward(problem: DenseProblem, heads: list[Head]) -> NDArray[np.bool_]:
@@ -289,9 +294,10 @@ def _doubtful_forward(problem: DenseProblem, heads: list[Head]) -> NDArray[np.bo
 
     def judge(head: Head) -> NDArray[np.bool_]:
         with overflow_judged():
-            return _logits_doubtful(head, sizes := _sizes(head)) | ~(sizes.v * problem.mask.n_k <= _held(head))
+            sizes = _sizes(head)
+            return np.asarray(_logits_doubtful(head, sizes) | ~(sizes.v * problem.mask.n_k <= _held(head)))
 
-    return np.reshape(map_each(judge, heads), (*problem.layout.inner, problem.mask.n_q))
+    return np.stack(map_each(judge, heads)).reshape(*problem.layout.inner, problem.mask.n_q)
 
 
 def _doubtful_backward(dout: FloatArray, problem: DenseProblem, heads: list[Head]) -> NDArray[np.bool_]:
@@ -305,15 +311,15 @@ def _doubtful_backward(dout: FloatArray, problem: DenseProblem, heads: list[Head
             flow = np.maximum(terms * g * sizes.v, float(np.finfo(np.float64).tiny))
             scaled = flow * max(1.0, abs(problem.scale))
             held = (terms * g <= most) & (scaled * np.maximum(1, np.maximum(sizes.q, sizes.k)) <= most)
-            return _logits_doubtful(head, sizes) | ~held
+            return np.asarray(_logits_doubtful(head, sizes) | ~held)
 
-    return np.reshape(map_each(judge, heads), (*problem.layout.inner, problem.mask.n_q))
+    return np.stack(map_each(judge, heads)).reshape(*problem.layout.inner, problem.mask.n_q)
 
 
 def _logits_doubtful(head: Head, sizes: Sizes) -> NDArray[np.bool_]:
     most, factor = _held(head), abs(head.problem.scale) * head.q.shape[1]
     product = factor * sizes.q * sizes.k
-    return ~((factor * sizes.q <= most) & (product <= most) & (sizes.bias <= most))
+    return np.asarray(~((factor * sizes.q <= most) & (product <= most) & (sizes.bias <= most)))
 
 
 def _held(head: Head) -> float:
@@ -323,7 +329,7 @@ def _held(head: Head) -> float:
 def _sizes(head: Head) -> Sizes:
     mask = head.problem.mask
     last = np.full(mask.n_q, mask.n_k - 1)
-    for sight in sights(mask):
+    for sight in head.sights:
         np.minimum(last, sight.position + np.arange(mask.n_q), out=last)
     k, v = (np.where(last < 0, 0, np.maximum.accumulate(_largest(a))[np.maximum(last, 0)]) for a in (head.k, head.v))
     bias = np.zeros(mask.n_q)

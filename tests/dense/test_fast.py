@@ -8,7 +8,7 @@ from refattn import Causal, SlidingWindow, _threads, dense_attention, dense_atte
 from refattn._heads import HeadLayout
 from refattn.dense import fast
 from refattn.dense._loops import exponentials, hide_out_of_sight
-from refattn.dense._tiles import sights, tiles
+from refattn.dense._tiles import sights_of, tiles
 from refattn.masks import RowMask
 from refattn.testing import check_attention, row_errors, tolerance
 
@@ -131,12 +131,12 @@ def test_tiles_cover_what_is_seen_once_and_say_what_is_hidden(pattern, rows, len
     for start in (0, 128, (n_q - 1) // rows * rows):
         block = slice(start, min(start + rows, n_q))
         seen = np.zeros((n_q, n_k), int)
-        for tile in tiles(mask, block, 512):
+        for tile in tiles(sights_of(mask), n_k, block, 512):
             part = np.ones((tile.keys.stop - tile.keys.start, block.stop - block.start), int)
             assert len(part) <= 512
             first = tile.keys.start + tile.some.start
             logits = part[tile.some].astype(float)
-            for sight in sights(mask):
+            for sight in sights_of(mask):
                 hide_out_of_sight(logits, first, sight.position + block.start, sight.window, sight.sinks)
             part[tile.some] = np.isfinite(logits)
             seen[block, tile.keys] += part.T

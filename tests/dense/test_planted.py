@@ -48,7 +48,7 @@ FORWARD_MUTANTS = {
     "fast": {
         "scale missing": [(SCALE, "1.0")],
         "scale 0.1 % off": [(SCALE, f"1.001 * {SCALE}")],
-        "row not divided by its sum": [("out /= np.where(total > 0, total, 1)[:, None]", "pass")],
+        "row not divided by its sum": [("divide_rows(out, total)", "pass")],
         "what a pattern hides keeps a weight": [("hide_out_of_sight(some, first", "print(end='') or (some, first")],
         "what an array hides keeps a weight": [("for boolean in self.booleans:", "for boolean in ():")],
         "softcap missing": [("if cap is not None:", "if False:")],
