@@ -85,8 +85,9 @@ def _dense(dtype: Any) -> None:
     from refattn import dense_attention_backward, dense_attention_forward
 
     q, k, v = np.random.default_rng(0).standard_normal((3, 300, 8)).astype(dtype)
-    out, held = dense_attention_forward(q, k, v)
-    dense_attention_backward(out, held)
+    for mask in ("causal", np.tri(300, dtype=bool)):
+        out, held = dense_attention_forward(q, k, v, mask=mask)
+        dense_attention_backward(out, held)
 
 
 def _conv(dtype: Any, mask: str, method: Any) -> None:

@@ -76,6 +76,7 @@ class Head:
 
     def write_logits(self, tile: Tile, rows: slice, queries: FloatArray, out: FloatArray) -> FloatArray | None:
         """Write the logits of a tile, −inf where hidden, a row for every key; return the derivative of the cap."""
+        from refattn._compiled import as_input
         from refattn.dense._loops import hide, hide_out_of_sight
 
         np.matmul(self.k[tile.keys], queries.T, out=out)
@@ -88,7 +89,7 @@ class Head:
         for bias in self.biases:
             out += bias[rows, tile.keys].T
         for boolean in self.booleans:
-            hide(np.ascontiguousarray(boolean[rows, tile.keys]), out)
+            hide(as_input(boolean[rows, tile.keys]), out)
         first, some = tile.keys.start + tile.some.start, out[tile.some]
         for sight in self.sights if len(some) else ():
             hide_out_of_sight(some, first, sight.position + rows.start, sight.window, sight.sinks)
@@ -342,9 +343,10 @@ def _sizes(head: Head) -> Sizes:
 
 def _largest(array: FloatArray) -> NDArray[np.float64]:
     """Return the largest entry of each row, in size; NaN where there is one."""
+    from refattn._compiled import as_input
     from refattn.dense._loops import largest_of_rows
 
-    bits = array.view(np.dtype(f"i{array.itemsize}"))
+    bits = as_input(array.view(np.dtype(f"i{array.itemsize}")))
     most = np.empty(len(array), bits.dtype)
     largest_of_rows(bits, bits.dtype.type(np.iinfo(bits.dtype).max), most)
     return most.view(array.dtype).astype(np.float64)
