@@ -35,9 +35,9 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.dispatcher import Dispatcher
 from numba.core.serialize import dumps
 from numba.core.sigutils import normalize_signature
+from numpy.typing import NDArray
 
 from refattn import _compiled_cache
-from refattn._validation import FloatArray
 from refattn._version import __version__
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -84,7 +84,7 @@ def _silent(function: Function) -> Function:
     return cast(Function, without_warnings)
 
 
-def as_input(array: FloatArray) -> FloatArray:
+def as_input(array: NDArray[Any]) -> NDArray[Any]:
     """Return a contiguous, read-only view (or copy): one compiled signature for every input of a dtype."""
     view = np.ascontiguousarray(array).view()
     view.flags.writeable = False
