@@ -152,9 +152,25 @@ class SetFormulas(SphinxTransform):
         return found[:-1]
 
     def block(self, text):
-        """Return a formula of its own lines."""
-        tex = formulas.display(text)
-        return nodes.math_block(tex, rf"\[{tex}\]", **{"no-wrap": True, "number": None})
+        """Return formulas of their own lines, which wrap in a narrow window."""
+        made = []
+        for apart, number in formulas.lines(text):
+            line = nodes.paragraph(classes=["formula"])
+            for parts in apart:
+                one = nodes.inline(classes=["apart"])
+                for part in parts:
+                    one += [self.displayed(part), nodes.Text(" ")]
+                line += [one, nodes.Text(" ")]
+            line += nodes.inline(number, number, classes=["number"])
+            made.append(line)
+        return made
+
+    def displayed(self, part):
+        """Return a piece of a formula, or the words beside one."""
+        if formulas.is_prose(part):
+            return nodes.Text(part)
+        tex = formulas.to_tex(part)
+        return nodes.math(tex, rf"\displaystyle {tex}")
 
 
 def ship_mathjax(app, exception):

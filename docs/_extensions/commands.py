@@ -37,7 +37,12 @@ def section(name, command):
     rows = [f"| `{left}` | {plain(right)} |" for left, right in filter(None, records)]
     usage = " ".join([name, *command.collect_usage_pieces(context)])
     texts = [command.help or command.short_help or "", getattr(command, "epilog", None) or ""]
-    parts = [f"## {name}", f"```text\n{usage}\n```", *map(prose, texts), "\n".join(["| | |", "|---|---|", *rows])]
+    parts = [
+        f"## {name}",
+        f"```text\n{usage}\n```",
+        *map(prose, texts),
+        "\n".join(["| argument | meaning |", "|---|---|", *rows]),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -45,6 +45,7 @@ NUMBERED = re.compile(r"\s{3,}\(\d\)\s*$")
 """The end of a formula that the text refers to."""
 
 LETTER = r"[^\W\d_⁰¹²³⁴-⁹ᵀʳ₀-₉½¼]"
+RELATIONS = "=≤≥<>≈∈⊆"
 TOKEN = re.compile(
     rf"(?P<space>\s+)|(?P<name>[a-z]{{3,}}(?:_[a-z]{{3,}})+|n_[a-z]{{4,}})|(?P<word>{LETTER}(?:{LETTER}|[0-9\u0302-\u0304])*)"
     r"|(?P<number>[0-9][0-9,.]*[0-9]|[0-9])"
@@ -88,7 +89,7 @@ def pieces(text, longest=30):
     >>> pieces("f(τ) = u + Σ_{u<j≤w} z_(j) − (w − u) τ")
     ['f(τ)', '= u', '+ Σ_{u<j≤w} z_(j)', '− (w − u) τ']
     """
-    parts = _split(text, "=≤≥<>≈∈⊆")
+    parts = _split(text, RELATIONS)
     return [piece for part in parts for piece in (_split(part, "+−") if len(part) > longest else [part])]
 
 
@@ -105,21 +106,30 @@ def _split(text, signs):
     return [*found, text[start:]]
 
 
-def display(text):
-    r"""Return a block of formulas as TeX, lines one below the other, with ``(1)`` at an end as its number.
+def is_prose(text):
+    """Say whether a part of a block is of words, beside the formulas.
 
-    >>> print(display("a = √b,      (2)"))
-    a = \sqrt{b},\tag{2}
+    >>> [is_prose(text) for text in ("for every column j", "and", "scale · q", "clip(z, 0, 1)")]
+    [True, True, False, False]
     """
-    lines = []
+    return re.match(r"[a-z]{3,}(?: [a-z]{2,}|$)", text) is not None
+
+
+def lines(text, longest=36):
+    """Return a block's lines: for each the formulas that stand apart, in pieces if long, and its number or "".
+
+    >>> lines("a = √b,      c < d      (2)")
+    [([['a = √b,'], ['c < d']], '(2)')]
+    """
+    found = []
     for line in text.strip("\n").splitlines():
-        numbered = re.fullmatch(r"(.*?)\s{3,}\((\d)\)\s*", line)
-        body, number = numbered.groups() if numbered else (line, "")
-        parts = [to_tex(part) for part in re.split(r"\s{3,}", body.strip())]
-        lines.append(r" \qquad ".join(parts) + (rf"\tag{{{number}}}" if number else ""))
-    if len(lines) == 1:
-        return lines[0]
-    return r"\begin{gathered}" + r" \\ ".join(lines) + r"\end{gathered}"
+        *parts, last = re.split(r"\s{3,}", line.strip())
+        numbered = re.fullmatch(r"\(\d\)", last)
+        apart = parts if numbered else [*parts, last]
+        found.append(
+            ([_split(one, RELATIONS) if len(one) > longest else [one] for one in apart], last if numbered else "")
+        )
+    return found
 
 
 class _Reader:
