@@ -83,13 +83,15 @@ def to_tex(text):
     return re.sub(r"\^\{([^{}]*)\}\^\{", r"^{\1", _Reader(tokens).all())  # a sign and a transposition: one script
 
 
-def pieces(text, longest=30):
+def pieces(text, shortest=14, longest=30):
     """Split a formula in a line of text where it may break: before relations, and before a sum's signs if long.
 
     >>> pieces("f(τ) = u + Σ_{u<j≤w} z_(j) − (w − u) τ")
     ['f(τ)', '= u', '+ Σ_{u<j≤w} z_(j)', '− (w − u) τ']
+    >>> pieces("p ≥ 0")
+    ['p ≥ 0']
     """
-    parts = _split(text, RELATIONS)
+    parts = _split(text, RELATIONS) if len(text) > shortest else [text]
     return [piece for part in parts for piece in (_split(part, "+−") if len(part) > longest else [part])]
 
 

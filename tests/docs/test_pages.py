@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import refattn
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
@@ -29,7 +31,7 @@ def spans():
     for page in DOCS.rglob("*.md"):
         text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
         yield from (span.replace(r"\|", "|") for span in re.findall(r"(?<!`)`([^`]+)`(?!`)", text))
-    for file in (ROOT / "refattn").rglob("*.py"):
+    for file in Path(refattn.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
                 yield from re.findall(r"``(.+?)``", ast.get_docstring(node) or "", re.DOTALL)
