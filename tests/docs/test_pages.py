@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,9 @@ def test_the_cheat_sheet_s_commands_are_there_and_take_what_it_gives_them(comman
         else:
             commands[name].make_context(name, words[2:], resilient_parsing=False)  # exits where it does not parse
     assert {"refattn report", "refattn conform", "refattn decompose"} <= used
+
+
+def test_the_installation_page_has_every_extra():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    _, _, table = (DOCS / "install.md").read_text(encoding="utf-8").partition("| extra | for |")
+    assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == sorted(extras)
