@@ -32,6 +32,7 @@ def _prompt(n=37):
     return np.random.default_rng(2).integers(0, 50, n)
 
 
+@pytest.mark.long
 def test_greedy_tokens_are_those_of_the_full_forward(model, scorer):
     new = generate(model, _prompt(), 60, GeneratingAttention(scorer))
     text = _prompt().tolist()

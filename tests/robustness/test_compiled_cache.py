@@ -12,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from lengths import CAMPAIGN
 
 import refattn
 from refattn import _compiled_cache
@@ -155,11 +156,11 @@ def test_another_version_has_loops_of_its_own(fact, monkeypatch):
     assert _compiled._environment(codegen) == before
 
 
-def test_processes_that_start_at_once_with_nothing_kept_find_the_right_bits(folder, right, long):
+def test_processes_that_start_at_once_with_nothing_kept_find_the_right_bits(folder, right):
     known = {**os.environ, "PYTHONPATH": str(ROOT), "REFATTN_CACHE_DIR": str(folder)}
     command = [sys.executable, "-c", FIRST, LOOPS]
     running = [
-        subprocess.Popen(command, env=known, stdout=subprocess.PIPE, text=True) for _ in range(20 if long else 4)
+        subprocess.Popen(command, env=known, stdout=subprocess.PIPE, text=True) for _ in range(20 if CAMPAIGN else 4)
     ]
     assert {json.loads(one.communicate(timeout=600)[0])["bits"] for one in running} == {right["bits"]}
     assert not [path for path in folder.rglob("*") if path.suffix == ".tmp"]
@@ -176,10 +177,10 @@ os.replace = late
 """
 
 
-def test_a_process_killed_while_it_writes_leaves_what_works(folder, right, long):
+def test_a_process_killed_while_it_writes_leaves_what_works(folder, right):
     known = {**os.environ, "PYTHONPATH": str(ROOT), "REFATTN_CACHE_DIR": str(folder)}
     command = [sys.executable, "-c", SLOW + FIRST, LOOPS]
-    attempts = 100 if long else 3
+    attempts = 100 if CAMPAIGN else 3
     for attempt in range(attempts):
         running = subprocess.Popen(command, env=known, stdout=subprocess.PIPE, text=True)
         for _ in range(1 + attempt % 4):
