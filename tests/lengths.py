@@ -12,6 +12,11 @@ CAMPAIGN = os.environ.get("REFATTN_CAMPAIGN") == "1"
 """Whether the numbers are those whose results stand in docs/explanation/robustness.md; `conftest` sets the variable."""
 
 
+def long(*values):
+    """Return values of a parameter that are left out without ``--long``."""
+    return [pytest.param(value, marks=pytest.mark.long) for value in values]
+
+
 def cases(few, all_of_them, campaign=None):
     """Return the mark that gives a test ranges of case numbers as `cases`: the first few; and the others, if long."""
     end = campaign if CAMPAIGN and campaign else all_of_them

@@ -71,6 +71,7 @@ print(json.dumps(sorted(asked)))
 """
 
 
+@pytest.mark.long
 def test_a_warmup_compiles_whatever_an_operation_compiles(pytestconfig):
     """Each in a process of its own: what the operations ask for, the warmup has asked for."""
     robustness = str(pytestconfig.rootpath / "tests" / "robustness")

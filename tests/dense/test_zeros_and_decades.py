@@ -101,7 +101,7 @@ def test_every_row_is_right_to_its_own_size_or_the_call_is_refused(name, cases):
     require_right_or_refused(lambda seed: check(*draw(seed, DTYPES[name])), name, cases)
 
 
-@pytest.mark.parametrize("n", [513, pytest.param(1500, marks=pytest.mark.long)])
+@pytest.mark.parametrize("n", [513, *lengths.long(1500)])
 @pytest.mark.parametrize("name", DTYPES)
 def test_so_it_is_over_several_blocks(name, n):
     outcomes = [check(*draw(seed, DTYPES[name], n)) for seed in range(3)]

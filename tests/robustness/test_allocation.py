@@ -7,7 +7,7 @@ from collections import deque
 
 import numpy as np
 import pytest
-from lengths import CAMPAIGN
+from lengths import CAMPAIGN, long
 
 from refattn import SparseKCache, _fft, _memory, _threads, conv_attention, sparsek_attention
 from refattn.convbasis import Plan
@@ -188,10 +188,10 @@ def resident_bytes():
         return int(line.read().split()[1]) * 4096
 
 
-@pytest.mark.parametrize("longest", [300, pytest.param(2000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("longest", [300, *long(2000)])
 def test_memory_levels_off_over_calls_of_changing_shapes(longest, capsys):
     """Resident memory: after a fifth of the calls there are no new plans to keep, and the heap finds its size."""
-    calls = 10_000 if CAMPAIGN else 500
+    calls = 10_000 if CAMPAIGN else 300
     rng, sizes = np.random.default_rng(0), []
     for number in range(calls):
         call_with_shape(number, rng, longest)

@@ -199,7 +199,7 @@ def test_a_score_that_is_exactly_at_the_threshold_gets_no_gradient(method, seed,
     assert check(inputs, g, options, method) == "right"
 
 
-@pytest.mark.parametrize("n", [1025, *(pytest.param(n, marks=pytest.mark.long) for n in (1100, 2100))])
+@pytest.mark.parametrize("n", [1025, *lengths.long(1100, 2100)])
 @pytest.mark.parametrize("name", DTYPES)
 def test_so_it_is_over_more_than_one_chunk(name, n):
     outcomes = []
