@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -82,7 +82,7 @@ class Llama(Transformer):
     config : LlamaConfig
         Its numbers.
     weights : mapping from str to array_like
-        The tensors `LlamaConfig.tensor_shapes` names, and ``output.weight`` if logits do not use the embedding.
+        The tensors `LlamaConfig.tensor_shapes` names, ``output.weight`` if logits do not use the embedding, no others.
     dtype : {float32, float64}, optional
         Of the weights held and of every computation.
 
@@ -91,7 +91,7 @@ class Llama(Transformer):
     TypeError
         `dtype` is neither float32 nor float64.
     ValueError
-        A tensor is missing, has another shape, or is not finite.
+        A tensor is missing, has another shape, is not finite, or is none of the model's.
 
     Notes
     -----
@@ -115,9 +115,11 @@ class Llama(Transformer):
     config: LlamaConfig
 
     def __init__(self, config: LlamaConfig, weights: Mapping[str, ArrayLike], *, dtype: DTypeLike = np.float32) -> None:
-        shapes = config.tensor_shapes()
-        if "output.weight" in weights:
-            shapes["output.weight"] = shapes["token_embd.weight"]
+        def shapes() -> Iterator[tuple[str, tuple[int, ...]]]:
+            yield from config._shapes()
+            if "output.weight" in weights:
+                yield "output.weight", (config.vocab_size, config.width)
+
         super().__init__(config, shapes, weights, dtype)
 
     @classmethod
@@ -136,7 +138,8 @@ class Llama(Transformer):
         FileNotFoundError
             There is no such file.
         ValueError
-            The file is damaged, of another architecture, or its tensors do not fit its metadata.
+            The file is damaged, of another architecture, its tensors do not fit its metadata, or it has a tensor or a
+            key that this decoder does not compute with (biases, norms of queries and keys, a window, experts, …).
         """
         file = read_gguf(source)
         config = LlamaConfig.from_gguf(file)
