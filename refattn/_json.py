@@ -1,7 +1,7 @@
 """JSON that others wrote: the one place where it is parsed, short enough, and every field once.
 
-Python's parser keeps the last of two fields of one name and says nothing, and what it makes of a text takes up to thirty
-times the text's length.
+Python's parser keeps the last of two fields of one name and says nothing, and what it makes of a text takes up to
+thirty times the text's length.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class Transformer:
 
 
 def begin(attention: Attention, start: int) -> None:
-    """Tell an attention that knows tokens from one call to the next (it has a method `begin`) that a text begins here."""
+    """Tell an attention that remembers, one with a method `begin`, that a forward begins at this position."""
     told = getattr(attention, "begin", None)
     if told is not None:
         told(start)

@@ -24,11 +24,11 @@ DESCRIBING = re.compile(
 )
 """Of a whole key: what a file says about itself."""
 
-_MARKS = "bos|eos|eot|eom|unknown|seperator|padding|cls|mask|prefix|suffix|middle|fim_(pre|suf|mid|pad|rep|sep)"
+MARKS = "bos|eos|eot|eom|unknown|seperator|padding|cls|mask|prefix|suffix|middle|fim_(pre|suf|mid|pad|rep|sep)"
 
 OF_A_TOKENIZER = re.compile(
     r"tokenizer\.ggml\.(model|pre|tokens|token_type|token_type_count|scores|merges|add_(bos|eos|sep)_token"
-    rf"|add_space_prefix|remove_extra_whitespaces|precompiled_charsmap|({_MARKS})_token_id)"
+    rf"|add_space_prefix|remove_extra_whitespaces|precompiled_charsmap|({MARKS})_token_id)"
     r"|tokenizer\.(huggingface\.json|rwkv\.world|chat_templates?|chat_template\.[^.]+)"
 )
 """Of a whole key: what turns texts into tokens, and so makes no difference to a decoder that is given tokens."""

@@ -189,8 +189,8 @@ _HARMLESS = frozenset({
     "_name_or_path", "architectures", "transformers_version", "torch_dtype", "dtype", "finetuning_task", "problem_type",
     "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "gradient_checkpointing",
     "initializer_range", "pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "use_cache", "return_dict",
-    "output_attentions", "output_hidden_states", "chunk_size_feed_forward", "tie_word_embeddings", "tie_encoder_decoder",
-    "id2label", "label2id", "num_labels", "_attn_implementation_autoset", "attn_implementation",
+    "output_attentions", "output_hidden_states", "chunk_size_feed_forward", "tie_word_embeddings",
+    "tie_encoder_decoder", "id2label", "label2id", "num_labels", "_attn_implementation_autoset", "attn_implementation",
 })  # fmt: skip
 """Fields that make no difference to this encoder: labels, training, what is returned, how it is computed elsewhere."""
 
@@ -383,15 +383,11 @@ def encoder_tokenizer(folder: str | os.PathLike[str]) -> Any:
         from tokenizers import Tokenizer
     with library_reading(file, "a tokenizer's JSON"):
         content = file.read_bytes()
-        _require_numbers_once(parsed(content, most=_MOST_TOKENIZER))
+        _require_numbers_once(parsed(content))
         tokenizer = Tokenizer.from_str(content.decode("utf-8-sig"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
-
-
-_MOST_TOKENIZER = 64 << 20
-"""Longest tokenizer that is read, in bytes: four times the largest published vocabularies'."""
 
 
 def _require_numbers_once(stored: Any) -> None:

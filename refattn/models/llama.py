@@ -28,7 +28,7 @@ from scipy.special import expit
 from refattn._validation import FloatArray, as_count
 from refattn.dense import dense_attention
 from refattn.models._blocks import Attention as Attention
-from refattn.models._blocks import Transformer
+from refattn.models._blocks import Transformer, begin
 from refattn.models.config import LlamaConfig
 from refattn.models.weights import GGUFFile, read_gguf
 
@@ -160,7 +160,8 @@ class Llama(Transformer):
             Token numbers, each below ``config.vocab_size``.
         attention : callable, optional
             ``attention(layer, q, k, v) -> out`` with q and out (n_heads, n, d), k and v (n_kv_heads, n, d), rotary
-            positions applied; `exact_attention` by default. Its arguments are read-only.
+            positions applied; `exact_attention` by default. Its arguments are read-only. If it has a method
+            ``begin(start)``, that is called before the first layer.
         observe : callable, optional
             ``observe(layer, a)``, called before each layer's attention with the normalised input a, shape (n, width),
             which is read-only.
@@ -184,6 +185,7 @@ class Llama(Transformer):
         """
         tokens = self._checked(tokens)
         attend = exact_attention if attention is None else attention
+        begin(attend, start)
         turn = self._rotation(as_count("start", start, least=0), len(tokens))
         x = self.weights["token_embd.weight"][tokens]
         for layer in range(self.config.n_layers):
@@ -343,7 +345,7 @@ class Capture:
 
     Notes
     -----
-    Memory O(layers · n width): what is recorded are copies. Source: ours.
+    Memory O(layers · n width): what is recorded are copies, of the last forward alone. Source: ours.
 
     Examples
     --------
@@ -359,6 +361,18 @@ class Capture:
     k: dict[int, FloatArray] = field(default_factory=dict, init=False)
     v: dict[int, FloatArray] = field(default_factory=dict, init=False)
     inputs: dict[int, FloatArray] = field(default_factory=dict, init=False)
+
+    def begin(self, start: int) -> None:
+        """Forget what was recorded of an earlier forward: the model calls it before the first layer.
+
+        Parameters
+        ----------
+        start : int
+            Position of the first token.
+        """
+        for recorded in (self.q, self.k, self.v, self.inputs):
+            recorded.clear()
+        begin(self.attention, start)
 
     def __call__(self, layer: int, q: FloatArray, k: FloatArray, v: FloatArray) -> FloatArray:
         """Record and compute: the signature of an attention."""

@@ -32,7 +32,7 @@ _DTYPES = {
 """As they are stored; bfloat16 is the upper half of a float32."""
 _ENTRIES = {"dtype", "shape", "data_offsets"}
 _HEADER_SHARE = 32
-"""A header may take so small a part of the arrays, and `_json.MOST_BYTES` beside: its parser takes thirty times that."""
+"""A header may take this part of the arrays beside `_json.MOST_BYTES`: its parser takes thirty times a header."""
 _PIECE = 1 << 20
 """Entries read at once."""
 
@@ -126,9 +126,11 @@ class SafetensorsFile(StoredTensors):
                 raise ValueError(f"{path}: tensor {name!r} is of dtype {stored.dtype!r}, one of {wanted} was wanted")
 
     def shape(self, name: str) -> tuple[int, ...]:
+        """Return an array's shape, from the header."""
         return self._stored[name].shape
 
     def read(self, name: str, dtype: DTypeLike) -> NDArray[Any]:
+        """Read an array into a new one of this dtype."""
         stored = self._stored[name]
         out = np.empty(stored.shape, dtype)
         flat, kind = out.reshape(-1), np.dtype(_DTYPES[stored.dtype])

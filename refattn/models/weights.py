@@ -71,7 +71,7 @@ class GGUFFile:
     metadata : mapping from str
         Every key of the file with its value: a number, a string, a boolean, or a list of these, decoded when looked up.
     records : mapping from str
-        Of every tensor: ``name``, ``shape`` (NumPy's), ``tensor_type`` and ``data`` (the ``gguf`` library's, memory-mapped).
+        Of every tensor: ``name``, ``shape`` (NumPy's), ``tensor_type`` and ``data`` (the ``gguf`` library's, mapped).
 
     Examples
     --------
