@@ -230,6 +230,6 @@ class GeneratingAttention(SelectiveAttention):
             taken = ", ".join(str(cache.position) for cache in self._caches)
             wanted = "none" if self._next is None else f"layer {self._next}"
             raise ValueError(
-                f"layer {layer} came, {wanted} was wanted: the layers have taken in {taken} tokens; a step ended between"
+                f"layer {layer} came, {wanted} was wanted: the layers have taken in {taken} tokens; a step ended among"
                 " them, or the scorer is of a model with more layers: begin again with a new attention"
             )
