@@ -222,7 +222,8 @@ JSONS = {
     "deep": b"[" * 100_000,
     "a-token-twice": b'{"model": {"type": "WordPiece", "vocab": {"a": 0, "a": 1}}}',
     "a-number-twice": b'{"model": {"type": "WordPiece", "vocab": {"a": 0, "b": 0}}}',
-    "an-added-token-with-another-number": b'{"model": {"vocab": {"a": 0}}, "added_tokens": [{"content": "a", "id": 1}]}',
+    "an-added-token-with-another-number": b'{"model": {"vocab": {"a": 0}},'
+    b' "added_tokens": [{"content": "a", "id": 1}]}',
     "an-added-token-without-a-number": b'{"model": {"vocab": {"a": 0}}, "added_tokens": [{"content": "a"}]}',
     "a-merge-without-its-token": b'{"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0, "b": 1},'
     b' "merges": ["a b"]}}',

@@ -140,13 +140,14 @@ def test_a_step_that_ended_inside_a_layer_leaves_nothing_that_goes_on(layer, err
     attend = GeneratingAttention(scorer())
     if not first:
         generate(MODEL, FIRST, 5, attend)
-    with monkeypatch.context() as patch, pytest.raises(type(error)):
 
-        def fails(*_):
-            raise error
+    def fails(*_):
+        raise error
 
+    with monkeypatch.context() as patch:
         patch.setattr(attend._caches[layer], "prefill", fails)
-        MODEL.hidden(FIRST, attend, observe=attend.observe, start=attend.position)
+        with pytest.raises(type(error)):
+            MODEL.hidden(FIRST, attend, observe=attend.observe, start=attend.position)
     with pytest.raises(ValueError, match="begin again"):
         step(attend)
 
@@ -195,9 +196,10 @@ def test_a_cache_that_was_interrupted_between_a_token_and_its_position_refuses_t
         moves(*arguments)
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(_cache_loops, "move_window", interrupted)
-        cache.step(x[4], x[4], x[4], x[4, 0])
+        with pytest.raises(KeyboardInterrupt):
+            cache.step(x[4], x[4], x[4], x[4, 0])
     for go_on in (
         lambda: cache.step(x[4], x[4], x[4], x[4, 0]),
         lambda: cache.prefill(x, x, x, x[:, 0]),
