@@ -54,7 +54,7 @@ def test_every_formula_can_be_set(formulas):
     [
         ("A_ij² ‖Y‖_F", r"A_{ij}^{2} \|Y\|_{F}"),
         ("2⁻⁵³ √(log₂ N/N)", r"2^{-53} \sqrt{\log _{2} N/N}"),
-        ("dX = A1ᵀ dQ", r"\mathrm{d}X = \mathit{A1}^{\top } \mathrm{d}Q"),
+        ("dX = A1ᵀ dU2", r"\mathrm{d}X = {A_{1}}^{\top } \mathrm{d}{U_{2}}"),
         ("{t : f(t) ≤ k}", r"\{t : f(t) \le  k\}"),
         ("g_seg(j)[r − j]", r"g_{\operatorname{seg}(j)}[r - j]"),
         ("b̃_i − log_sum_exp_i", r"\tilde{b}_{i} - \mathtt{log\_sum\_exp}_{i}"),
