@@ -320,7 +320,8 @@ def _doubtful_backward(dout: FloatArray, problem: DenseProblem, heads: list[Head
 def _logits_doubtful(head: Head, sizes: Sizes) -> NDArray[np.bool_]:
     most, factor = _held(head), abs(head.problem.scale) * head.q.shape[1]
     product = factor * sizes.q * sizes.k
-    return np.asarray(~((factor * sizes.q <= most) & (product <= most) & (sizes.bias <= most)))
+    with_bias = (sizes.bias + 2 * product).astype(head.q.dtype)  # a bias may be the lowest number, to hide a key
+    return np.asarray(~((factor * sizes.q <= most) & (product <= most) & np.isfinite(with_bias)))
 
 
 def _held(head: Head) -> float:

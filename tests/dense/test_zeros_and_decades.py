@@ -1,8 +1,9 @@
 """Dense attention on inputs that hide nothing: every row is right to its own size, or the call is refused.
 
-What a row may be off by stands in `decades`. ``REFATTN_FUZZ=long`` draws 20,000 cases a precision in place of 500.
+What a row may be off by stands in `decades`. 500 cases a precision, 20,000 in a campaign.
 """
 
+import lengths
 import numpy as np
 import pytest
 from decades import (
@@ -103,9 +104,10 @@ def check(qkv, g, mask, options, allowed, bias, method="fast"):
     return "right"
 
 
+@lengths.cases(100, 500, campaign=20_000)
 @pytest.mark.parametrize("name", DTYPES)
-def test_every_row_is_right_to_its_own_size_or_the_call_is_refused(name, method):
-    require_right_or_refused(lambda seed: check(*draw(seed, DTYPES[name]), method), name)
+def test_every_row_is_right_to_its_own_size_or_the_call_is_refused(name, cases, method):
+    require_right_or_refused(lambda seed: check(*draw(seed, DTYPES[name]), method), name, cases)
 
 
 WEIGHTS_OF_ANOTHER_ROUNDING = (1736, 2540, 4070, 4929, 5875, 8287, 8612, 10194, 11955)
@@ -135,7 +137,7 @@ def test_logits_that_float32_cannot_hold_give_the_gradient_of_the_weights_they_g
         require_rows(f"d{name}", getattr(found, name), right, 1e-5 * size + 1e-30)
 
 
-@pytest.mark.parametrize("n", [513, 1500])
+@pytest.mark.parametrize("n", [513, *lengths.long(1500)])
 @pytest.mark.parametrize("name", DTYPES)
 def test_so_it_is_over_several_blocks(name, n, method):
     outcomes = [check(*draw(seed, DTYPES[name], n), method) for seed in range(3)]
