@@ -16,17 +16,17 @@ from refattn._threads import one_blas_thread, thread_count
 from refattn.experiments.workers import local_workers
 from refattn.report.ledger import Claim, Measurement, Row, run_each
 
-FEWEST = 12
-"""So many claims have to be there: fewer are measured before other processes would have started."""
+FEWEST, MOST = 12, 4
+"""So many claims have to be there, or they are measured before processes have started; so many processes at most."""
 
 _Found = tuple[Measurement | None, str, bool, float]
 """A row without its claim, whose function cannot be sent."""
 
 
 def run_apart(claims: Iterable[Claim], *, quick: bool) -> Iterator[Row]:
-    """Yield the rows of claims of the ledger as they are measured, in as many processes as there are threads."""
+    """Yield the rows of claims of the ledger as they are measured: a process for each thread, up to four."""
     claims = list(claims)
-    untimed, processes = [claim for claim in claims if not claim.timed], thread_count()
+    untimed, processes = [claim for claim in claims if not claim.timed], min(thread_count(), MOST)
     if processes > 1 and len(untimed) >= FEWEST:
         yield from _in_processes(untimed, quick, processes)
     else:
