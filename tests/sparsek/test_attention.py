@@ -224,7 +224,9 @@ ATTENTION_MUTANTS = [
     ),
     pytest.param("not problem.gates_keys else gates, chosen, k", "True else gates, chosen, k", id="gate dropped on k"),
     pytest.param(
-        "dgates += (dvalues[: chosen.size] * v[head, chosen]).sum(axis=-1)", "pass", id="gate's gradient dropped on v"
+        "dgates += query.weights[: chosen.size] * (v[head, chosen] @ dout[head, i])",
+        "pass",
+        id="gate's gradient dropped on v",
     ),
     pytest.param("state.tau[prefix]", "state.tau[max(prefix - 1, 0)]", id="the threshold not updated"),
     pytest.param("(i < state.selected.exit)", "(i <= state.selected.exit)", id="the interval end off by one"),

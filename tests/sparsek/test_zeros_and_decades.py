@@ -191,11 +191,21 @@ def test_every_row_is_right_to_its_own_size_or_the_call_is_refused(name, cases):
     require_right_or_refused(lambda seed: check(*draw(seed, DTYPES[name])), name, cases)
 
 
+METHODS = ("fast", "paper", "oracle")
+
+
 @pytest.mark.parametrize(("seed", "name"), [(19728, "float64"), (8401, "float32")])
-@pytest.mark.parametrize("method", ["fast", "paper", "oracle"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_score_that_is_exactly_at_the_threshold_gets_no_gradient(method, seed, name):
     """Halving leaves a gate of 5e-17 in the place of zero."""
     inputs, g, options, _ = draw(seed, DTYPES[name])
+    assert check(inputs, g, options, method) == "right"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_gates_gradient_is_not_made_of_products_that_lost_their_digits(method):
+    """Values near the largest number and an upstream gradient near the smallest, times a weight: less than that."""
+    inputs, g, options, _ = draw(9202, np.float32)
     assert check(inputs, g, options, method) == "right"
 
 
