@@ -22,6 +22,9 @@ FEWEST, MOST = 12, 4
 _Found = tuple[Measurement | None, str, bool, float]
 """A row without its claim, whose function cannot be sent."""
 
+_Take = Callable[[deque[Claim]], Claim]
+"""From which end."""
+
 
 def run_apart(claims: Iterable[Claim], *, quick: bool) -> Iterator[Row]:
     """Yield the rows of claims of the ledger as they are measured: a process for each thread, up to four."""
@@ -41,8 +44,9 @@ def _in_processes(claims: list[Claim], quick: bool, processes: int) -> Iterator[
         alone = bool(suspects)
         todo = deque([suspects.popleft()]) if alone else waiting
         # Claims of one subject compile the same loops: one process begins at the front, the next at the back.
-        free: list[Callable[[deque[Claim]], Claim]] = [(deque.popleft, deque.pop)[i % 2] for i in range(processes)]
-        in_hand, finished = {}, SimpleQueue[tuple[str, Future[_Found]]]()
+        free: list[_Take] = [(deque.popleft, deque.pop)[number % 2] for number in range(processes)]
+        in_hand: dict[str, tuple[Claim, _Take]] = {}
+        finished = SimpleQueue[tuple[str, Future[_Found]]]()
         try:
             with local_workers(1 if alone else processes).open() as executor:
                 while todo or in_hand:
