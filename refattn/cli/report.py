@@ -15,7 +15,7 @@ from refattn.versions import show_versions
 
 
 def report(
-    quick: Annotated[bool, typer.Option("--quick", help="Smaller sizes: under a minute on two cores.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller sizes: about a minute on two cores.")] = False,
     only: Annotated[str, typer.Option("--only", metavar="TEXT", help="Only claims whose id contains TEXT.")] = "",
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the report as JSON.")
