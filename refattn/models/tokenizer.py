@@ -123,9 +123,9 @@ def tokenizer_from_gguf(source: str | os.PathLike[str] | GGUFFile) -> Any:
         digits = [pre_tokenizers.Digits(individual_digits=True)] if _DIGITS_APART[pre] else []
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*digits, byte_level])
         tokenizer.decoder = decoders.ByteLevel()
-        for piece, special in added.items():
-            add = tokenizer.add_special_tokens if special else tokenizer.add_tokens
-            add([AddedToken(piece, special=special, normalized=False)])
+        for special, add in ((True, tokenizer.add_special_tokens), (False, tokenizer.add_tokens)):
+            chosen = [piece for piece, is_special in added.items() if is_special == special]
+            add([AddedToken(piece, special=special, normalized=False) for piece in chosen])
         for piece in added:
             ids = tokenizer.encode(piece).ids
             if ids != [vocabulary[piece]] or tokenizer.decode(ids, skip_special_tokens=False) != piece:
