@@ -68,9 +68,14 @@ def prose(text):
 
 
 def plain(text):
-    r"""Return a text with what Markdown would read as markup marked as text.
+    r"""Return a text with what Markdown would read as markup marked as text, and options as code.
 
-    >>> print(plain("a [default: 0] *b* <c> | `d`"))
-    a \[default: 0\] \*b\* \<c\> \| `d`
+    >>> print(plain("--a-b's [default: 0] *b* <c> | `d --e`"))
+    `--a-b`'s \[default: 0\] \*b\* \<c\> \| `d --e`
     """
-    return re.sub(r"([\[\]*_<>|$])", r"\\\1", text)
+
+    def marked(found):
+        code, sign, option = found.groups()
+        return code or (f"\\{sign}" if sign else f"`{option}`")
+
+    return re.sub(r"(`[^`]*`)|([\[\]*_<>|$])|(?<![\w-])(--\w[\w-]*)", marked, text)

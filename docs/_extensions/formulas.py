@@ -211,10 +211,10 @@ class _Reader:
             return r"\mathrm{TV}"
         if re.fullmatch(r"[A-Za-z]{3,}\d*", letters):
             return rf"\mathrm{{{letters}}}"
-        if re.fullmatch(r"[A-Z]\d", letters):
-            return rf"\mathit{{{letters}}}"
+        if re.fullmatch(r"[A-Z]\d", letters):  # U1 is the papers' U with index 1
+            return f"{{{letters[0]}_{{{letters[1]}}}}}"
         if re.fullmatch(r"d[A-Zafghkmpqsuvzτ]\d?", letters) and len(letters) > 1:
-            return r"\mathrm{d}" + self.letters(text[1:])
+            return r"\mathrm{d}" + (self.word(text[1:]) if text[-1].isdigit() else self.letters(text[1:]))
         return self.letters(text)
 
     def letters(self, text):
