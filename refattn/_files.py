@@ -11,6 +11,7 @@ costs the line in hand.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import secrets
 import shutil
@@ -57,6 +58,14 @@ def write_whole(path: str | os.PathLike[str], content: bytes | str) -> None:
     """Write `content`, text as UTF-8, by `replacing`."""
     with replacing(path) as file:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def sha256_of(file: IO[bytes]) -> str:
+    """Return the SHA-256 of what an open file has from here on, of which no more than a piece is held."""
+    digest = hashlib.sha256()
+    while piece := file.read(1 << 16):
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def append(path: str | os.PathLike[str], line: bytes, *, at: int) -> int:

@@ -93,7 +93,7 @@ def arrays_in(
 @contextmanager
 def opened(file: IO[bytes]) -> Iterator[zipfile.ZipFile]:
     """Open an archive whose directory is short, names every member once, and is believed by the members."""
-    with zipfile.ZipFile(_Bounded(file)) as archive:  # type: ignore[arg-type]
+    with zipfile.ZipFile(_Bounded(file)) as archive:
         members = archive.infolist()
         names = [member.filename for member in members]
         if len(set(names)) != len(names):

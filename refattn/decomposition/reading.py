@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,7 +131,7 @@ def _first_positions(headers: Mapping[str, Header], *, length: int | None) -> di
         axes = "(…, n, n)" if name == "h" else "(…, n, d)"
         if header.dtype.kind not in "biufc":
             raise TypeError(f"{name}: dtype {header.dtype} came, numbers were wanted")
-        require_rank(name, header, 2, axes)
+        require_rank(name, cast(Any, header), 2, axes)
         *lead, n, columns = header.shape
         if name == "h" and n != columns:
             raise ValueError(f"h: shape {header.shape} came, {axes} was wanted")

@@ -36,9 +36,9 @@ def peak_of(read, *, refused=ValueError, message=""):
         tracemalloc.stop()
 
 
-def header_of(shape, dtype="<f8", version=(1, 0)):
+def header_of(shape):
     stream = io.BytesIO()
-    np.lib.format._write_array_header(stream, {"descr": dtype, "fortran_order": False, "shape": shape}, version)
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f8", "fortran_order": False, "shape": shape})
     return stream.getvalue()
 
 
@@ -244,7 +244,7 @@ def gguf_of(tmp_path, pairs=b"", counts=(0, 1), tensors=b"", data=0):
 @pytest.mark.needs("gguf")
 @pytest.mark.parametrize(("kind", "size"), [(0, 1), (4, 4), (12, 8), (8, 8)], ids=["u8", "u32", "f64", "texts"])
 def test_a_long_list_takes_nothing_until_it_is_looked_up(kind, size, tmp_path):
-    length = (24 << 20) // size
+    length = ((24 if kind != 8 else 1) << 20) // size
     pair = struct.pack("<Q", 1) + b"k" + struct.pack("<IIQ", 9, kind, length) + bytes(length * size)
     path = gguf_of(tmp_path, pair)
     found = []
