@@ -10,6 +10,7 @@ from rich.console import Console
 
 from refattn.cli._files import as_json, progress_bar, require_folders, write_if_asked
 from refattn.report.ledger import Claim, Report, Row, run_claims
+from refattn.report.processes import run_apart
 from refattn.versions import show_versions
 
 
@@ -51,11 +52,10 @@ def report(
 
 def _run(claims: list[Claim], quick: bool) -> Report:
     """Run the claims, with a progress bar on the standard error."""
-    following = iter([*(claim.id for claim in claims[1:]), ""])
     with progress_bar() as progress:
-        task = progress.add_task(claims[0].id, total=len(claims))
+        task = progress.add_task("claims", total=len(claims))
 
         def seen(row: Row) -> None:
-            progress.update(task, advance=1, description=next(following))
+            progress.update(task, advance=1, description=row.id)
 
-        return run_claims(claims, quick=quick, seen=seen)
+        return run_claims(claims, quick=quick, seen=seen, run=run_apart)

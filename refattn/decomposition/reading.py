@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from refattn._heads import HeadLayout
 from refattn._memory import require_memory
+from refattn._npy import Header
 from refattn._validation import FloatArray, as_float_arrays, as_scale, require_rank
 from refattn.convbasis.recovery import require_square
 from refattn.decomposition.arrays import read_npy, read_npz
@@ -102,14 +104,12 @@ def read_heads(path: Path, *, matrix: str = "logits", length: int | None = None,
     >>> count, next(heads).logits.shape
     (1, (5, 5))
     """
-    arrays = read_npz(path, ("q", "k", "v", "h")) if path.suffix == ".npz" else {"h": read_npy(path)}
+    judge = partial(_first_positions, length=length)
+    arrays = read_npz(path, ("q", "k", "v", "h"), judge) if path.suffix == ".npz" else {"h": read_npy(path, judge)}
     if "h" in arrays:
+        require_memory("h: logits", 8 * arrays["h"].shape[-1] ** 2 * 6)
         (h,) = as_float_arrays(h=_at_least_single(arrays["h"]))
-        require_rank("h", h, 2, "(…, n, n)")
-        if h.shape[-1] != h.shape[-2]:
-            raise ValueError(f"h: shape {h.shape} came, (…, n, n) was wanted")
-        n = _length("h", h.shape[-1], length)
-        return math.prod(h.shape[:-2]), _of_matrix(h[..., :n, :n], matrix, _unit(arrays["h"]))
+        return math.prod(h.shape[:-2]), _of_matrix(h, matrix, _unit(arrays["h"]))
     if not {"q", "k"} <= arrays.keys():
         raise ValueError(
             f"{path}: arrays {', '.join(arrays) or 'of other names'} came, q and k (and v) or h were wanted"
@@ -118,9 +118,29 @@ def read_heads(path: Path, *, matrix: str = "logits", length: int | None = None,
     v = values[0] if values else None
     layout = HeadLayout.of(q, k, k if v is None else v)
     require_square(q, k)
-    n = _length("q", q.shape[-2], length)
+    require_memory("q: logits", 8 * q.shape[-2] ** 2 * 6)
     factor = as_scale(scale, q.shape[-1], q.dtype)
-    return math.prod(layout.lead), _of_queries(layout, q, k, v, n, factor, _unit(arrays["q"], arrays["k"]))
+    return math.prod(layout.lead), _of_queries(layout, q, k, v, factor, _unit(arrays["q"], arrays["k"]))
+
+
+def _first_positions(headers: Mapping[str, Header], *, length: int | None) -> dict[str, tuple[int, ...]]:
+    """Return the shape of the first `length` positions of each array, judged before any of them is read."""
+    keep: dict[str, tuple[int, ...]] = {}
+    rows: tuple[str, int] | None = None
+    for name, header in headers.items():
+        axes = "(…, n, n)" if name == "h" else "(…, n, d)"
+        if header.dtype.kind not in "biufc":
+            raise TypeError(f"{name}: dtype {header.dtype} came, numbers were wanted")
+        require_rank(name, header, 2, axes)
+        *lead, n, columns = header.shape
+        if name == "h" and n != columns:
+            raise ValueError(f"h: shape {header.shape} came, {axes} was wanted")
+        rows = rows or (name, n)
+        if n != rows[1]:
+            raise ValueError(f"{name}: {n} rows came, as many as {rows[0]} has ({rows[1]}) were wanted")
+        first = _length(name, n, length)
+        keep[name] = (*lead, first, first if name == "h" else columns)
+    return keep
 
 
 def _at_least_single(array: NDArray[Any]) -> NDArray[Any]:
@@ -139,7 +159,6 @@ def _length(name: str, n: int, asked: int | None) -> int:
     n = n if asked is None else asked
     if n > MOST_COLUMNS:
         raise ValueError(f"{name}: n = {n} came, at most {MOST_COLUMNS} was wanted; a shorter length can be asked for")
-    require_memory(f"{name}: logits", 8 * n * n * 6)
     return n
 
 
@@ -158,14 +177,14 @@ def _of_matrix(h: FloatArray, matrix: str, unit: float) -> Iterator[Head]:
 
 
 def _of_queries(
-    layout: HeadLayout, q: FloatArray, k: FloatArray, v: FloatArray | None, n: int, scale: float, unit: float
+    layout: HeadLayout, q: FloatArray, k: FloatArray, v: FloatArray | None, scale: float, unit: float
 ) -> Iterator[Head]:
     queries, keys, values = layout.expand(q, k, k if v is None else v)
     for index, place in zip(np.ndindex(*layout.lead), np.ndindex(*layout.inner), strict=True):
-        one_q, one_k = queries[place][:n].astype(np.float64), keys[place][:n].astype(np.float64)
+        one_q, one_k = queries[place].astype(np.float64), keys[place].astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
             logits = np.tril((one_q @ one_k.T) * scale)
         if not np.isfinite(logits).all():
             raise ValueError(f"q, k: a logit of head {index} is not finite")
-        one_v = None if v is None else values[place][:n].astype(np.float64)
+        one_v = None if v is None else values[place].astype(np.float64)
         yield Head(index, logits, one_q, one_k, scale, one_v, unit)

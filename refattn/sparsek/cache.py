@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refattn._heads import HeadLayout
+from refattn._json import parsed
 from refattn._memory import require_memory
 from refattn._npz import read_arrays, write_arrays
 from refattn._overflow import all_finite, average, overflow_judged, replace_what_is_not_finite, wider
@@ -106,6 +107,7 @@ class SparseKCache:
         self._lead: tuple[int, ...] = ()
         self._largest = 0.0  # entry of a key so far
         self._state: CacheState | None = None
+        self._moving = False
 
     @property
     def nbytes(self) -> int:
@@ -215,6 +217,7 @@ class SparseKCache:
         OSError
             The file cannot be written; an older one stays as it was.
         """
+        self._require_whole()
         if self._state is None:
             raise ValueError("save: the cache is empty, one that holds a token was wanted")
         about = self._options | {
@@ -244,7 +247,7 @@ class SparseKCache:
         """
         arrays = read_arrays(path, ("about", *CacheState.__dataclass_fields__))
         try:
-            about = json.loads(arrays.pop("about").astype(np.uint8).tobytes())
+            about = parsed(arrays.pop("about").astype(np.uint8).tobytes())
             if about.pop("format") != _FORMAT:
                 raise ValueError(f"its format is not {_FORMAT}")
             position = as_count("position", about.pop("position"), least=1, most=1 << 62)
@@ -260,6 +263,13 @@ class SparseKCache:
         cache._state, cache._lead, cache.position, cache._largest = state, lead, position, largest
         return cache
 
+    def _require_whole(self) -> None:
+        if self._moving:
+            raise ValueError(
+                f"the cache was interrupted while it took in the token at position {self.position}: what it keeps is of"
+                " no use, begin again with a new one"
+            )
+
     def _require_own(self, state: CacheState, position: int, lead: tuple[int, ...], largest: float) -> None:
         state.require_sound(position, state.keys.dtype, soft=self._soft)
         sizes = state.heap.shape[1], state.window_scores.shape[1]
@@ -270,6 +280,7 @@ class SparseKCache:
 
     def _problem(self, q: ArrayLike, k: ArrayLike, v: ArrayLike, scores: ArrayLike) -> SparseKProblem:
         """Check tokens as `sparsek_attention` does, and against the first one."""
+        self._require_whole()
         problem = as_problem(q, k, v, scores, **self._options, check_finite=True)
         state = self._state
         if state is not None:
@@ -330,12 +341,15 @@ class SparseKCache:
     def _move_window(self, state: CacheState, k: FloatArray, v: FloatArray, score: NDArray[np.float64]) -> None:
         from refattn.sparsek._cache_loops import move_window
 
-        move_window(
+        arguments = (
             self.position, (k, v, score), self._options["window"], state.keys, state.values, state.window_scores,
             (state.used, state.heap, state.slot_scores, state.slot_positions),
             (state.ones, state.interior, state.sizes, state.sums), np.empty(2),
         )  # fmt: skip
+        self._moving = True  # until the position says that the token is in: Ctrl-C may come between the two
+        move_window(*arguments)
         self.position += 1
+        self._moving = False
 
     def _attend(self, state: CacheState, q: FloatArray, scale: float) -> FloatArray:
         """Return the attention of the newest token's queries, q ``(…, 1, d)``, to what is kept."""
