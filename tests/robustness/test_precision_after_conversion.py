@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from refattn import Causal, SlidingWindow, dense_attention, dense_attention_backward, dense_attention_forward
-from refattn.testing import row_errors, tolerance
+from refattn.decomposition import measure_head, read_heads
+from refattn.sparsek import sparsek_jacobian, sparsek_jvp, sparsek_operator, sparsek_vjp
+from refattn.testing import rope_structured, row_errors, tolerance
 
 N, INF = 6, np.inf
 TYPES = [pytest.param(np.float32, id="float32"), pytest.param(np.float64, id="float64")]
@@ -125,3 +127,65 @@ def test_an_ordinary_bias_changes_no_bit():
     bias[2, 3:] = -1e9
     (addend,) = dense_attention_forward(q, k, v, mask=bias)[1].mask.addends(slice(0, N), np.dtype(np.float32))
     assert np.array_equal(addend, bias)
+
+
+# --- the unit of rounding of data as it was stored -------------------------------------------------------------------
+
+
+def rounded(array, stored):
+    if stored != "bfloat16":
+        return array.astype(stored)
+    bits = array.astype(np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
+@pytest.mark.parametrize("saved", ["own", "float32", "float64"])
+@pytest.mark.parametrize("stored", ["float16", "bfloat16", "float32", "float64"])
+def test_columns_count_as_equal_within_the_rounding_of_what_was_stored(stored, saved, tmp_path):
+    q, k, v, _ = rope_structured(64, 16, starts=[0, 20, 45], seed=3)
+    coarse = {name: rounded(a, stored) for name, a in zip("qkv", (q, k, v), strict=True)}
+    if saved != "own":
+        if saved == "float32" and stored == "float64":
+            pytest.skip("the file is the coarser one")
+        coarse = {name: a.astype(saved) for name, a in coarse.items()}
+    np.savez(tmp_path / "heads.npz", **coarse)
+    own = saved == "own" and stored != "bfloat16"
+    (head,) = read_heads(tmp_path / "heads.npz", stored=None if own else stored)[1]
+    assert measure_head(head).document["exact_terms"] == 3
+
+
+def test_a_unit_finer_than_the_files_numbers_is_refused(tmp_path):
+    np.save(tmp_path / "h.npy", np.tri(8, dtype=np.float16))
+    with pytest.raises(ValueError, match=r"^stored: float32 came, the file's numbers are coarser"):
+        read_heads(tmp_path / "h.npy", stored="float32")
+
+
+# --- supports --------------------------------------------------------------------------------------------------------
+
+NEAR_KINKS = [[1, 1e-9], [1e-9, 1], [1, 1e-12], [1, 1e-20], [0, -1 + 1e-7], [-1e-9, -1], [5, 1, 1e-8], [1e-30, 1, -3]]
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("z", NEAR_KINKS, ids=str)
+def test_derivatives_ask_z_and_the_threshold_which_entries_are_inside(z, dtype):
+    """Two entries are inside, however near to an end, so ±1 is its own tangent and its own gradient."""
+    z = np.array(z, dtype)
+    budget = 2.0 if z[0] > 2 else 1.0
+    inside = np.argsort(z)[::-1][int(budget) - 1 : int(budget) + 1]
+    assert abs(float(z[inside[0]]) - float(z[inside[1]])) <= 1
+    p = sparsek_operator(z, budget)
+    upstream = np.zeros(z.size, dtype)
+    upstream[inside] = 1, -1
+    expected = upstream.copy()
+    assert np.array_equal(sparsek_vjp(p, upstream).z, expected)
+    assert np.array_equal(sparsek_jvp(p, upstream), expected)
+    assert np.array_equal(sparsek_jacobian(p) @ upstream, expected)
+    assert abs(float(p.sum(dtype=np.float64)) - budget) <= 2 * np.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_entries_at_the_ends_are_exactly_there(dtype):
+    p = sparsek_operator(np.array([[3, 1.25, 1, -2], [9, 1, 1, -np.inf], [2, 1, -np.inf, 0]], dtype), 2)
+    assert p[0].tolist() == [1, 0.625, 0.375, 0]
+    assert p[1].tolist() == [1, 0.5, 0.5, 0]
+    assert p[2].tolist() == [1, 1, 0, 0]
