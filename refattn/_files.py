@@ -35,8 +35,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     b'one, two'
     """
     target = Path(os.path.realpath(path))  # through a symbolic link, which stays
-    if target.exists() and not target.is_file():
-        with open(target, "wb") as device:  # such as /dev/stdout: nothing can take its place; a folder is refused
+    if os.path.exists(path) and not os.path.isfile(path):
+        with open(path, "wb") as device:  # such as /dev/stdout: nothing can take its place; a folder is refused
             yield device
         return
     name = target.with_name(f".{secrets.token_hex(8)}.tmp")  # short: the file's own name may be as long as names can be
@@ -55,9 +55,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes | str) -> None:
-    """Write `content`, text as UTF-8, by `replacing`."""
+    """Write `content`, text as UTF-8, by `replacing`; what of a file's name is no text as JSON writes it."""
     with replacing(path) as file:
-        file.write(content.encode("utf-8") if isinstance(content, str) else content)
+        file.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
 
 
 def sha256_of(file: IO[bytes]) -> str:
