@@ -58,7 +58,9 @@ def _pyfftw() -> Any:
 
 def backend() -> str:
     """Return ``"pyfftw"`` or ``"scipy"``, whichever transforms are done with."""
-    asked = as_option("REFATTN_FFT", os.environ.get("REFATTN_FFT", "pyfftw"), ("pyfftw", "scipy"))
+    asked = as_option("REFATTN_FFT", os.environ.get("REFATTN_FFT") or "pyfftw", ("pyfftw", "scipy"))
+    if os.environ.get("REFATTN_FFT") == "pyfftw" and _pyfftw() is None:
+        raise ImportError("REFATTN_FFT: 'pyfftw' came, but pyFFTW is not installed; 'scipy' or no value was wanted")
     return "scipy" if asked == "scipy" or _pyfftw() is None else "pyfftw"
 
 

@@ -1,7 +1,7 @@
 """Exact attention, forward and backward: time and peak memory against n, by tiles, by definition, and PyTorch.
 
-`main` (``python asv_benchmarks/benchmarks/dense.py``) measures some cases interleaved with PyTorch in one process, on two
-threads, and prints the minimum, the median and their ratios.
+`main` (``python asv_benchmarks/benchmarks/dense.py``) measures some cases beside PyTorch, interleaved in one process on
+two threads, and prints the minimum, the median and their ratios.
 """
 
 import sys

@@ -59,7 +59,8 @@ def as_problem(
 
 def overflow(name: str, query: int, key: int, logit: Any) -> ValueError:
     """Say which logit overflows, and because of which argument."""
+    hides = " (-inf where a key may not be seen)" if name == "mask" else ""
     return ValueError(
         f"{name}: the logit of query {query} and key {key} is {logit} in {logit.dtype};"
-        " smaller entries, a smaller scale or float64 was wanted"
+        f" smaller entries{hides}, a smaller scale or float64 was wanted"
     )

@@ -54,7 +54,8 @@ class DenseForwardCache(DenseProblem):
     q, k, v : ndarray, shapes (…, n_q, d), (…, n_k, d), (…, n_k, d_v)
         The inputs, in the dtype of the computation: copies.
     row_max, row_sum : ndarray, shape (…, n_q)
-        Largest allowed logit of each row (0 where there is none) and ``Σ_j exp(S_ij − row_max_i)``.
+        Largest allowed logit of each row (0 where there is none) and ``Σ_j exp(S_ij − row_max_i)``; without what the
+        mask adds to the whole row, where that is large (see `refattn.masks`).
     layout : HeadLayout
         Leading axes, and which heads share keys and values.
     mask : RowMask
@@ -86,7 +87,7 @@ class DenseForwardCache(DenseProblem):
     def log_sum_exp(self) -> FloatArray:
         """``log Σ_j exp(S_ij)`` over the allowed keys, shape (…, n_q); −inf where there is none."""
         with np.errstate(divide="ignore"):
-            return np.asarray(self.row_max + np.log(self.row_sum))
+            return self.mask.with_shift(np.asarray(self.row_max + np.log(self.row_sum)))
 
 
 class AttentionGradients(NamedTuple):
@@ -133,7 +134,8 @@ def dense_attention(
         groups.
     mask : {"causal", "full"}, Causal, SlidingWindow, array_like or tuple of these, optional
         Which keys a query may see; see `refattn.masks`. An array is of a shape that broadcasts to (…, n_q, n_k):
-        boolean, True where a key may be seen, or floating, added to the logits. The parts of a tuple all apply.
+        boolean, True where a key may be seen, or floating, added to the logits; what it adds to a whole row changes
+        nothing, however large it is. The parts of a tuple all apply; a tuple of numbers is an array.
     scale : float, optional
         Factor of the logits; ``1/√d`` by default.
     softcap : float, optional

@@ -131,7 +131,7 @@ def rows_of_a_block(problem: DenseProblem) -> int:
 
 def forward(problem: DenseProblem) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return the output, and of every row the largest allowed logit and the sum of the exponentials less it."""
-    if _few(problem):
+    if _left_to_the_definition(problem):
         return oracle.forward(problem)
     heads = _heads(problem)
     doubtful = _doubtful_forward(problem, heads)
@@ -180,7 +180,7 @@ def _attend(
 
 def backward(dout: FloatArray, problem: DenseProblem) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return the gradients of q, k and v, one entry per query head; not judged."""
-    if _few(problem):
+    if _left_to_the_definition(problem):
         return oracle.backward(dout, problem)
     heads = _heads(problem)
     doubtful = _doubtful_backward(dout, problem, heads)
@@ -253,8 +253,10 @@ def _add_product(a: FloatArray, b: FloatArray, space: FloatArray, out: FloatArra
         out[some] += np.matmul(a[some], b, out=space[: out[some].size].reshape(out[some].shape))
 
 
-def _few(problem: DenseProblem) -> bool:
-    return problem.mask.n_q * problem.mask.n_k <= _FEW_ENTRIES
+def _left_to_the_definition(problem: DenseProblem) -> bool:
+    """Whether heads are small, or additive masks have to be counted from each row's largest addend."""
+    mask = problem.mask
+    return mask.n_q * mask.n_k <= _FEW_ENTRIES or not mask.adds_what_came
 
 
 def _blocks(n: int, step: int) -> Iterator[slice]:

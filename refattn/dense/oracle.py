@@ -145,8 +145,8 @@ def _masked_logits(
         slope = np.square(1 / np.cosh(logits))  # 1 − tanh² would cancel
         np.tanh(logits, out=logits)
         logits *= np.asarray(softcap, logits.dtype)
-    for bias in mask.biases:
-        logits += bias[..., rows, :].astype(logits.dtype)
+    for addend in mask.addends(rows, logits.dtype):
+        logits += addend
         _require_no_overflow("mask", logits, allowed, rows)
     np.copyto(logits, -np.inf, where=~allowed)
     return logits, slope

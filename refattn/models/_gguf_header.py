@@ -184,7 +184,7 @@ class _Header:
     """A place in the file that moves forward, never past its end."""
 
     def __init__(self, content: Bytes) -> None:
-        self.content, self.view, self.place = content, memoryview(content), 0
+        self.content, self.view, self.place = content, content.data, 0
 
     def skip(self, size: int) -> None:
         left = len(self.content) - self.place

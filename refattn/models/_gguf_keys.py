@@ -51,7 +51,8 @@ def require_known(file: GGUFFile, reader: str, keys: Keys) -> None:
             continue
         if key not in keys.neutral:
             raise ValueError(f"{file.path}: metadata {key!r} came, which {reader} does not know and would ignore")
-        value, wanted = file.metadata[key], keys.neutral[key]
+        wanted = keys.neutral[key]
+        value = file.value(key, type(wanted[0]))
         if not any(type(value) is type(one) and value == one for one in wanted):
             told = " or ".join(map(repr, wanted))
             raise ValueError(

@@ -12,6 +12,7 @@ Gimpel 2016). Positions are learned vectors, added to those of the tokens: nothi
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from refattn._json import parsed, read_json
 from refattn._validation import FloatArray, as_count, as_real
 from refattn.dense import dense_attention
 from refattn.models._blocks import Attention, Transformer, begin
-from refattn.models._reading import existing, library_reading, needing
+from refattn.models._reading import StoredTensors, existing, library_reading, needing
 from refattn.models.safetensors_file import SafetensorsFile
 
 
@@ -253,9 +254,10 @@ class Encoder(Transformer):
         self, config: EncoderConfig, weights: Mapping[str, ArrayLike], *, dtype: DTypeLike = np.float32
     ) -> None:
         if _POSITIONS in weights:
-            positions = np.asarray(weights[_POSITIONS])
-            if not np.array_equal(positions.reshape(-1), np.arange(config.context_length)):
-                raise ValueError(f"weights: tensor {_POSITIONS!r} came, 0 … {config.context_length - 1} were wanted")
+            n = config.context_length
+            size = math.prod(weights.shape(_POSITIONS)) if isinstance(weights, StoredTensors) else n
+            if size != n or not np.array_equal(np.ravel(weights[_POSITIONS]), np.arange(n)):
+                raise ValueError(f"weights: tensor {_POSITIONS!r} came, 0 … {n - 1} were wanted")
         super().__init__(config, config._shapes, weights, dtype, unused=_UNUSED)
 
     @classmethod

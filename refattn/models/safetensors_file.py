@@ -163,7 +163,8 @@ def _header(file: IO[bytes], size: int) -> tuple[int, dict[str, _Stored]]:
     left = size - 8 - length
     if left < 0:
         raise ValueError(f"a header of {length} bytes is claimed, {size - 8} are left")
-    header = _json.read_json(_Part(file, length), most=_json.MOST_BYTES + left // _HEADER_SHARE)
+    most = _json.MOST_BYTES + left // _HEADER_SHARE
+    header = _json.parsed(file.read(min(length, most + 1)), most=most)
     if not isinstance(header, dict):
         raise ValueError(f"its header is a {type(header).__name__}")
     about = header.pop("__metadata__", {})
@@ -178,16 +179,6 @@ def _header(file: IO[bytes], size: int) -> tuple[int, dict[str, _Stored]]:
     if end != left:
         raise ValueError(f"{left} bytes follow the header, its tensors take {end}")
     return 8 + length, stored
-
-
-class _Part:
-    """The next bytes of a file, as a file of their own."""
-
-    def __init__(self, file: IO[bytes], length: int) -> None:
-        self._file, self._length = file, length
-
-    def read(self, size: int) -> bytes:
-        return self._file.read(min(size, self._length))
 
 
 def _entry(name: str, entry: Any) -> _Stored:

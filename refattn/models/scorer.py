@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refattn._files import write_whole
+from refattn._files import sha256_of, write_whole
 from refattn._json import read_json
 from refattn._kept import kept
 from refattn._npz import read_arrays, write_arrays
@@ -152,7 +152,7 @@ def read_scorer(path: str | os.PathLike[str]) -> Scorer:
     arrays = read_arrays(path, _ARRAYS)
     try:
         with path.with_suffix(".json").open("rb") as about, path.open("rb") as file:
-            manifest, digest = read_json(about), hashlib.file_digest(file, "sha256").hexdigest()
+            manifest, digest = read_json(about), sha256_of(file)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise ValueError(f"its manifest is not of the format {FORMAT}")
         if manifest.get("sha256") != digest:

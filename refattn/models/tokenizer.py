@@ -1,14 +1,16 @@
 """A byte-level BPE tokenizer built from what a GGUF file says about it.
 
 Text is split into words by the pre-tokenizer that ``tokenizer.ggml.pre`` names, each word becomes bytes written as
-printable characters, and the file's merges join them into the file's vocabulary. Every text can be encoded, and
-decoding gives it back exactly.
+printable characters, and the file's merges join them into the file's vocabulary. Decoding gives a text back exactly,
+and a text that could not be given back is refused.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from refattn.models._gguf_keys import MARKS, Keys, require_known
@@ -53,9 +55,10 @@ def tokenizer_from_gguf(source: str | os.PathLike[str] | GGUFFile) -> Any:
     Returns
     -------
     tokenizers.Tokenizer
-        ``encode(text).ids`` and ``decode(ids, skip_special_tokens=False)`` are inverse to each other on any text, but
-        for tokens that mark its beginning or end, added if the file says so (SmolLM2's does not). A token's number is
-        its place in the file.
+        ``encode(text).ids`` and ``decode(ids, skip_special_tokens=False)`` are inverse to each other, but for tokens
+        that mark a text's beginning or end, added if the file says so (SmolLM2's does not). A text with a byte that
+        has no token is a ``ValueError`` (in SmolLM2's, some control characters). A token's number is its place in the
+        file.
 
     Raises
     ------
@@ -65,8 +68,8 @@ def tokenizer_from_gguf(source: str | os.PathLike[str] | GGUFFile) -> Any:
         There is no such file.
     ValueError
         The file is damaged, or its tokenizer is not a byte-level BPE with a pre-tokenizer known here, asks for what
-        is not done here, or could not give every text back: a byte has no token, a token or a merge comes twice, an
-        added token would be decoded as other text.
+        is not done here, or could not give texts back: a token or a merge comes twice, an added token would be decoded
+        as other text.
 
     Notes
     -----
@@ -110,22 +113,22 @@ def tokenizer_from_gguf(source: str | os.PathLike[str] | GGUFFile) -> Any:
     if len(set(merges)) != len(merges):
         raise ValueError(f"{file.path}: tokenizer.ggml.merges holds a merge twice")
     added = _added(file, pieces, types)
-    for byte, character in enumerate(_byte_characters()):
-        if byte not in _NOT_IN_UTF8 and (character not in vocabulary or character in added):
-            raise ValueError(f"{file.path}: the byte {byte:#04x} ({character!r}) has no token, texts would lose it")
     for merge in merges:  # the library ends in a panic, which is no Exception
         if len(merge) != 2 or not {*merge, "".join(merge)} <= vocabulary.keys():
             told = f"the merge {' '.join(merge)!r} is not of two tokens that make a third"
             raise ValueError(f"{file.path}: vocabulary and merges do not fit ({told})")
+    unknown = "no token"
+    while unknown in vocabulary:
+        unknown += "!"
     with library_reading(file.path, "a vocabulary and its merges"):
-        tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+        tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token=unknown))
         byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
         digits = [pre_tokenizers.Digits(individual_digits=True)] if _DIGITS_APART[pre] else []
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*digits, byte_level])
         tokenizer.decoder = decoders.ByteLevel()
-        for piece, special in added.items():
-            add = tokenizer.add_special_tokens if special else tokenizer.add_tokens
-            add([AddedToken(piece, special=special, normalized=False)])
+        for special, add in ((True, tokenizer.add_special_tokens), (False, tokenizer.add_tokens)):
+            chosen = [piece for piece, is_special in added.items() if is_special == special]
+            add([AddedToken(piece, special=special, normalized=False) for piece in chosen])
         for piece in added:
             ids = tokenizer.encode(piece).ids
             if ids != [vocabulary[piece]] or tokenizer.decode(ids, skip_special_tokens=False) != piece:
@@ -136,7 +139,25 @@ def tokenizer_from_gguf(source: str | os.PathLike[str] | GGUFFile) -> Any:
             single=[*before, "$A", *after],
             special_tokens=[(piece, vocabulary[piece]) for piece in {*before, *after}],
         )
+    for name in ("encode", "encode_batch", "encode_batch_fast"):
+        if hasattr(tokenizer, name):
+            setattr(tokenizer, name, _refusing(getattr(tokenizer, name), unknown))
     return tokenizer
+
+
+def _refusing(encode: Callable[..., Any], unknown: str) -> Callable[..., Any]:
+    """Let an encoding raise ``ValueError`` where a byte has no token: the library looks for `unknown`, and fails."""
+
+    @wraps(encode)
+    def checked(*arguments: Any, **options: Any) -> Any:
+        try:
+            return encode(*arguments, **options)
+        except Exception as error:  # the library raises its own plain Exception
+            if f"`{unknown}`" not in str(error):
+                raise
+            raise ValueError("text: a byte of its UTF-8 has no token in this vocabulary and would be lost") from None
+
+    return checked
 
 
 def _added(file: GGUFFile, pieces: list[str], types: list[int]) -> dict[str, bool]:
@@ -149,17 +170,6 @@ def _added(file: GGUFFile, pieces: list[str], types: list[int]) -> dict[str, boo
             raise ValueError(f"{file.path}: an empty token of type {kind} came, which no text has")
     whole = (_UNKNOWN, _CONTROL, _USER_DEFINED)
     return {piece: kind != _USER_DEFINED for piece, kind in zip(pieces, types, strict=True) if kind in whole}
-
-
-_NOT_IN_UTF8 = frozenset({0xC0, 0xC1, *range(0xF5, 0x100)})
-"""Bytes that no text has."""
-
-
-def _byte_characters() -> list[str]:
-    """Return the printable characters that stand for the 256 bytes in a byte-level vocabulary (GPT-2's table)."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = iter(range(0x100, 0x200))
-    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(0x100)]
 
 
 def _marker(file: GGUFFile, name: str, pieces: list[str]) -> list[str]:

@@ -103,6 +103,8 @@ class GGUFFile:
         ValueError
             The key is missing and there is no default, or its value is not of the type `kind`.
         """
+        if kind is not list and self._noted_length(key) is not None:  # of any length: it is not decoded
+            raise ValueError(f"{self.path}: metadata {key!r} is a list, a {kind.__name__} was wanted")
         value = self.metadata.get(key, default)
         if value is None:
             raise ValueError(f"{self.path}: metadata {key!r} is missing, a {kind.__name__} was wanted")
@@ -123,8 +125,11 @@ class GGUFFile:
         ValueError
             The key is missing, or its value is no list.
         """
-        found = self.metadata.length(key) if isinstance(self.metadata, Metadata) else None
+        found = self._noted_length(key)
         return len(self.value(key, list)) if found is None else found
+
+    def _noted_length(self, key: str) -> int | None:
+        return self.metadata.length(key) if isinstance(self.metadata, Metadata) else None
 
     def tensor(self, name: str) -> FloatArray:
         """Return a tensor, dequantised to float32, axes in NumPy's order.

@@ -16,7 +16,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from typing import Any
@@ -364,6 +365,7 @@ def _measure(claim: Claim, measure: Check, quick: bool) -> Row:
     begun = time.perf_counter()
     try:
         found = measure(quick)
+        found = replace(found, detail=deepcopy(found.detail))  # a check may fill the same one again
     except NotRunError as reason:
         return Row(claim, None, str(reason))
     except ModuleNotFoundError as error:

@@ -16,17 +16,20 @@ from refattn._threads import one_blas_thread, thread_count
 from refattn.experiments.workers import local_workers
 from refattn.report.ledger import Claim, Measurement, Row, run_each
 
-FEWEST = 12
-"""So many claims have to be there: fewer are measured before other processes would have started."""
+FEWEST, MOST = 12, 4
+"""So many claims have to be there, or they are measured before processes have started; so many processes at most."""
 
 _Found = tuple[Measurement | None, str, bool, float]
 """A row without its claim, whose function cannot be sent."""
 
+_Take = Callable[[deque[Claim]], Claim]
+"""From which end."""
+
 
 def run_apart(claims: Iterable[Claim], *, quick: bool) -> Iterator[Row]:
-    """Yield the rows of claims of the ledger as they are measured, in as many processes as there are threads."""
+    """Yield the rows of claims of the ledger as they are measured: a process for each thread, up to four."""
     claims = list(claims)
-    untimed, processes = [claim for claim in claims if not claim.timed], thread_count()
+    untimed, processes = [claim for claim in claims if not claim.timed], min(thread_count(), MOST)
     if processes > 1 and len(untimed) >= FEWEST:
         yield from _in_processes(untimed, quick, processes)
     else:
@@ -41,8 +44,9 @@ def _in_processes(claims: list[Claim], quick: bool, processes: int) -> Iterator[
         alone = bool(suspects)
         todo = deque([suspects.popleft()]) if alone else waiting
         # Claims of one subject compile the same loops: one process begins at the front, the next at the back.
-        free: list[Callable[[deque[Claim]], Claim]] = [(deque.popleft, deque.pop)[i % 2] for i in range(processes)]
-        in_hand, finished = {}, SimpleQueue[tuple[str, Future[_Found]]]()
+        free: list[_Take] = [(deque.popleft, deque.pop)[number % 2] for number in range(processes)]
+        in_hand: dict[str, tuple[Claim, _Take]] = {}
+        finished = SimpleQueue[tuple[str, Future[_Found]]]()
         try:
             with local_workers(1 if alone else processes).open() as executor:
                 while todo or in_hand:

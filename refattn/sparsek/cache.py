@@ -21,7 +21,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,6 +39,8 @@ from refattn._validation import (
     as_option,
     as_real,
     as_real_array,
+    cast,
+    is_python_number,
     require_finite,
     require_rank,
 )
@@ -145,7 +147,11 @@ class SparseKCache:
         for name, row in zip("qkv", token, strict=True):
             require_rank(name, row, 1, "(…, d)")
         query, key, value = (row[..., None, :] for row in token)
-        problem = self._problem(query, key, value, as_real_array("score", score)[..., None])
+        number = as_real_array("score", score)
+        if is_python_number(score):  # which never decides a dtype
+            kept_in = np.result_type(np.float32, *(row.dtype for row in token))
+            number = cast("score", number, kept_in if self._state is None else self._state.keys.dtype)
+        problem = self._problem(query, key, value, number[..., None])
         keys, values, scores = self._by_head(problem)
         with self._unchanged_if_refused(problem, keys):
             state = self._ready(problem)
@@ -284,12 +290,12 @@ class SparseKCache:
         problem = as_problem(q, k, v, scores, **self._options, check_finite=True)
         state = self._state
         if state is not None:
-            came = (self._lead_of(problem), problem.k.shape[-1], problem.v.shape[-1], problem.q.dtype)
-            first = (self._lead, state.keys.shape[-1], state.values.shape[-1], state.keys.dtype)
+            came = (self._lead_of(problem), problem.k.shape[-1], problem.v.shape[-1])
+            first = (self._lead, state.keys.shape[-1], state.values.shape[-1])
             if came != first:
-                raise ValueError(
-                    f"k, v: (heads, d, d_v, dtype) {came} came, those of the first token {first} were wanted"
-                )
+                raise ValueError(f"k, v: (heads, d, d_v) {came} came, those of the first token {first} were wanted")
+            if problem.q.dtype != state.keys.dtype:
+                _refuse_dtype(state.keys.dtype, q=q, k=k, v=v, scores=scores)
         return problem
 
     @staticmethod
@@ -389,6 +395,16 @@ class SparseKCache:
             out = layout.merge(average(weights, values))
         require_finite("v: output", out)
         return out
+
+
+def _refuse_dtype(wanted: np.dtype[Any], **given: ArrayLike) -> NoReturn:
+    """Raise naming the arrays of a token whose dtype is not that of the first token."""
+    dtypes = {name: as_real_array(name, array).dtype for name, array in given.items()}
+    culprits = [name for name, dtype in dtypes.items() if dtype != wanted]
+    if wanted == np.float64:  # any of them in float64 would have been enough
+        culprits = ["q", "k", "v"]
+    came = ", ".join(sorted({str(dtypes[name]) for name in culprits}))
+    raise ValueError(f"{', '.join(culprits)}: {came} came, {wanted} was wanted: the dtype that the first token decided")
 
 
 def _extent(array: FloatArray) -> float:

@@ -18,6 +18,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from refattn._files import sha256_of
 from refattn._json import read_json
 from refattn._npz import arrays_in
 from refattn._validation import FloatArray
@@ -137,7 +138,7 @@ def load_real_heads(*, dtype: DTypeLike = np.float32, folder: Traversable | None
     folder = files("refattn.testing") / "data" if folder is None else folder
     manifest = read_manifest(folder)
     with _opened(folder, ARRAYS_FILE) as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256_of(file)
         if found != manifest["sha256"]:
             raise ValueError(
                 f"{ARRAYS_FILE}: {file.tell()} bytes with SHA-256 {found} came, {manifest['sha256']} was wanted;"

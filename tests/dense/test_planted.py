@@ -41,7 +41,9 @@ FORWARD_MUTANTS = {
         ],
         "softcap missing": [("if softcap is not None:\n        np.divide", "if False:\n        np.divide")],
         "softcap before division": [("np.divide(logits, softcap, out=logits)", "pass")],
-        "only one additive mask applied": [("for bias in mask.biases:", "for bias in mask.biases[:1]:")],
+        "only one additive mask applied": [
+            ("in mask.addends(rows, logits.dtype):", "in list(mask.addends(rows, logits.dtype))[:1]:")
+        ],
         "last row left out": LAST_ROW,
         "log-sum-exp without the largest logit": [("self.row_max + np.log", "np.log")],
     },

@@ -11,7 +11,7 @@ import pytest
 
 from refattn.models import GGUFFile, tokenizer_from_gguf
 
-tokenizers = pytest.importorskip("tokenizers", reason="the tokenizers library does the merging")
+pytest.importorskip("tokenizers", reason="the tokenizers library does the merging")
 
 Write = Callable[..., Path]
 
@@ -74,10 +74,10 @@ def test_special_tokens_are_matched_whole(tokenizer: Any) -> None:
 
 
 def test_gpt2_keeps_digits_together_where_smollm_parts_them(write_tiny: Write) -> None:
-    tokens = ["<|start|>", "<|end|>", *sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()), "12"]
+    tokens = ["<|start|>", "<|end|>", "1", "2", "12"]
     changes = {
         "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": [3, 3, *[1] * 257],
+        "tokenizer.ggml.token_type": [3, 3, 1, 1, 1],
         "tokenizer.ggml.merges": ["1 2"],
     }
     parted = tokenizer_from_gguf(write_tiny(**changes)).encode("12").tokens

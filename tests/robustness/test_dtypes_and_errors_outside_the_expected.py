@@ -8,7 +8,7 @@ import types
 import numpy as np
 import pytest
 
-from refattn.models import encoder_tokenizer, read_gguf, read_safetensors, tokenizer_from_gguf
+from refattn.models import encoder_tokenizer, read_gguf, read_safetensors, smollm2_path, tokenizer_from_gguf
 
 # Safetensors
 
@@ -145,9 +145,34 @@ LOST = {"z": "z", "space": "Ġ", "newline": "Ċ", "nul": "Ā", "first-byte-of-é
 
 
 @pytest.mark.parametrize("character", LOST.values(), ids=LOST)
-def test_a_vocabulary_without_a_byte_is_refused(character, tokenizer):
-    with pytest.raises(ValueError, match=f"the byte .*{character}.* has no token"):
-        tokenizer(["th"], without=[character])
+def test_a_text_with_a_byte_that_has_no_token_is_refused_and_others_come_back(character, tokenizer):
+    built, _ = tokenizer(["th"], without=[character])
+    lost = bytes([alphabet().index(character)])
+    text = {b"\xc3": "naïve é", b"\x9f": "a 🎉"}.get(lost) or f"a{lost.decode()}b"
+    for encode in (
+        lambda: built.encode(text),
+        lambda: built.encode("th", text),
+        lambda: built.encode_batch(["a", text]),
+    ):
+        with pytest.raises(ValueError, match="text: a byte of its UTF-8 has no token"):
+            encode()
+    assert built.decode(built.encode("the_end").ids) == "the_end"
+
+
+def test_smollm2_refuses_the_control_characters_that_it_has_no_tokens_for():
+    pytest.importorskip("gguf", reason="the library knows the types of tensors")
+    pytest.importorskip("tokenizers", reason="the library cuts texts")
+    try:
+        built = tokenizer_from_gguf(smollm2_path())
+    except ModuleNotFoundError as error:
+        pytest.skip(str(error))
+    for code in (*range(0x250), 0x1F389, 0x3FFFD, 0x40000, 0xE0067, 0x10FFFD):
+        text = f"a {chr(code)}b"
+        if code in (4, 6, 0x13, 0x14, 0x16, 0x1D, 0x40000):
+            with pytest.raises(ValueError, match="has no token"):
+                built.encode(text)
+        else:
+            assert built.decode(built.encode(text).ids, skip_special_tokens=False) == text
 
 
 def test_bytes_that_no_text_has_may_be_missing(tokenizer):
@@ -182,9 +207,10 @@ def test_a_tokenizer_that_would_lose_or_change_a_text_is_refused(change, message
         tokenizer(**change)
 
 
-def test_a_byte_that_is_a_control_token_is_refused(tokenizer):
-    with pytest.raises(ValueError, match="the byte 0x7a"):
-        tokenizer(["th", "z"], [1, 3], without=["z"])
+def test_other_errors_of_the_library_come_through_an_encoding(tokenizer):
+    built, _ = tokenizer(["th"])
+    with pytest.raises(TypeError):
+        built.encode(7)
 
 
 class PanicException(BaseException):
@@ -192,7 +218,7 @@ class PanicException(BaseException):
 
 
 def test_a_panic_of_the_library_is_one_clear_line(tokenizer, monkeypatch):
-    import tokenizers
+    tokenizers = pytest.importorskip("tokenizers", reason="the library is made to panic")
 
     def panics(**_):
         raise PanicException("called `Option::unwrap()`\non a `None` value")
@@ -204,7 +230,7 @@ def test_a_panic_of_the_library_is_one_clear_line(tokenizer, monkeypatch):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
 def test_what_is_no_panic_comes_through(error, tokenizer, monkeypatch):
-    import tokenizers
+    tokenizers = pytest.importorskip("tokenizers", reason="the library is made to panic")
 
     def fails(**_):
         raise error

@@ -22,7 +22,7 @@ MOST = 64 << 20
 KINDS = {"deflated": zipfile.ZIP_DEFLATED, "bz2": zipfile.ZIP_BZIP2, "lzma": zipfile.ZIP_LZMA}
 
 
-def peak_of(read, *, refused=ValueError, message=""):
+def peak_of(read, *, refused=ValueError, message="."):
     """Return the most memory it took at once, in bytes."""
     tracemalloc.start()
     try:
@@ -36,9 +36,9 @@ def peak_of(read, *, refused=ValueError, message=""):
         tracemalloc.stop()
 
 
-def header_of(shape, dtype="<f8", version=(1, 0)):
+def header_of(shape):
     stream = io.BytesIO()
-    np.lib.format._write_array_header(stream, {"descr": dtype, "fortran_order": False, "shape": shape}, version)
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f8", "fortran_order": False, "shape": shape})
     return stream.getvalue()
 
 
@@ -107,14 +107,14 @@ def test_the_first_positions_are_those_of_the_whole(archive, order, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_a_stream_that_inflates_to_more_than_the_directory_says_is_cut(kind, tmp_path):
-    path = zeros_archive(tmp_path / "x.npz", {"h": (5000, 5000)}, kind)
+    path = zeros_archive(tmp_path / "x.npz", {"h": (3300, 3300)}, kind)
     lying(path, "h.npy", 128 + 32)
     assert path.stat().st_size < 1 << 20
     assert peak_of(lambda: read_heads(path), message="truncated or altered|cannot be read") < MOST
     with zipfile.ZipFile(path, "w", kind) as archive:  # and one whose own header agrees with the lie
-        archive.writestr("h.npy", header_of((2, 2)) + bytes(150 << 20))
+        archive.writestr("h.npy", header_of((2, 2)) + bytes(80 << 20))
     lying(path, "h.npy", len(header_of((2, 2))) + 32)
-    assert peak_of(lambda: read_heads(path), message="checksum") < MOST
+    assert peak_of(lambda: read_heads(path), message="checksum|Bad CRC") < MOST
 
 
 @pytest.mark.parametrize("size", [1 << 31, (1 << 32) - 1])
@@ -244,7 +244,7 @@ def gguf_of(tmp_path, pairs=b"", counts=(0, 1), tensors=b"", data=0):
 @pytest.mark.needs("gguf")
 @pytest.mark.parametrize(("kind", "size"), [(0, 1), (4, 4), (12, 8), (8, 8)], ids=["u8", "u32", "f64", "texts"])
 def test_a_long_list_takes_nothing_until_it_is_looked_up(kind, size, tmp_path):
-    length = (24 << 20) // size
+    length = ((24 if kind != 8 else 1) << 20) // size
     pair = struct.pack("<Q", 1) + b"k" + struct.pack("<IIQ", 9, kind, length) + bytes(length * size)
     path = gguf_of(tmp_path, pair)
     found = []

@@ -7,7 +7,6 @@ header. The format is described for readers in other languages in ``docs/how-to/
 
 from __future__ import annotations
 
-import hashlib
 import io
 import zipfile
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refattn._files import sha256_of
 from refattn._json import read_json
 from refattn._npz import arrays_in
 
@@ -174,7 +174,7 @@ def load_vectors(folder: Traversable | None = None) -> tuple[VectorCase, ...]:
 
 def _cases(name: str, file: IO[bytes], described: Mapping[str, Any]) -> list[VectorCase]:
     """Return the cases of one archive, or raise."""
-    found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256_of(file)
     if found != described["sha256"]:
         raise ValueError(f"{name}: SHA-256 {found} came, {described['sha256']} was wanted; truncated or altered")
     names = [f"{case['name']}.{array}" for case in described["cases"] for array in _names(case)]

@@ -52,7 +52,7 @@ DENSE = {
         ],
     ),
     "masked logits of −9": (UNNAMED, [("np.copyto(logits, -np.inf, where=~allowed)", "np.copyto(logits, -9.0, where=~allowed)")]),
-    "every mask ignored": (UNNAMED, [("RowMask(mask, n_q, n_k, layout)", 'RowMask("full", n_q, n_k, layout)')]),
+    "every mask ignored": (UNNAMED, [("RowMask(mask, ", 'RowMask("full", ')]),
     "dk of dS": (
         "transposed gradient",
         [("return dlogits.swapaxes(-1, -2) @ q[..., rows, :], dv_part", "part = np.zeros_like(dk); part[..., rows, :] = dlogits @ q; return part, dv_part")],
