@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -28,7 +28,7 @@ from scipy.special import expit
 from refattn._validation import FloatArray, as_count
 from refattn.dense import dense_attention
 from refattn.models._blocks import Attention as Attention
-from refattn.models._blocks import Transformer
+from refattn.models._blocks import Transformer, begin
 from refattn.models.config import LlamaConfig
 from refattn.models.weights import GGUFFile, read_gguf
 
@@ -82,7 +82,7 @@ class Llama(Transformer):
     config : LlamaConfig
         Its numbers.
     weights : mapping from str to array_like
-        The tensors `LlamaConfig.tensor_shapes` names, and ``output.weight`` if logits do not use the embedding.
+        The tensors `LlamaConfig.tensor_shapes` names, ``output.weight`` if logits do not use the embedding, no others.
     dtype : {float32, float64}, optional
         Of the weights held and of every computation.
 
@@ -91,7 +91,7 @@ class Llama(Transformer):
     TypeError
         `dtype` is neither float32 nor float64.
     ValueError
-        A tensor is missing, has another shape, or is not finite.
+        A tensor is missing, has another shape, is not finite, or is none of the model's.
 
     Notes
     -----
@@ -115,9 +115,11 @@ class Llama(Transformer):
     config: LlamaConfig
 
     def __init__(self, config: LlamaConfig, weights: Mapping[str, ArrayLike], *, dtype: DTypeLike = np.float32) -> None:
-        shapes = config.tensor_shapes()
-        if "output.weight" in weights:
-            shapes["output.weight"] = shapes["token_embd.weight"]
+        def shapes() -> Iterator[tuple[str, tuple[int, ...]]]:
+            yield from config._shapes()
+            if "output.weight" in weights:
+                yield "output.weight", (config.vocab_size, config.width)
+
         super().__init__(config, shapes, weights, dtype)
 
     @classmethod
@@ -136,7 +138,8 @@ class Llama(Transformer):
         FileNotFoundError
             There is no such file.
         ValueError
-            The file is damaged, of another architecture, or its tensors do not fit its metadata.
+            The file is damaged, of another architecture, its tensors do not fit its metadata, or it has a tensor or a
+            key that this decoder does not compute with (biases, norms of queries and keys, a window, experts, …).
         """
         file = read_gguf(source)
         config = LlamaConfig.from_gguf(file)
@@ -157,7 +160,8 @@ class Llama(Transformer):
             Token numbers, each below ``config.vocab_size``.
         attention : callable, optional
             ``attention(layer, q, k, v) -> out`` with q and out (n_heads, n, d), k and v (n_kv_heads, n, d), rotary
-            positions applied; `exact_attention` by default. Its arguments are read-only.
+            positions applied; `exact_attention` by default. Its arguments are read-only. If it has a method
+            ``begin(start)``, that is called before the first layer.
         observe : callable, optional
             ``observe(layer, a)``, called before each layer's attention with the normalised input a, shape (n, width),
             which is read-only.
@@ -181,6 +185,7 @@ class Llama(Transformer):
         """
         tokens = self._checked(tokens)
         attend = exact_attention if attention is None else attention
+        begin(attend, start)
         turn = self._rotation(as_count("start", start, least=0), len(tokens))
         x = self.weights["token_embd.weight"][tokens]
         for layer in range(self.config.n_layers):
@@ -340,7 +345,7 @@ class Capture:
 
     Notes
     -----
-    Memory O(layers · n width): what is recorded are copies. Source: ours.
+    Memory O(layers · n width): what is recorded are copies, of the last forward alone. Source: ours.
 
     Examples
     --------
@@ -356,6 +361,18 @@ class Capture:
     k: dict[int, FloatArray] = field(default_factory=dict, init=False)
     v: dict[int, FloatArray] = field(default_factory=dict, init=False)
     inputs: dict[int, FloatArray] = field(default_factory=dict, init=False)
+
+    def begin(self, start: int) -> None:
+        """Forget what was recorded of an earlier forward: the model calls it before the first layer.
+
+        Parameters
+        ----------
+        start : int
+            Position of the first token.
+        """
+        for recorded in (self.q, self.k, self.v, self.inputs):
+            recorded.clear()
+        begin(self.attention, start)
 
     def __call__(self, layer: int, q: FloatArray, k: FloatArray, v: FloatArray) -> FloatArray:
         """Record and compute: the signature of an attention."""

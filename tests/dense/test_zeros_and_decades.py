@@ -1,8 +1,9 @@
 """Dense attention on inputs that hide nothing: every row is right to its own size, or the call is refused.
 
-What a row may be off by stands in `decades`. ``REFATTN_FUZZ=long`` draws 20,000 cases a precision in place of 500.
+What a row may be off by stands in `decades`. 500 cases a precision, 20,000 in a campaign.
 """
 
+import lengths
 import numpy as np
 import pytest
 from decades import (
@@ -94,9 +95,10 @@ def check(qkv, g, mask, options, allowed, bias):
     return "right"
 
 
+@lengths.cases(100, 500, campaign=20_000)
 @pytest.mark.parametrize("name", DTYPES)
-def test_every_row_is_right_to_its_own_size_or_the_call_is_refused(name):
-    require_right_or_refused(lambda seed: check(*draw(seed, DTYPES[name])), name)
+def test_every_row_is_right_to_its_own_size_or_the_call_is_refused(name, cases):
+    require_right_or_refused(lambda seed: check(*draw(seed, DTYPES[name])), name, cases)
 
 
 def test_logits_that_float32_cannot_hold_give_the_gradient_of_the_weights_they_give():
@@ -125,7 +127,7 @@ def test_a_small_scale_does_not_take_the_digits_of_small_gradients():
     assert check(inputs, g, "full", options, np.ones((20, 20), bool), 0.0) == "right"
 
 
-@pytest.mark.parametrize("n", [513, 1500])
+@pytest.mark.parametrize("n", [513, *lengths.long(1500)])
 @pytest.mark.parametrize("name", DTYPES)
 def test_so_it_is_over_several_blocks(name, n):
     outcomes = [check(*draw(seed, DTYPES[name], n)) for seed in range(3)]

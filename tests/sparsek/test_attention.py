@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from lengths import long
 
 from refattn import dense_attention, dense_attention_backward, dense_attention_forward
 from refattn.masks import SlidingWindow
@@ -85,7 +86,7 @@ def _require_agreement(inputs: dict[str, np.ndarray], options: dict[str, object]
         assert relative_error(gradient, wanted) <= rtol, name
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 63, 64, 65], ids=lambda n: f"n={n}")
+@pytest.mark.parametrize("n", [1, 2, 3, 17, *long(63, 64, 65)], ids=lambda n: f"n={n}")
 def test_paper_equals_oracle_with_every_option(n):
     for number, (gate, hard) in enumerate((gate, hard) for gate in GATES for hard in (False, True)):
         for window, n_select in ((0, 4), (1, 1), (5, 7), (n, 3), (0, n), (3, max(n - 1, 0))):
