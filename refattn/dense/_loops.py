@@ -151,8 +151,8 @@ def divide_rows(rows: FloatArray, total: FloatArray) -> None:
 
 
 @compiled_with_fma
-def through_softmax(weights: FloatArray, total: FloatArray, flow: FloatArray, scale: Any, space: FloatArray) -> None:
-    """Divide weights by their sum, P = E / t, and write ``scale · P ∘ (F − Σ P F)`` over the flow F.
+def through_softmax(weights: FloatArray, total: FloatArray, flow: FloatArray, space: FloatArray) -> None:
+    """Divide weights by their sum, P = E / t, and write ``P ∘ (F − Σ P F)`` over the flow F.
 
     What nobody attends to counts for nothing, however large its flow is. `space`, of two rows, is workspace.
     """
@@ -175,7 +175,7 @@ def through_softmax(weights: FloatArray, total: FloatArray, flow: FloatArray, sc
     for j in range(n_k):
         for i in range(n_q):
             weight = weights[j, i]
-            flow[j, i] = weight * (flow[j, i] - correction[i]) * scale if weight > 0 else zero
+            flow[j, i] = weight * (flow[j, i] - correction[i]) if weight > 0 else zero
 
 
 @compiled

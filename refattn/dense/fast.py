@@ -10,7 +10,7 @@ and where a tile brings a larger one, t and O of the tiles before are multiplied
 Backward, for blocks of queries whose keys all lie side by side, with m and t found anew: weights from logits that were
 rounded another way than those of which m and t are known would not sum to one.
 
-    P = E / t     dV = Pᵀ dY     F = dY Vᵀ     dS = scale · P ∘ (F − rowsum(P ∘ F))     dQ = dS K     dK = dSᵀ Q
+    P = E / t     dV = Pᵀ dY     F = dY Vᵀ     dS = P ∘ (F − rowsum(P ∘ F))     dQ = scale · dS K     dK = scale · dSᵀ Q
 
 Rows of which sizes alone do not tell that nothing can overflow on the way are computed by the definition,
 `refattn.dense.oracle`, which looks at what is not finite. Tiles, blocks and the order of sums depend on shapes alone,
@@ -204,6 +204,7 @@ def backward(dout: FloatArray, problem: DenseProblem) -> tuple[FloatArray, Float
 
     for_each(pull_back, [(head, number) for head in heads for number in range(parts)])
     found = dq, *(part.sum(axis=0) if parts > 1 else part[0] for part in (dk, dv))
+    np.multiply(found[1], dtype.type(problem.scale), out=found[1])
     if doubtful.any():
         right = oracle.backward(np.where(doubtful[..., None], dout, 0), problem)
         np.copyto(dq, right[0], where=doubtful[..., None])
@@ -235,17 +236,19 @@ def _pull_back(
     # forward: out = P V
     for keys, at in spans:
         np.matmul(head.v[keys], g.T, out=flow[at])
-    # forward: softmax of the logits, scale · Q Kᵀ
-    through_softmax(weights, total, flow, g.dtype.type(head.problem.scale), work)
+    # forward: softmax of the logits
+    through_softmax(weights, total, flow, work)
     # forward: softcap · tanh(S / softcap)
     for (_, at), slope in zip(spans, slopes, strict=True):
         if slope is not None:
             flow[at] *= slope
+    # forward: scale · Q Kᵀ; the scale of dk is applied to its sum
     dq[...] = 0
     for keys, at in spans:
         _add_product(weights[at], g, space, dv[keys])
         _add_product(flow[at], queries, space, dk[keys])
         dq += np.matmul(flow[at].T, head.k[keys], out=space[: dq.size].reshape(dq.shape))
+    dq *= dq.dtype.type(head.problem.scale)
 
 
 def _add_product(a: FloatArray, b: FloatArray, space: FloatArray, out: FloatArray) -> None:

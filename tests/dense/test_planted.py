@@ -72,13 +72,13 @@ BACKWARD_MUTANTS = {
         "gradient of v 0.1 % off": [("dv += dv_part", "dv += 1.001 * dv_part")],
         "gradient of k transposed": [
             (
-                "return dlogits.swapaxes(-1, -2) @ q[..., rows, :], dv_part",
-                "part = np.zeros_like(dk); part[..., rows, :] = dlogits @ q; return part, dv_part",
+                "dk_part = dlogits.swapaxes(-1, -2) @ q[..., rows, :]",
+                "dk_part = np.zeros_like(dk); dk_part[..., rows, :] = dlogits @ q",
             )
         ],
         "softmax correction dropped": [("dlogits -= (weights * dlogits).sum(axis=-1, keepdims=True)", "pass")],
         "softmax correction halved": [("dlogits -= (weights", "dlogits -= 0.5 * (weights")],
-        "scale missing from the gradient": [("dlogits *= np.asarray(scale, dlogits.dtype)", "pass")],
+        "scale missing from the gradient": [("factor = np.asarray(scale, dlogits.dtype)", "factor = 1")],
         "slope of the softcap dropped": [("dlogits *= slope", "pass")],
         "gradient of the last block only": [("dk += ", "dk[...] = ")],
         "shared heads averaged": HEADS_AVERAGED,
@@ -87,9 +87,7 @@ BACKWARD_MUTANTS = {
         "gradient of q 0.1 % off": [("dq += np.matmul(flow[at].T", "dq += np.matmul(1.001 * flow[at].T")],
         "gradient of k 0.1 % off": [("_add_product(flow[at], queries", "_add_product(1.001 * flow[at], queries")],
         "gradient of v 0.1 % off": [("_add_product(weights[at], g", "_add_product(1.001 * weights[at], g")],
-        "scale missing from the gradient": [
-            ("flow, g.dtype.type(head.problem.scale), work", "flow, g.dtype.type(1), work")
-        ],
+        "scale missing from the gradient": [("dq *= dq.dtype.type(head.problem.scale)", "pass")],
         "gradient of k of scaled queries": [("_add_product(flow[at], queries", "_add_product(flow[at], scaled")],
         "slope of the softcap dropped": [("flow[at] *= slope", "pass")],
         "gradient of the last block only": [("out[some] += np.matmul(a[some], b", "out[some] = np.matmul(a[some], b")],
