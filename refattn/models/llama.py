@@ -17,19 +17,24 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
-from scipy.special import expit
 
-from refattn._validation import FloatArray, as_count
+from refattn._validation import FloatArray, as_count, outside_stacklevel
 from refattn.dense import dense_attention
 from refattn.models._blocks import Attention as Attention
 from refattn.models._blocks import Transformer
 from refattn.models.config import LlamaConfig
+from refattn.models.layers.attention_block import attention_block_forward, projected
+from refattn.models.layers.embedding import embedding_forward
+from refattn.models.layers.feed_forward_block import feed_forward_block_forward
+from refattn.models.layers.named import named_norm_forward, within
+from refattn.models.layers.rotary import Rotation, rotation
 from refattn.models.weights import GGUFFile, read_gguf
 
 Observer: TypeAlias = Callable[[int, FloatArray], None]
@@ -179,22 +184,9 @@ class Llama(Transformer):
         UserWarning
             There are more tokens than positions the model was trained on.
         """
-        tokens = self._checked(tokens)
-        attend = exact_attention if attention is None else attention
-        turn = self._rotation(as_count("start", start, least=0), len(tokens))
-        x = self.weights["token_embd.weight"][tokens]
-        for layer in range(self.config.n_layers):
-            weight = self._layer(layer)
-            a = self._rms_norm(x, weight["attn_norm"])
-            a.flags.writeable = False
-            if observe is not None:
-                observe(layer, a)
-            q, k, v = self._projected(weight, a, turn)
-            x = x + self._attended(attend, layer, q, k, v) @ weight["attn_output"].T
-            b = self._rms_norm(x, weight["ffn_norm"])
-            gate = b @ weight["ffn_gate"].T
-            x = x + (gate * expit(gate) * (b @ weight["ffn_up"].T)) @ weight["ffn_down"].T
-        return self._rms_norm(x, self.weights["output_norm.weight"])
+        for x in self.streams(tokens, attention, observe=observe, start=start):
+            last = x
+        return named_norm_forward(last, self.weights, "output_norm", self._norm_eps)[0]
 
     def projections(self, layer: int, a: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return q, k and v of a layer, rotary positions applied, as its attention gets them.
@@ -213,7 +205,7 @@ class Llama(Transformer):
         k, v : ndarray, shape (n_kv_heads, n, d)
             Keys and values.
         """
-        return self._projected(self._layer(layer), a, self._rotation(0, len(a)))
+        return projected(a, self._layer(layer), self.config.head_width, self._rotation(0, len(a)))[0]
 
     def logits(self, hidden: FloatArray) -> FloatArray:
         """Turn rows of `hidden` into logits of the next token, shape (m, vocab_size).
@@ -280,44 +272,62 @@ class Llama(Transformer):
             losses[start : start + len(logits)] = log_sum_exp - logits[np.arange(len(logits)), target]
         return losses
 
-    def _rotation(self, start: int, n: int) -> tuple[FloatArray, FloatArray]:
-        """Return cosine and sine of ``p · base^(−2i/d)`` for n positions p from `start` on, each (n, d/2)."""
+    def streams(
+        self, tokens: ArrayLike, attention: Attention | None = None, *, observe: Observer | None = None, start: int = 0
+    ) -> Iterator[FloatArray]:
+        """Yield the residual stream, shape (n, width), as it enters every layer, and as it leaves the last.
+
+        Errors and warnings are those of `hidden`, at the first step.
+
+        Parameters
+        ----------
+        tokens, attention, observe, start : array_like of int, callable, callable, int
+            As for `hidden`.
+
+        Yields
+        ------
+        ndarray, shape (n, width)
+            Of each layer, before its norm; one more at the end.
+        """
+        tokens = self._checked(tokens)
+        attend = exact_attention if attention is None else attention
+        turn = self._rotation(as_count("start", start, least=0), len(tokens))
+        x, _ = embedding_forward(tokens, self.weights["token_embd.weight"])
+        for layer in range(self.config.n_layers):
+            yield x
+            tensors = self._layer(layer)
+            shown = partial(self._shown, layer, attend, observe)
+            x, _ = attention_block_forward(x, tensors, self._norm_eps, self.config.head_width, turn, shown)
+            x, _ = feed_forward_block_forward(x, tensors, self._norm_eps)
+        yield x
+
+    def _shown(
+        self,
+        layer: int,
+        attend: Attention,
+        observe: Observer | None,
+        q: FloatArray,
+        k: FloatArray,
+        v: FloatArray,
+        a: FloatArray,
+    ) -> tuple[FloatArray, None]:
+        """Show a layer's normalised input to the observer, and attend."""
+        if observe is not None:
+            observe(layer, a)
+        return self._attended(attend, layer, q, k, v), None
+
+    def _rotation(self, start: int, n: int) -> Rotation:
+        """Return the turns of n positions from `start` on; warn where the model was not trained on them."""
         if start + n > self.config.context_length:
             warnings.warn(
                 f"tokens: {start + n} came, the model was trained on {self.config.context_length} positions",
-                stacklevel=3,
+                stacklevel=outside_stacklevel(),
             )
-        d = self.config.head_width
-        angles = np.arange(start, start + n)[:, None] * self.config.rope_base ** (-np.arange(0, d, 2) / d)
-        return np.cos(angles).astype(self.dtype), np.sin(angles).astype(self.dtype)
+        return rotation(start, n, self.config.head_width, self.config.rope_base, self.dtype)
 
     def _layer(self, layer: int) -> dict[str, FloatArray]:
         """Return the tensors of one layer by their names within it."""
-        prefix = f"blk.{layer}."
-        return {
-            name.removeprefix(prefix).removesuffix(".weight"): tensor
-            for name, tensor in self.weights.items()
-            if name.startswith(prefix)
-        }
-
-    def _projected(
-        self, weight: Mapping[str, FloatArray], a: FloatArray, turn: tuple[FloatArray, FloatArray]
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        q, k, v = (self._split(a @ weight[name].T) for name in ("attn_q", "attn_k", "attn_v"))
-        return _rotate(q, *turn), _rotate(k, *turn), np.ascontiguousarray(v)
-
-    def _rms_norm(self, x: FloatArray, gain: FloatArray) -> FloatArray:
-        mean_square = np.square(x).mean(axis=-1, keepdims=True)
-        return np.asarray(x / np.sqrt(mean_square + self._norm_eps) * gain)
-
-
-def _rotate(x: FloatArray, cos: FloatArray, sin: FloatArray) -> FloatArray:
-    """Turn each pair of neighbours ``(x_2i, x_2i+1)`` by the angle of its position; x is (heads, n, d)."""
-    out = np.empty_like(x, order="C")
-    even, odd = x[..., 0::2], x[..., 1::2]
-    out[..., 0::2] = even * cos - odd * sin
-    out[..., 1::2] = even * sin + odd * cos
-    return out
+        return within(self.weights, f"blk.{layer}.")
 
 
 @dataclass
