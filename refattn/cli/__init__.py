@@ -11,11 +11,12 @@ try:
 except ImportError as error:  # the console script exists without the extra
     raise SystemExit(f"refattn: the command line needs {error.name}: python -m pip install 'refattn[report]'") from None
 
-from refattn.cli import cache, conform, decompose, experiment, report, vectors, versions
+from refattn.cli import cache, conform, decompose, experiment, report, train, vectors, versions
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Verified reference attention: evidence on request.")
 app.command()(report.report)
 app.command()(experiment.experiment)
+app.command()(train.train)
 app.command()(decompose.decompose)
 app.command()(conform.conform)
 app.add_typer(vectors.app, name="vectors")

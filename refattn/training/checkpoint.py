@@ -28,7 +28,17 @@ _KEY = "refattn"
 
 
 class OtherCheckpointError(ValueError):
-    """A checkpoint of another training."""
+    """A checkpoint of another training, which may be a good one.
+
+    Notes
+    -----
+    The message has the first thing that differs. Source: ours.
+
+    Examples
+    --------
+    >>> issubclass(OtherCheckpointError, ValueError)
+    True
+    """
 
 
 def write_checkpoint(
@@ -81,7 +91,7 @@ def read_checkpoint(
     path : path
         From `write_checkpoint`.
     parameters, optimizer : mapping from str to ndarray, AdamW
-        Written to.
+        Of the shapes and dtypes in the checkpoint; written to.
     about : mapping from str
         As for `write_checkpoint`.
 

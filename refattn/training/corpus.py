@@ -161,8 +161,10 @@ def split_documents(documents: Sequence[Document], held_out: float, seed: int) -
 
     Returns
     -------
-    training, held_out : list of Document
+    training : list of Document
         In the order given.
+    held_out : list of Document
+        The others, in the order given.
 
     Raises
     ------

@@ -19,7 +19,7 @@ from refattn._validation import as_count
 from refattn.training.batches import Batch
 from refattn.training.checkpoint import read_checkpoint, write_checkpoint
 from refattn.training.interruption import Interruption
-from refattn.training.log import Log
+from refattn.training.log import Log, read_log
 from refattn.training.trainer import Trainer
 
 CHECKPOINT, LOG = "checkpoint.safetensors", "log.jsonl"
@@ -35,7 +35,7 @@ class Outcome(NamedTuple):
     interrupted : bool
         Whether Ctrl-C ended it before its last step.
     last : dict
-        The last line of the log; empty if this call took no step.
+        The last line of the log.
 
     Examples
     --------
@@ -73,11 +73,12 @@ def run_training(
         Made if missing.
     about : mapping from str, optional
         What the training is of, in what JSON has. A checkpoint of something else is refused.
-    save_every, evaluate_every : int, optional
-        Steps from one checkpoint, or measurement of the held-out loss, to the next; at least 1. Both come after the
-        last step too.
+    save_every : int, optional
+        Steps from one checkpoint to the next; at least 1. The last step has one too.
     held_out : callable, optional
         ``held_out() -> batches``, the same ones every time; without it nothing is measured.
+    evaluate_every : int, optional
+        Steps from one measurement of the held-out loss to the next; at least 1. It comes after the last step too.
     on_step : callable, optional
         ``on_step(line)``, called with every line of the log.
 
@@ -108,7 +109,8 @@ def run_training(
     >>> import tempfile
     >>> import numpy as np
     >>> from importlib.util import find_spec
-    >>> from refattn.models import Decoder, LlamaConfig
+    >>> from refattn.models import LlamaConfig
+    >>> from refattn.models.decoder import Decoder
     >>> from refattn.training import AdamW, Recall, read_log
     >>> config = LlamaConfig(n_layers=1, width=8, ffn_width=16, vocab_size=30, n_heads=2, n_kv_heads=1, head_width=4,
     ...                      context_length=16, rope_base=1e4, norm_eps=1e-5)
@@ -143,7 +145,7 @@ def run_training(
                     write_checkpoint(folder / CHECKPOINT, trainer.model.parameters, trainer.optimizer, about)
                 if on_step is not None:
                     on_step(line)
-    return Outcome(trainer.steps, trainer.steps < steps, line)
+    return Outcome(trainer.steps, trainer.steps < steps, line or read_log(folder / LOG)[-1])
 
 
 def _line(trainer: Trainer) -> dict[str, Any]:

@@ -4,15 +4,17 @@
 |---|---|
 | 16 | ``refattn-tokens/1`` |
 | 8 | length h of the header, little-endian; 24 + h is a multiple of 64 |
-| h | header, JSON: tokenizer's digest and vocabulary, counts of tokens and documents, the tokens' dtype, the corpus |
+| h | header, JSON: the tokenizer's digest and vocabulary, counts, the tokens' dtype, the corpus, a digest of it all |
 | 8 each | where every document ends, int64, counted in tokens; its last token is the tokenizer's end |
 | 2 or 4 each | tokens, uint16 or uint32 |
 
-All little-endian. A file is written whole or not at all, and one of another length than its header says is refused.
+All little-endian. A file is written whole or not at all; one of another length or digest than it says is refused.
 """
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import os
 import struct
@@ -31,8 +33,9 @@ from refattn.training.tokenizer import TextTokenizer, tokenizer_digest
 _MAGIC = b"refattn-tokens/1"
 _ALIGNED = 64
 _MOST_HEADER = 1 << 20
+_BLOCK = 1 << 20
 _FIELDS: Mapping[str, type] = {
-    "tokenizer": str, "vocab_size": int, "documents": int, "tokens": int, "dtype": str, "corpus": str,
+    "tokenizer": str, "vocab_size": int, "documents": int, "tokens": int, "dtype": str, "corpus": str, "digest": str,
 }  # fmt: skip
 
 
@@ -118,16 +121,15 @@ def write_tokens(
     if dtype is None:
         raise ValueError("texts: none came, at least one document was wanted")
     ends = np.cumsum([len(one) for one in documents]).astype("<i8")
-    header = json.dumps(
-        {
-            "tokenizer": tokenizer_digest(tokenizer),
-            "vocab_size": tokenizer.vocab_size,
-            "documents": len(documents),
-            "tokens": int(ends[-1]),
-            "dtype": dtype.str,
-            "corpus": corpus,
-        }
-    ).encode("utf-8")
+    about = {
+        "tokenizer": tokenizer_digest(tokenizer),
+        "vocab_size": tokenizer.vocab_size,
+        "documents": len(documents),
+        "tokens": int(ends[-1]),
+        "dtype": dtype.str,
+        "corpus": corpus,
+    }
+    header = json.dumps({**about, "digest": _digest(about, [ends, *documents])}).encode("utf-8")
     header += b" " * (-(len(_MAGIC) + 8 + len(header)) % _ALIGNED)
     with replacing(path) as file:
         file.write(_MAGIC + struct.pack("<Q", len(header)) + header + ends.tobytes())
@@ -148,7 +150,7 @@ def open_tokens(path: str | os.PathLike[str], tokenizer: TextTokenizer | None = 
     Returns
     -------
     TokenFile
-        Header and ends read; tokens are read as they are used.
+        Read once, for the digest, and then as it is used.
 
     Raises
     ------
@@ -159,7 +161,7 @@ def open_tokens(path: str | os.PathLike[str], tokenizer: TextTokenizer | None = 
 
     Notes
     -----
-    Time O(documents). Source: ours.
+    Time O(file), memory O(documents). Source: ours.
 
     Examples
     --------
@@ -176,12 +178,23 @@ def open_tokens(path: str | os.PathLike[str], tokenizer: TextTokenizer | None = 
     if path.stat().st_size != size:
         raise ValueError(f"{path}: {path.stat().st_size} bytes came, {size} were wanted: truncated or damaged")
     ends = np.fromfile(path, "<i8", header["documents"], offset=at).astype(np.int64)
-    if (np.diff(ends, prepend=0) < 1).any() or ends[-1] != header["tokens"]:
+    if (ends[:1] < 1).any() or (ends[1:] <= ends[:-1]).any() or ends[-1] != header["tokens"]:
         raise ValueError(f"{path}: ends of documents that do not rise to the number of tokens: damaged")
     if tokenizer is not None and header["tokenizer"] != (wanted := tokenizer_digest(tokenizer)):
         raise ValueError(f"{path}: tokens of tokenizer {header['tokenizer']} came, of {wanted} were wanted")
     tokens = np.memmap(path, header["dtype"], mode="r", offset=at + 8 * header["documents"], shape=(header["tokens"],))
+    about = {name: header[name] for name in _FIELDS if name != "digest"}
+    blocks = (tokens[start : start + _BLOCK] for start in range(0, len(tokens), _BLOCK))
+    if header["digest"] != _digest(about, itertools.chain([ends.astype("<i8")], blocks)):
+        raise ValueError(f"{path}: not what was written: damaged")
     return TokenFile(path, header["tokenizer"], header["vocab_size"], header["corpus"], ends, tokens)
+
+
+def _digest(about: Mapping[str, Any], arrays: Iterable[NDArray[Any]]) -> str:
+    whole = hashlib.blake2b(json.dumps(about).encode("utf-8"), digest_size=16)
+    for array in arrays:
+        whole.update(array.tobytes())
+    return whole.hexdigest()
 
 
 def _header(path: Path) -> tuple[dict[str, Any], int]:

@@ -23,9 +23,16 @@ from refattn.training.clipping import clip_gradients, global_norm
 class TrainingStoppedError(ArithmeticError):
     """A number in a step is NaN or infinite.
 
+    Parameters
+    ----------
+    step : int
+        The step's number, from 1.
+    what : str
+        The first layer or parameter, and what is not finite there.
+
     Notes
     -----
-    `step` is the step's number, from 1; the message names the first layer. Source: ours.
+    Source: ours.
 
     Examples
     --------
@@ -44,7 +51,8 @@ class Trainable(Protocol):
     Attributes
     ----------
     parameters : dict from str to ndarray
-        By name in the order of the computation: row by row, float32 or float64, written to by the training.
+        By name in the order of the computation, in any shapes, float32 or float64: row by row in memory, written to by
+        the training.
 
     Examples
     --------
@@ -206,6 +214,8 @@ class Trainer:
         ------
         TrainingStoppedError
             It is not finite.
+        ValueError
+            There is no batch in which a target counts.
         """
         total = weight = 0.0
         for batch in batches:
@@ -214,6 +224,8 @@ class Trainer:
                 self.steps, lambda batch=batch: self.model.loss(*batch, attention=self.attention)
             )
             weight += share
+        if weight == 0:
+            raise ValueError("batches: none in which a target counts came, at least one was wanted")
         return total / weight
 
     def require_finite_parameters(self) -> None:
