@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from refattn._overflow import overflow_judged
 from refattn._validation import FloatArray, as_array, as_count, as_flag, as_float_arrays, as_float_dtype, require_kind
 from refattn.models.attentions.exact import ExactAttention
-from refattn.models.attentions.protocol import DifferentiableAttention
+from refattn.models.attentions.protocol import DifferentiableAttention, LayerGradients
 from refattn.models.config import GPT2Config, LlamaConfig
 from refattn.models.layers.attention_block import (
     AttentionBlockCache,
@@ -197,8 +197,13 @@ class Decoder:
         gradients: Gradients,
     ) -> FloatArray:
         own = gradients.within(f"blk.{layer}.")
+
+        def pull_back(dout: FloatArray, attended: Any) -> LayerGradients:
+            _require_finite(f"blk.{layer}", "the gradient of the attention's output", dout)
+            return attention.backward(dout, attended)
+
         dx = feed_forward_block_backward(dx, cache.feed_forward, own)
-        dx = attention_block_backward(dx, cache.attention, own, attention.backward, self.config.head_width)
+        dx = attention_block_backward(dx, cache.attention, own, pull_back, self.config.head_width)
         _require_finite(f"blk.{layer}", "the gradient of the residual stream", dx)
         return dx
 

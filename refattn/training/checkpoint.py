@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refattn._files import write_whole
+from refattn._json import parsed
 from refattn._validation import FloatArray
 from refattn.models.safetensors_file import read_safetensors
 from refattn.training.adamw import AdamW
@@ -172,14 +173,14 @@ def _header(path: Path) -> dict[str, Any]:
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata() or {}
     try:
-        header = json.loads(metadata[_KEY])
+        header = parsed(metadata[_KEY].encode("utf-8"))
         if header["format"] != _FORMAT:
             raise ValueError(f"format {header['format']!r} came, {_FORMAT!r} was wanted")
         if type(header["steps"]) is not int or header["steps"] < 0:
             raise ValueError(f"steps: {header['steps']!r} came, a number of steps was wanted")
         if not isinstance(header["about"], dict) or not isinstance(header["digest"], str):
             raise ValueError("about or digest is of another kind than was wanted")
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path}: not a checkpoint of a training ({error!r})") from None
     return dict(header)
 

@@ -11,6 +11,8 @@ import math
 import os
 from typing import Any
 
+from refattn._json import parsed
+
 
 class Log:
     """An open log.
@@ -116,8 +118,8 @@ def _end(content: bytes, steps: int) -> int:
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
-        found = json.loads(line.decode("utf-8"))
-    except (ValueError, RecursionError):
+        found = parsed(line)
+    except ValueError:
         return None
     usable = isinstance(found, dict) and type(found.get("step")) is int
     return found if usable and all(map(_finite, found.values())) else None

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refattn._files import replacing
+from refattn._json import parsed
 from refattn._validation import as_count
 from refattn.training.tokenizer import TextTokenizer, tokenizer_digest
 
@@ -208,7 +209,7 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
             raise ValueError(f"{path}: a header of {length} bytes came, at most {_MOST_HEADER} were wanted: damaged")
         content = file.read(length)
     try:
-        header = json.loads(content.decode("utf-8"))
+        header = parsed(content)
         if not isinstance(header, dict) or header.keys() != _FIELDS.keys():
             raise ValueError(f"fields {', '.join(_FIELDS)} were wanted")
         for name, kind in _FIELDS.items():
@@ -218,6 +219,6 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
             as_count(name, header[name], least=1, most=1 << 48)
         if header["dtype"] not in ("<u2", "<u4"):
             raise ValueError(f"dtype: {header['dtype']!r} came, '<u2' or '<u4' was wanted")
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: a header that cannot be read ({error}): truncated or damaged") from None
     return header, len(start) + length

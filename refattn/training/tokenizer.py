@@ -18,10 +18,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refattn._files import write_whole
+from refattn._json import parsed
 from refattn._validation import as_count
 
 _BYTES = 256
 """The least vocabulary of byte-level BPE, without the end."""
+
+_MOST_BYTES = 64 << 20
+"""Of a tokenizer as JSON: that of a vocabulary of 50,000 takes 4 MB."""
 
 
 class TextTokenizer(Protocol):
@@ -145,7 +149,8 @@ class BPETokenizer:
     def __init__(self, text: str) -> None:
         library = _library()
         try:
-            self._tokenizer = library.Tokenizer.from_str(json.dumps(json.loads(text)["tokenizer"]))
+            said = parsed(text.encode("utf-8"), most=_MOST_BYTES)["tokenizer"]
+            self._tokenizer = library.Tokenizer.from_str(json.dumps(said))
         except Exception as error:  # the library raises its own plain Exception
             raise ValueError(f"text: cannot be read ({error}); the JSON of a BPE tokenizer was wanted") from error
         self.text, self.end = text, int(self._tokenizer.get_vocab_size())
@@ -232,11 +237,11 @@ def read_tokenizer(path: str | os.PathLike[str]) -> TextTokenizer:
     """Read what `write_tokenizer` wrote; a ValueError names the file and says what is wrong with it."""
     try:
         text = Path(path).read_text(encoding="utf-8").strip()
-        kind = json.loads(text)["kind"]
+        kind = parsed(text.encode("utf-8"), most=_MOST_BYTES)["kind"]
         if kind not in ("bytes", "bpe"):
             raise ValueError(f"kind {kind!r} came, 'bytes' or 'bpe' was wanted")
         return ByteTokenizer() if kind == "bytes" else BPETokenizer(text)
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path}: not a tokenizer ({error})") from None
 
 

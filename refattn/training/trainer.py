@@ -264,6 +264,8 @@ class Trainer:
             found = compute()
         except ArithmeticError as error:  # a decoder's names the layer
             raise TrainingStoppedError(step, str(error)) from error
+        except ValueError as error:  # tokens out of range, or what an attention refuses
+            raise ValueError(f"step {step}: {error}") from error
         loss = found[0] if isinstance(found, tuple) else found
         if not math.isfinite(loss):
             raise TrainingStoppedError(step, f"{self._first(self.model.parameters)}: the loss is {loss}")

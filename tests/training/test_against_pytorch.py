@@ -78,7 +78,7 @@ def torch_curve(config, parameters, windows, steps):
         torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
         optimizer.step()
         rates.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     return np.array(losses)
 
 
