@@ -25,16 +25,18 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from refattn._validation import FloatArray, as_count, outside_stacklevel
-from refattn.dense import dense_attention
+from refattn._validation import FloatArray, as_count, outside_stacklevel, require_kind
 from refattn.models._blocks import Attention as Attention
 from refattn.models._blocks import Transformer
+from refattn.models.attentions.exact import ExactAttention
+from refattn.models.attentions.exact import exact_attention as exact_attention
+from refattn.models.attentions.protocol import DifferentiableAttention, own_shapes
 from refattn.models.config import LlamaConfig
 from refattn.models.layers.attention_block import attention_block_forward, projected
 from refattn.models.layers.embedding import embedding_forward
 from refattn.models.layers.feed_forward_block import feed_forward_block_forward
 from refattn.models.layers.named import named_norm_forward, within
-from refattn.models.layers.rotary import Rotation, rotation
+from refattn.models.layers.rotary import ComplexArray, rotation
 from refattn.models.weights import GGUFFile, read_gguf
 
 Observer: TypeAlias = Callable[[int, FloatArray], None]
@@ -42,41 +44,6 @@ Observer: TypeAlias = Callable[[int, FloatArray], None]
 
 _LOGIT_ROWS = 128
 """Rows of logits held at once where not all are wanted: 25 MB of float32 for a vocabulary of 49,152."""
-
-
-def exact_attention(layer: int, q: FloatArray, k: FloatArray, v: FloatArray) -> FloatArray:
-    """Causal softmax attention, the same in every layer: what a `Llama` computes unless told otherwise.
-
-    Parameters
-    ----------
-    layer : int
-        Which layer; it makes no difference.
-    q, k, v : ndarray, shapes (n_heads, n, d), (n_kv_heads, n, d), (n_kv_heads, n, d)
-        Queries, keys and values, in the model's dtype.
-
-    Returns
-    -------
-    ndarray, shape (n_heads, n, d)
-        The output.
-
-    Raises
-    ------
-    ValueError
-        Shapes do not fit, or a logit overflows.
-
-    Notes
-    -----
-    Time O(n² d) a head; `refattn.dense_attention`. Source: the definition.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from refattn.models import exact_attention
-    >>> ones = np.ones((2, 3, 4))
-    >>> exact_attention(0, ones, ones, ones).shape
-    (2, 3, 4)
-    """
-    return dense_attention(q, k, v, mask="causal", check_finite=False)
 
 
 class Llama(Transformer):
@@ -90,11 +57,14 @@ class Llama(Transformer):
         The tensors `LlamaConfig.tensor_shapes` names, and ``output.weight`` if logits do not use the embedding.
     dtype : {float32, float64}, optional
         Of the weights held and of every computation.
+    attention : DifferentiableAttention, optional
+        What it computes where a call names no other; the parameters it has of its own are among the weights, as those
+        of a `refattn.models.Decoder` are. Exact attention by default.
 
     Raises
     ------
     TypeError
-        `dtype` is neither float32 nor float64.
+        `dtype` is neither float32 nor float64, or `attention` is no such object.
     ValueError
         A tensor is missing, has another shape, or is not finite.
 
@@ -119,8 +89,17 @@ class Llama(Transformer):
 
     config: LlamaConfig
 
-    def __init__(self, config: LlamaConfig, weights: Mapping[str, ArrayLike], *, dtype: DTypeLike = np.float32) -> None:
-        shapes = config.tensor_shapes()
+    def __init__(
+        self,
+        config: LlamaConfig,
+        weights: Mapping[str, ArrayLike],
+        *,
+        dtype: DTypeLike = np.float32,
+        attention: DifferentiableAttention | None = None,
+    ) -> None:
+        self.attention = ExactAttention() if attention is None else attention
+        require_kind("attention", self.attention, DifferentiableAttention, "refattn.models")
+        shapes = config.tensor_shapes() | own_shapes(self.attention, config)
         if "output.weight" in weights:
             shapes["output.weight"] = shapes["token_embd.weight"]
         super().__init__(config, shapes, weights, dtype)
@@ -162,7 +141,7 @@ class Llama(Transformer):
             Token numbers, each below ``config.vocab_size``.
         attention : callable, optional
             ``attention(layer, q, k, v) -> out`` with q and out (n_heads, n, d), k and v (n_kv_heads, n, d), rotary
-            positions applied; `exact_attention` by default. Its arguments are read-only.
+            positions applied; the model's own by default. Its arguments are read-only.
         observe : callable, optional
             ``observe(layer, a)``, called before each layer's attention with the normalised input a, shape (n, width),
             which is read-only.
@@ -290,7 +269,7 @@ class Llama(Transformer):
             Of each layer, before its norm; one more at the end.
         """
         tokens = self._checked(tokens)
-        attend = exact_attention if attention is None else attention
+        attend = self.attention if attention is None else attention
         turn = self._rotation(as_count("start", start, least=0), len(tokens))
         x, _ = embedding_forward(tokens, self.weights["token_embd.weight"])
         for layer in range(self.config.n_layers):
@@ -314,9 +293,11 @@ class Llama(Transformer):
         """Show a layer's normalised input to the observer, and attend."""
         if observe is not None:
             observe(layer, a)
+        if isinstance(attend, DifferentiableAttention):
+            attend = partial(_without_cache, attend, a, self._layer(layer))
         return self._attended(attend, layer, q, k, v), None
 
-    def _rotation(self, start: int, n: int) -> Rotation:
+    def _rotation(self, start: int, n: int) -> ComplexArray:
         """Return the turns of n positions from `start` on; warn where the model was not trained on them."""
         if start + n > self.config.context_length:
             warnings.warn(
@@ -328,6 +309,18 @@ class Llama(Transformer):
     def _layer(self, layer: int) -> dict[str, FloatArray]:
         """Return the tensors of one layer by their names within it."""
         return within(self.weights, f"blk.{layer}.")
+
+
+def _without_cache(
+    attention: DifferentiableAttention,
+    a: FloatArray,
+    tensors: Mapping[str, FloatArray],
+    layer: int,
+    q: FloatArray,
+    k: FloatArray,
+    v: FloatArray,
+) -> FloatArray:
+    return attention.forward(layer, q, k, v, a, tensors)[0]
 
 
 @dataclass

@@ -23,7 +23,7 @@ from refattn.models.layers.named import (
     named_norm_forward,
 )
 from refattn.models.layers.normalisation import NormCache
-from refattn.models.layers.rotary import Rotation, rotary_backward, rotary_forward
+from refattn.models.layers.rotary import ComplexArray, rotary_backward, rotary_forward
 
 Attend = Callable[[FloatArray, FloatArray, FloatArray, FloatArray], tuple[FloatArray, Any]]
 """``attend(q, k, v, a) -> (out, cache)``: q and out (…, H, n, d), k and v (…, H_kv, n, d), a (…, n, width)."""
@@ -34,13 +34,13 @@ class AttentionBlockCache(NamedTuple):
 
     norm: NormCache
     projections: tuple[LinearCache, LinearCache, LinearCache]
-    turn: Rotation | None
+    turn: ComplexArray | None
     attended: Any
     output: LinearCache
 
 
 def projected(
-    a: FloatArray, tensors: Mapping[str, FloatArray], head_width: int, turn: Rotation | None
+    a: FloatArray, tensors: Mapping[str, FloatArray], head_width: int, turn: ComplexArray | None
 ) -> tuple[tuple[FloatArray, FloatArray, FloatArray], tuple[LinearCache, LinearCache, LinearCache]]:
     """Return q, k and v of the normalised input a, shape (…, n, width), by head and with positions applied."""
     q, of_q = named_linear_forward(a, tensors, "attn_q")
@@ -58,7 +58,7 @@ def attention_block_forward(
     tensors: Mapping[str, FloatArray],
     eps: float,
     head_width: int,
-    turn: Rotation | None,
+    turn: ComplexArray | None,
     attend: Attend,
 ) -> tuple[FloatArray, AttentionBlockCache]:
     """Return x with the attention of its norm added; x is (…, n, width)."""

@@ -6,7 +6,7 @@ LayerNorm, one without is a norm of the root mean square.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from refattn._validation import FloatArray
 from refattn.models.layers.linear import LinearCache, linear_backward, linear_forward
@@ -33,6 +33,10 @@ class Gradients:
     def want(self, name: str) -> bool:
         """Whether the gradient of a tensor is wanted."""
         return self._prefix + name in self.wanted
+
+    def want_any(self, names: Iterable[str]) -> bool:
+        """Whether one of the gradients of these tensors is wanted."""
+        return any(self.want(name) for name in names)
 
     def add(self, name: str, gradient: FloatArray | None) -> None:
         """Add what one use of a tensor contributes; None, and what is not wanted, is left aside."""
