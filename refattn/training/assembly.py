@@ -7,16 +7,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from refattn.models.attentions import (
+from refattn.models import (
     ConvAttention,
+    Decoder,
     DifferentiableAttention,
     ExactAttention,
+    GPT2Config,
+    LlamaConfig,
     LowRankAttention,
     SparseKAttention,
     WindowAttention,
 )
-from refattn.models.config import GPT2Config, LlamaConfig
-from refattn.models.decoder import Decoder
 from refattn.training import config as _config
 from refattn.training.adamw import AdamW
 from refattn.training.batches import Batch, Windows, windows_in_order

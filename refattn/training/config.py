@@ -76,13 +76,13 @@ class PasskeyTask(_Section):
 
 
 class Exact(_Section):
-    """`refattn.models.attentions.ExactAttention`."""
+    """`refattn.models.ExactAttention`."""
 
     kind: Literal["exact"]
 
 
 class SlidingWindow(_Section):
-    """`refattn.models.attentions.WindowAttention`."""
+    """`refattn.models.WindowAttention`."""
 
     kind: Literal["window"]
     window: Positive
@@ -90,7 +90,7 @@ class SlidingWindow(_Section):
 
 
 class SparseK(_Section):
-    """`refattn.models.attentions.SparseKAttention`."""
+    """`refattn.models.SparseKAttention`."""
 
     kind: Literal["sparsek"]
     n_select: Annotated[int, Field(ge=0)]
@@ -101,7 +101,7 @@ class SparseK(_Section):
 
 
 class Conv(_Section):
-    """`refattn.models.attentions.ConvAttention`: starts given, spread evenly, or found by Recover at every forward."""
+    """`refattn.models.ConvAttention`: starts given, spread evenly, or found by Recover at every forward."""
 
     kind: Literal["conv"]
     starts: list[Annotated[int, Field(ge=0)]] | None = None
@@ -113,7 +113,7 @@ class Conv(_Section):
 
 
 class LowRank(_Section):
-    """`refattn.models.attentions.LowRankAttention`, by polynomials of a degree that follows from the error."""
+    """`refattn.models.LowRankAttention`, by polynomials of a degree that follows from the error."""
 
     kind: Literal["lowrank"]
     error: Annotated[float, Field(gt=0, lt=1)]

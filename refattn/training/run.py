@@ -109,8 +109,7 @@ def run_training(
     >>> import tempfile
     >>> import numpy as np
     >>> from importlib.util import find_spec
-    >>> from refattn.models import LlamaConfig
-    >>> from refattn.models.decoder import Decoder
+    >>> from refattn.models import Decoder, LlamaConfig
     >>> from refattn.training import AdamW, Recall, read_log
     >>> config = LlamaConfig(n_layers=1, width=8, ffn_width=16, vocab_size=30, n_heads=2, n_kv_heads=1, head_width=4,
     ...                      context_length=16, rope_base=1e4, norm_eps=1e-5)

@@ -5,8 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from refattn.models import LlamaConfig
-from refattn.models.decoder import Decoder
+from refattn.models import Decoder, LlamaConfig
 from refattn.training import AdamW, Recall, Trainer, WarmupCosine
 
 TASK = Recall(n=16, n_pairs=2, n_keys=6, n_values=6, n_fillers=6)

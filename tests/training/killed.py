@@ -14,8 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from refattn.models import LlamaConfig
-from refattn.models.decoder import Decoder
+from refattn.models import Decoder, LlamaConfig
 from refattn.training import AdamW, Recall, Trainer, WarmupCosine, read_log, run_training
 from refattn.training.run import CHECKPOINT, LOG
 

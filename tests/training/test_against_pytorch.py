@@ -6,8 +6,7 @@ The PyTorch side is written out here, from the definition: nothing of this packa
 import numpy as np
 import pytest
 
-from refattn.models import LlamaConfig
-from refattn.models.decoder import Decoder
+from refattn.models import Decoder, LlamaConfig
 from refattn.training import AdamW, Trainer, WarmupCosine, Windows
 
 torch = pytest.importorskip("torch")
