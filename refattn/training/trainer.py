@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from refattn._overflow import all_finite
@@ -220,9 +221,8 @@ class Trainer:
         total = weight = 0.0
         for batch in batches:
             share = _weight(batch)
-            total += share * self._finite(
-                self.steps, lambda batch=batch: self.model.loss(*batch, attention=self.attention)
-            )
+            loss = partial(self.model.loss, *_arrays(batch), attention=self.attention)
+            total += share * self._finite(self.steps, loss)
             weight += share
         if weight == 0:
             raise ValueError("batches: none in which a target counts came, at least one was wanted")
@@ -242,12 +242,10 @@ class Trainer:
             share = _weight(piece) / whole if whole > 0 else 1.0
             if share == 0:
                 continue  # none of its targets counts
-            value, found = self._finite(
-                self.steps + 1,
-                lambda piece=piece: self.model.loss_and_gradients(
-                    *piece, attention=self.attention, recompute=self.recompute
-                ),
+            both = partial(
+                self.model.loss_and_gradients, *_arrays(piece), attention=self.attention, recompute=self.recompute
             )
+            value, found = self._finite(self.steps + 1, both)
             loss += share * value
             for name, gradient in found.items():
                 if share != 1:
@@ -287,6 +285,10 @@ def _pieces(batch: Batch, count: int) -> Iterator[Batch]:
         raise ValueError(f"accumulate: {count} came, a divisor of the {rows} rows of a batch was wanted")
     size = rows // count
     for at in range(0, rows, size):
-        tokens, targets, weights = (None if array is None else array[at : at + size] for array in batch)
-        assert tokens is not None and targets is not None  # noqa: PT018  for the type checker
-        yield Batch(tokens, targets, weights)
+        part = slice(at, at + size)
+        yield Batch(batch.tokens[part], batch.targets[part], None if batch.weights is None else batch.weights[part])
+
+
+def _arrays(batch: Batch) -> tuple[Any, Any, Any]:
+    """Return a batch as a model takes it."""
+    return batch.tokens, batch.targets, batch.weights
