@@ -141,7 +141,8 @@ class Decoder:
         missing = sorted(shapes.keys() - parameters.keys())
         if missing:
             raise ValueError(f"parameters: {missing[0]!r} is missing, one of shape {shapes[missing[0]]} was wanted")
-        arrays = as_float_arrays(**{f"parameters: {name!r}": array for name, array in parameters.items()})
+        given: dict[str, Any] = {f"parameters: {name!r}": array for name, array in parameters.items()}
+        arrays = as_float_arrays(**given)
         self.parameters: dict[str, FloatArray] = {
             name: np.array(array) for name, array in zip(parameters, arrays, strict=True)
         }

@@ -165,7 +165,7 @@ class Llama(Transformer):
         """
         for x in self.streams(tokens, attention, observe=observe, start=start):
             last = x
-        return named_norm_forward(last, self.weights, "output_norm", self._norm_eps)[0]
+        return named_norm_forward(last, self.weights, "output_norm", float(self._norm_eps))[0]
 
     def projections(self, layer: int, a: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return q, k and v of a layer, rotary positions applied, as its attention gets them.
@@ -270,14 +270,15 @@ class Llama(Transformer):
         """
         tokens = self._checked(tokens)
         attend = self.attention if attention is None else attention
+        eps = float(self._norm_eps)
         turn = self._rotation(as_count("start", start, least=0), len(tokens))
         x, _ = embedding_forward(tokens, self.weights["token_embd.weight"])
         for layer in range(self.config.n_layers):
             yield x
             tensors = self._layer(layer)
             shown = partial(self._shown, layer, attend, observe)
-            x, _ = attention_block_forward(x, tensors, self._norm_eps, self.config.head_width, turn, shown)
-            x, _ = feed_forward_block_forward(x, tensors, self._norm_eps)
+            x, _ = attention_block_forward(x, tensors, eps, self.config.head_width, turn, shown)
+            x, _ = feed_forward_block_forward(x, tensors, eps)
         yield x
 
     def _shown(

@@ -43,7 +43,8 @@ def feed_forward_block_forward(
 ) -> tuple[FloatArray, FeedForwardBlockCache]:
     """Return x with the feed-forward of its norm added."""
     b, norm = named_norm_forward(x, tensors, "ffn_norm", eps)
-    of_gate, bend = None, None
+    of_gate: LinearCache | None = None
+    bend: SwiGLUCache | GELUCache
     if "ffn_gate.weight" in tensors:
         gate, of_gate = named_linear_forward(b, tensors, "ffn_gate")
         up, of_up = named_linear_forward(b, tensors, "ffn_up")
@@ -60,14 +61,15 @@ def feed_forward_block_backward(dout: FloatArray, cache: FeedForwardBlockCache, 
     """Return the gradient of x, and add those of the tensors: the forward's steps, from the last to the first."""
     # forward: x + W_down inner
     dinner = named_linear_backward(dout, cache.down, gradients, "ffn_down")
-    if isinstance(cache.bend, SwiGLUCache) and cache.gate is not None:
+    if isinstance(cache.bend, GELUCache):
+        # forward: inner = gelu(W_up b)
+        db = named_linear_backward(gelu_backward(dinner, cache.bend), cache.up, gradients, "ffn_up")
+    else:
+        assert cache.gate is not None
         # forward: inner = silu(W_gate b) ∘ W_up b
         dgate, dup = swiglu_backward(dinner, cache.bend)
         db = named_linear_backward(dgate, cache.gate, gradients, "ffn_gate")
         db += named_linear_backward(dup, cache.up, gradients, "ffn_up")
-    else:
-        # forward: inner = gelu(W_up b)
-        db = named_linear_backward(gelu_backward(dinner, cache.bend), cache.up, gradients, "ffn_up")
     # forward: b = norm(x)
     dx = named_norm_backward(db, cache.norm, gradients, "ffn_norm")
     # forward: x + …

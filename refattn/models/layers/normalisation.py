@@ -234,7 +234,7 @@ def layer_norm_backward(dout: ArrayLike, cache: NormCache) -> NormGradients:
     Raises
     ------
     ValueError
-        Shapes do not fit.
+        Shapes do not fit, or the cache is that of another norm.
 
     Notes
     -----
@@ -251,6 +251,8 @@ def layer_norm_backward(dout: ArrayLike, cache: NormCache) -> NormGradients:
     """
     dout = np.asarray(dout)
     rows, upstream, rate, mean = as_rows(cache.x), as_rows(dout), cache.rate, cache.mean
+    if mean is None:
+        raise ValueError("cache: one of rms_norm_forward came, one of layer_norm_forward was wanted")
     dx = np.empty_like(rows)
 
     def pull_back(some: slice) -> FloatArray:

@@ -48,7 +48,8 @@ def rotation(start: int, n: int, d: int, base: float, dtype: DTypeLike) -> Compl
     array([[1.    +0.j    ], [0.5403+0.8415j]])
     """
     angles = np.arange(start, start + n)[:, None] * base ** (-np.arange(0, d, 2) / d)
-    return np.exp(1j * angles).astype(np.result_type(dtype, np.complex64))
+    turn: ComplexArray = np.exp(1j * angles).astype(np.result_type(dtype, np.complex64))
+    return turn
 
 
 def rotary_forward(x: ArrayLike, turn: ComplexArray) -> tuple[FloatArray, ComplexArray]:
