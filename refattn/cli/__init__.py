@@ -16,7 +16,7 @@ from refattn.cli import cache, conform, decompose, experiment, report, train, ve
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Verified reference attention: evidence on request.")
 app.command()(report.report)
 app.command()(experiment.experiment)
-app.command()(train.train)
+app.command(help=train.HELP)(train.train)
 app.command()(decompose.decompose)
 app.command()(conform.conform)
 app.add_typer(vectors.app, name="vectors")

@@ -16,6 +16,13 @@ from refattn.experiments.workers import ItemFailedError, Workers, dask_workers, 
 if TYPE_CHECKING:
     from refattn.training.config import TrainingConfig
 
+HELP = """Train: the checkpoint and the log are in DIR/NAME, and the same command goes on where it was stopped.
+
+Ctrl-C finishes the step and saves. Several files, or --workers or --scheduler, are run as an experiment, whose records
+are DIR/trainings.jsonl. Exit status 0: every training is finished. 1: one failed, or a file cannot be used. 2: wrong
+usage. 130: stopped by Ctrl-C.
+"""
+
 
 def train(
     configs: Annotated[list[Path], typer.Argument(metavar="CONFIG.toml …", help="One file, or several.")],
@@ -27,12 +34,7 @@ def train(
         str, typer.Option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster that sees the same folders.")
     ] = "",
 ) -> None:
-    """Train: the checkpoint and the log are in DIR/NAME, and the same command goes on where it was stopped.
-
-    Ctrl-C finishes the step and saves. Several files, or --workers or --scheduler, are run as an experiment, whose
-    records are DIR/trainings.jsonl. Exit status 0: every training is finished. 1: one failed, or a file cannot be used.
-    2: wrong usage. 130: stopped by Ctrl-C.
-    """
+    """Run the command, as `HELP` says."""
     if workers and scheduler:
         raise typer.BadParameter("one of --workers and --scheduler was wanted", param_hint="--scheduler")
     names = [path.stem for path in configs]

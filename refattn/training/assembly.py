@@ -22,7 +22,7 @@ from refattn.training import config as _config
 from refattn.training.adamw import AdamW
 from refattn.training.batches import Batch, Windows, windows_in_order
 from refattn.training.config import TrainingConfig, text_files
-from refattn.training.corpus import documents_in_files, packaged_documents, prepare_corpus
+from refattn.training.corpus import Document, documents_in_files, packaged_documents, prepare_corpus
 from refattn.training.passkeys import Passkeys
 from refattn.training.recall import Recall
 from refattn.training.run import Outcome, run_training
@@ -107,14 +107,8 @@ def _data(config: TrainingConfig, folder: Path, texts: Path) -> Data:
     piece = rows // config.batch.accumulate
     windows = config.output.evaluate_windows
     if isinstance(asked, _config.Files | _config.Package):
-        named = isinstance(asked, _config.Files)
-        documents = (
-            documents_in_files(text_files(asked, texts), asked.separator)
-            if named
-            else packaged_documents(asked.package)
-        )
         corpus = prepare_corpus(
-            documents,
+            _documents(asked, texts),
             folder / "data",
             tokenizer=asked.tokenizer,
             vocab_size=asked.vocab_size,
@@ -143,6 +137,12 @@ def _data(config: TrainingConfig, folder: Path, texts: Path) -> Data:
         "",
         None,
     )
+
+
+def _documents(asked: _config.Files | _config.Package, texts: Path) -> list[Document]:
+    if isinstance(asked, _config.Package):
+        return packaged_documents(asked.package)
+    return documents_in_files(text_files(asked, texts), asked.separator)
 
 
 def _model(config: TrainingConfig, vocab_size: int) -> LlamaConfig | GPT2Config:
