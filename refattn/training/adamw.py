@@ -111,7 +111,8 @@ class AdamW:
             decay = self.weight_decay if parameter.ndim >= 2 else 0.0
             whole = [array.reshape(-1) for array in (parameter, gradients[name], mean, self.square[name])]
             for at in range(0, parameter.size, _BLOCK):
-                self._step_block(*(array[at : at + _BLOCK] for array in whole), rate, decay)
+                theta, g, m, s = (array[at : at + _BLOCK] for array in whole)
+                self._step_block(theta, g, m, s, rate, decay)
 
     def _step_block(
         self, theta: FloatArray, g: FloatArray, m: FloatArray, s: FloatArray, rate: float, decay: float

@@ -142,7 +142,7 @@ def windows_in_order(tokens: Any, n: int, batch: int, most: int | None = None) -
 
 def _checked(tokens: Any, n: int) -> NDArray[Any]:
     """Return the sequence where it lies, checked but for its entries: those that are used go through the model."""
-    found = np.asanyarray(tokens)
+    found: NDArray[Any] = np.asanyarray(tokens)
     if found.ndim != 1 or found.dtype.kind not in "iu":
         raise TypeError(f"tokens: shape {found.shape} of {found.dtype} came, whole numbers in one axis were wanted")
     if len(found) <= n:
