@@ -1,23 +1,17 @@
-"""Held-out loss of a small language model against steps, one curve for every attention, from the shipped records."""
+"""Loss of a small language model against steps, in training and held out, from the shipped records."""
 
-from style import BLUE, INK, ORANGE, plt
+from style import BLUE, GREY, INK, plt
 
 RECORDS = "trainings"
-
-ATTENTIONS = {
-    "exact": ("exact", INK),
-    "window": ("the 16 newest", ORANGE),
-    "sparsek": ("the 16 newest and 16 selected (SparseK)", BLUE),
-}
-"""Name of the configuration: name and colour of its curve."""
 
 
 def draw(rows):
     """Return the figure."""
-    figure, axis = plt.subplots(figsize=(5.6, 3.4), layout="constrained")
-    for name, (label, colour) in ATTENTIONS.items():
-        points = [(row["step"], row["held_out_loss"]) for row in rows if row["name"] == name]
-        axis.plot(*zip(*points, strict=True), color=colour, marker="o", ms=3, label=label)
-    axis.set(xlabel="steps", ylabel="held-out loss, nats a byte")
+    figure, axis = plt.subplots(figsize=(5.6, 3.2), layout="constrained")
+    steps = [row["step"] for row in rows]
+    axis.plot(steps, [row["loss"] for row in rows], color=BLUE, marker="o", ms=3, label="the step's batch")
+    axis.plot(steps, [row["held_out_loss"] for row in rows], color=INK, marker="o", ms=3, label="held-out plays")
+    axis.axhline(5.55, color=GREY, lw=0.8, ls=":", label="knowing nothing: log 257")
+    axis.set(xlabel="steps", ylabel="loss, nats a byte")
     axis.legend()
     return figure
