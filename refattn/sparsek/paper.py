@@ -98,12 +98,13 @@ def backward(dout: FloatArray, problem: SparseKProblem) -> tuple[FloatArray, Flo
             dv[head] += query.delta_v.T @ dvalues[: chosen.size]
             dk[head, query.window] += dkeys[chosen.size :]
             dv[head, query.window] += dvalues[chosen.size :]
-            # forward: Δ holds the gates; with `hard` this is the gradient at gate one
+            # forward: Δ holds the gates; with `hard` this is the gradient at gate one. Rows of dkeys · K and
+            # dvalues · V, with the weight taken out: a weight times a tiny dout has no digits left for a huge value
             dgates = np.zeros(chosen.size, dscores.dtype)
             if problem.gates_keys:
-                dgates += (dkeys[: chosen.size] * k[head, chosen]).sum(axis=-1)
+                dgates += dlogits[: chosen.size] * (k[head, chosen] @ q[head, i])
             if problem.gates_values:
-                dgates += (dvalues[: chosen.size] * v[head, chosen]).sum(axis=-1)
+                dgates += query.weights[: chosen.size] * (v[head, chosen] @ dout[head, i])
             inside = (query.gates > 0) & (query.gates < 1)
             if inside.any():
                 by_position[i - problem.window] = dgates[inside].sum()

@@ -45,7 +45,9 @@ FORWARD_MUTANTS = {
     ],
     "softcap missing": [("if softcap is not None:", "if False:")],
     "softcap before division": [("np.divide(logits, softcap, out=logits)", "pass")],
-    "only one additive mask applied": [("for bias in mask.biases:", "for bias in mask.biases[:1]:")],
+    "only one additive mask applied": [
+        ("in mask.addends(rows, logits.dtype):", "in list(mask.addends(rows, logits.dtype))[:1]:")
+    ],
     "last row left out": [
         ("slice(start, min(start + step, n))", "slice(start, min(start + step, n - 1))"),
         ("np.empty", "np.zeros"),  # or the row may hold what an earlier, right result left in memory

@@ -156,6 +156,7 @@ TORCH = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("planted", ids(TORCH))
 def test_an_error_planted_in_a_plain_pytorch_implementation_is_caught(planted):
     pytest.importorskip("torch", reason="needs the extra 'peers'")
@@ -298,6 +299,7 @@ CONV = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("planted", ids(CONV))
 def test_an_error_planted_in_the_papers_conv_path_is_caught(planted, kernels):
     cause, module, replacements = CONV[planted]
@@ -330,6 +332,7 @@ def test_an_error_planted_in_the_fast_conv_path_is_caught(planted, kernels):
     caught(check_attention(kernels.conv_fast(kernels.altered(conv_fast, *replacements), plan), "conv"), cause)
 
 
+@pytest.mark.long
 def test_the_gradient_of_exact_attention_is_told_from_that_of_its_approximation(kernels):
     forward, backward = kernels.conv(gradient="attention_gradient")
     caught(check_attention(forward, "conv", backward=backward), "gradient of exact attention")
@@ -366,6 +369,7 @@ SPARSEK_FAST = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("planted", ids(SPARSEK))
 def test_an_error_planted_in_the_papers_sparsek_path_is_caught(planted, kernels):
     cause, replacements = SPARSEK[planted]
