@@ -69,9 +69,7 @@ def read_header(stream: IO[bytes]) -> Header:
     return Header(version, shape, fortran, dtype, len(magic) + len(raw), zlib.crc32(raw, zlib.crc32(magic)))
 
 
-def read_content(
-    stream: IO[bytes], header: Header, *, keep: tuple[int, ...] | None = None, piece: int = PIECE
-) -> tuple[NDArray[Any], int]:
+def read_content(stream: IO[bytes], header: Header, *, keep: tuple[int, ...] | None = None) -> tuple[NDArray[Any], int]:
     """Read the content; return the array's first entries, of the shape `keep`, and the checksum of all bytes so far.
 
     Raise ``EOFError`` if the stream ends before the array does.
@@ -87,7 +85,7 @@ def read_content(
         wanted = first if all(i < most for i, most in zip(index, kept, strict=False)) else 0
         done = 0
         while done < run:
-            got = stream.read(min(piece, run - done))
+            got = stream.read(min(PIECE, run - done))
             if not got:
                 raise EOFError("it ends before the array does")
             crc = zlib.crc32(got, crc)

@@ -6,6 +6,7 @@ that is returned: a stream that inflates to more than its directory says is cut 
 
 from __future__ import annotations
 
+import bz2
 import io
 import lzma
 import os
@@ -36,11 +37,8 @@ _MOST_DIRECTORY = 1 << 20
 _ZIP_END, _ZIP_COUNT = 22, 10
 """Bytes of the record that ends a zip file, before its comment, and where in it the number of members stands."""
 
-_DENSE_PIECE = 1 << 10
-"""Compressed bytes given at a time to the decompressors whose output nothing limits: at most 25 MB come of them."""
-
-_LZMA_MEMBER, _LZMA_WINDOW, _MOST_WINDOW = 30, 5, 32 << 20
-"""Bytes of a member's header before its name; where its window's size stands; the largest, four times xz's default."""
+_MEMBER, _MOST_WINDOW = 30, 32 << 20
+"""Bytes of a member's header before its name; the largest window of LZMA, four times xz's default."""
 
 
 @contextmanager
@@ -110,18 +108,19 @@ def opened(file: IO[bytes]) -> Iterator[zipfile.ZipFile]:
 @contextmanager
 def member_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[tuple[IO[bytes], Header]]:
     """Open a member at its content, its header read."""
-    if member.compress_type == zipfile.ZIP_LZMA:
-        _require_small_window(archive, member)
-    with archive.open(member) as stream:
+    if member.compress_type in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        stream: Any = _Inflated(archive, member)
         yield stream, read_header(stream)
+    else:
+        with archive.open(member) as stream:
+            yield stream, read_header(stream)
 
 
 def member_content(
     stream: IO[bytes], header: Header, member: zipfile.ZipInfo, *, keep: tuple[int, ...] | None = None
 ) -> NDArray[Any]:
     """Read the content of a member that stands at it; ``ValueError`` if its checksum is another."""
-    dense = member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-    array, crc = read_content(stream, header, keep=keep, piece=_DENSE_PIECE if dense else PIECE)
+    array, crc = read_content(stream, header, keep=keep)
     if crc != member.CRC:
         raise ValueError("its checksum is another one")
     return array
@@ -144,16 +143,42 @@ class _Bounded:
         return getattr(self._file, name)
 
 
-def _require_small_window(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    """Raise if a member compressed as LZMA asks for a window that nothing needs: it is made before a byte is read."""
-    file = archive.fp
-    assert file is not None
-    file.seek(member.header_offset)
-    names = struct.unpack("<26x2H", file.read(_LZMA_MEMBER))
-    file.seek(member.header_offset + _LZMA_MEMBER + sum(names))
-    (window,) = struct.unpack_from("<I", file.read(16), _LZMA_WINDOW)
-    if window > _MOST_WINDOW:
-        raise ValueError(f"a window of {window} bytes is claimed, at most {_MOST_WINDOW} were wanted")
+class _Inflated:
+    """A member compressed by bz2 or LZMA, of which no more is inflated than is read."""
+
+    def __init__(self, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+        assert archive.fp is not None
+        self._file, self._left = archive.fp, member.compress_size
+        self._file.seek(member.header_offset)
+        self._place = member.header_offset + _MEMBER + sum(struct.unpack("<26x2H", self._file.read(_MEMBER)))
+        lzma_ = member.compress_type == zipfile.ZIP_LZMA
+        self._inflate: Any = (
+            lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[self._window()]) if lzma_ else (bz2.BZ2Decompressor())
+        )
+
+    def _window(self) -> dict[str, int]:
+        """Read what stands before a stream of LZMA; a window that nothing needs would be made before a byte is read."""
+        _, length, packed, window = struct.unpack("<HHBI", self._raw(9))
+        if length != 5 or window > _MOST_WINDOW:
+            raise ValueError(f"a window of {window} bytes is claimed, at most {_MOST_WINDOW} were wanted")
+        rest, lc = divmod(packed, 9)
+        return {"id": lzma.FILTER_LZMA1, "dict_size": max(window, 4096), "lc": lc, "lp": rest % 5, "pb": rest // 5}
+
+    def _raw(self, size: int) -> bytes:
+        self._file.seek(self._place)
+        raw = self._file.read(min(size, self._left))
+        self._place, self._left = self._place + len(raw), self._left - len(raw)
+        return raw
+
+    def read(self, size: int) -> bytes:
+        """Return so many bytes, fewer where the stream ends."""
+        found = bytearray()
+        while len(found) < size and not self._inflate.eof:
+            raw = self._raw(PIECE) if self._inflate.needs_input else b""
+            if self._inflate.needs_input and not raw:
+                break
+            found += self._inflate.decompress(raw, size - len(found))
+        return bytes(found)
 
 
 def _own_array(name: str, archive: zipfile.ZipFile) -> NDArray[Any]:

@@ -369,10 +369,13 @@ def dense_attention_backward(dout: ArrayLike, cache: DenseForwardCache) -> Atten
         # forward: softcap · tanh(s / softcap)
         if slope is not None:
             dlogits *= slope
-        # forward: scale · q kᵀ
-        dlogits *= np.asarray(scale, dlogits.dtype)
+        # forward: scale · q kᵀ; a small scale, before the products, would take the digits of small gradients
+        factor = np.asarray(scale, dlogits.dtype)
         np.matmul(dlogits, k, out=dq_part)
-        return dlogits.swapaxes(-1, -2) @ q[..., rows, :], dv_part
+        np.multiply(dq_part, factor, out=dq_part)
+        dk_part = dlogits.swapaxes(-1, -2) @ q[..., rows, :]
+        dk_part *= factor
+        return dk_part, dv_part
 
     blocks = list(_row_blocks(q.shape[-2], cache.block))
     with overflow_judged(), one_blas_thread():

@@ -18,9 +18,9 @@ a row of a result may be off by no more than
 so by C u times what the row would be with all signs equal, and by what the logits' own rounding does to the weights:
 where a logit is off by one (in float32 from 10⁷ on), other weights than the true ones are right, and so is the gradient
 of those. T therefore has the product of both factors' errors: the weight of one key may be wrong *and* r come from
-another. A soft gate, a difference of float64 scores, is off by 8 · 2⁻⁵³ max |score| besides. Every factor counts as at
-least the smallest normal number, below which products lose digits. A refusal is right only where a logit or the size of
-a gradient is beyond an eighth of the largest number.
+another. A soft gate, a difference of float64 scores, is off by 8 · 2⁻⁵³ max |score| besides. Every factor, and a sum
+before its scale, counts as at least the smallest normal number, below which products lose digits. A refusal is right
+only where a logit or the size of a gradient is beyond an eighth of the largest number.
 """
 
 from __future__ import annotations
@@ -188,13 +188,16 @@ class Definition:
             t = dp * (gv * of_dp + of_correction) + (p + dp) * (dp_error + correction_error) + cu * of_dlogits
             t = np.where(self.attended, t * (slope + slope_error) + of_dlogits * slope_error + unit * tiny, 0)
             dlogits, of_dlogits = dlogits * slope, of_dlogits * slope
-            gated_error = abs(scale) * (t * (gk + self.error_k) + of_dlogits * (self.error_k + cu * gk)) + unit * tiny
+            gated_error = t * (gk + self.error_k) + of_dlogits * (self.error_k + cu * gk) + unit * tiny
+            gated_error *= abs(scale)
             gated_size = abs(scale) * of_dlogits * gk
-            self._take("q", scale * (dlogits * gk) @ k, gated_error @ largest(k), gated_size @ largest(k))
-            self._take("k", scale * (dlogits * gk).T @ q, gated_error.T @ largest(q), gated_size.T @ largest(q))
+            before = abs(scale) * cu * tiny
+            gated = scale * dlogits * gk
+            self._take("q", gated @ k, gated_error @ largest(k) + before, gated_size @ largest(k))
+            self._take("k", gated.T @ q, gated_error.T @ largest(q) + before, gated_size.T @ largest(q))
             self.dgate_k, self.dgate_v = dlogits * ungated, p * dvalue
             self.of_dgate_k, self.of_dgate_v = of_dlogits * of_logit, p * of_dp
-            self.dgate_k_error = t * of_logit + cu * self.of_dgate_k
+            self.dgate_k_error = t * of_logit + cu * self.of_dgate_k + before
             self.dgate_v_error = dp * of_dp + cu * self.of_dgate_v
         self.refusable_backward = any(bool((s > most).any()) for s in self.sizes.values())
 

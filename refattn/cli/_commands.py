@@ -24,7 +24,7 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments, after a look at how often each option stands among them."""
-        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        order: list[Any] = self.make_parser(ctx).parse_args(args=list(args))[2]
         for option in {id(one): one for one in order}.values():
             single = not getattr(option, "multiple", False) and not getattr(option, "is_flag", False)
             if single and option.param_type_name == "option" and order.count(option) > 1:

@@ -66,7 +66,7 @@ BACKWARD_MUTANTS = {
     ],
     "softmax correction dropped": [("dlogits -= (weights * dlogits).sum(axis=-1, keepdims=True)", "pass")],
     "softmax correction halved": [("dlogits -= (weights", "dlogits -= 0.5 * (weights")],
-    "scale missing from the gradient": [("dlogits *= np.asarray(scale, dlogits.dtype)", "pass")],
+    "scale missing from the gradient": [("factor = np.asarray(scale, dlogits.dtype)", "factor = 1")],
     "slope of the softcap dropped": [("dlogits *= slope", "pass")],
     "gradient of the last block only": [("dk += ", "dk[...] = ")],
     "shared heads averaged": [("layout.reduce_keys(dv, cache.v.shape)", "layout.reduce_keys(dv, cache.v.shape) / 2")],

@@ -119,6 +119,14 @@ def test_logits_that_float32_cannot_hold_give_the_gradient_of_the_weights_they_g
         require_rows(f"d{name}", getattr(found, name), right, 1e-5 * size + 1e-30)
 
 
+def test_a_small_scale_does_not_take_the_digits_of_small_gradients():
+    """scale · dS cannot be held, its products with q can."""
+    q, k, v, g = np.random.default_rng(6).standard_normal((4, 20, 3)) * np.array([1e30, 1, 1, 1e-25])[:, None, None]
+    inputs, g = [array.astype(np.float32) for array in (q, k, v)], g.astype(np.float32)
+    options = {"scale": 1e-30, "softcap": None, "block": None}
+    assert check(inputs, g, "full", options, np.ones((20, 20), bool), 0.0) == "right"
+
+
 @pytest.mark.parametrize("n", [513, *lengths.long(1500)])
 @pytest.mark.parametrize("name", DTYPES)
 def test_so_it_is_over_several_blocks(name, n):

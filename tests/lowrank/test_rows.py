@@ -52,7 +52,7 @@ def first_fault(of_case, dtype, draw, seeds, methods=METHODS):
     return None if refused <= 0.2 * len(seeds) else f"{refused} of {len(seeds)} cases were refused"
 
 
-@lengths.cases(100, 250, campaign=10_000)
+@lengths.cases(99, 250, campaign=10_000)  # every hundredth is long
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 @pytest.mark.parametrize("of_what", ["product", "attention"])
 def test_every_row_is_within_its_tolerance_or_refused(of_what, dtype, draw, drawn_rows, cases):

@@ -22,7 +22,7 @@ MOST = 64 << 20
 KINDS = {"deflated": zipfile.ZIP_DEFLATED, "bz2": zipfile.ZIP_BZIP2, "lzma": zipfile.ZIP_LZMA}
 
 
-def peak_of(read, *, refused=ValueError, message=""):
+def peak_of(read, *, refused=ValueError, message="."):
     """Return the most memory it took at once, in bytes."""
     tracemalloc.start()
     try:
@@ -107,14 +107,14 @@ def test_the_first_positions_are_those_of_the_whole(archive, order, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_a_stream_that_inflates_to_more_than_the_directory_says_is_cut(kind, tmp_path):
-    path = zeros_archive(tmp_path / "x.npz", {"h": (5000, 5000)}, kind)
+    path = zeros_archive(tmp_path / "x.npz", {"h": (3300, 3300)}, kind)
     lying(path, "h.npy", 128 + 32)
     assert path.stat().st_size < 1 << 20
     assert peak_of(lambda: read_heads(path), message="truncated or altered|cannot be read") < MOST
     with zipfile.ZipFile(path, "w", kind) as archive:  # and one whose own header agrees with the lie
-        archive.writestr("h.npy", header_of((2, 2)) + bytes(150 << 20))
+        archive.writestr("h.npy", header_of((2, 2)) + bytes(80 << 20))
     lying(path, "h.npy", len(header_of((2, 2))) + 32)
-    assert peak_of(lambda: read_heads(path), message="checksum") < MOST
+    assert peak_of(lambda: read_heads(path), message="checksum|Bad CRC") < MOST
 
 
 @pytest.mark.parametrize("size", [1 << 31, (1 << 32) - 1])

@@ -232,7 +232,7 @@ ATTENTION_MUTANTS = [
     pytest.param("(i < state.selected.exit)", "(i <= state.selected.exit)", id="the interval end off by one"),
     pytest.param("(keys @ q[i]) * np.asarray(problem.scale, q.dtype)", "(keys @ q[i])", id="a missing 1/√d"),
     pytest.param("by_position[i - problem.window] =", "by_position[i] =", id="the window forgotten in the gradient"),
-    pytest.param("dq[head, i] = dlogits", "dq[head, i] = 1.001 * dlogits", id="a gradient off by a thousandth"),
+    pytest.param("dq[head, i] = scale", "dq[head, i] = 1.001 * scale", id="a gradient off by a thousandth"),
 ]
 
 

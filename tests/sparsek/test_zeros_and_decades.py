@@ -209,6 +209,17 @@ def test_a_gates_gradient_is_not_made_of_products_that_lost_their_digits(method)
     assert check(inputs, g, options, method) == "right"
 
 
+@pytest.mark.parametrize(("q_size", "g_size"), [(1e-30, 1e37), (1e30, 1e-25)])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_small_scale_does_not_take_the_digits_of_small_queries_and_gradients(method, q_size, g_size):
+    """Neither scale · q nor scale · dS can be held where their products with the other can."""
+    rng = np.random.default_rng(6)
+    q, k, v, g = rng.standard_normal((4, 20, 3)) * np.array([q_size, 1, 1, g_size])[:, None, None]
+    inputs = *(array.astype(np.float32) for array in (q, k, v)), rng.standard_normal(20).astype(np.float32)
+    options = {"n_select": 3, "window": 2, "gate": "kv", "hard": False, "scale": 1e-14 if q_size < 1 else 1e-30}
+    assert check(inputs, g.astype(np.float32), options, method) == "right"
+
+
 @pytest.mark.parametrize("n", [1025, *lengths.long(1100, 2100)])
 @pytest.mark.parametrize("name", DTYPES)
 def test_so_it_is_over_more_than_one_chunk(name, n):

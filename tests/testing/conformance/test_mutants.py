@@ -62,10 +62,10 @@ DENSE = {
         [("dlogits -= (weights * dlogits).sum(axis=-1, keepdims=True)", "pass")],
     ),
     "row sums halved": (UNNAMED, [("dlogits -= (weights", "dlogits -= 0.5 * (weights")]),
-    "gradients without scale": ("constant factor", [("dlogits *= np.asarray(scale, dlogits.dtype)", "pass")]),
+    "gradients without scale": ("constant factor", [("factor = np.asarray(scale, dlogits.dtype)", "factor = 1")]),
     "gradients 0.1 % off": (
         "constant factor",
-        [("dlogits *= np.asarray(scale, dlogits.dtype)", "dlogits *= np.asarray(1.001 * scale, dlogits.dtype)")],
+        [("factor = np.asarray(scale, dlogits.dtype)", "factor = np.asarray(1.001 * scale, dlogits.dtype)")],
     ),
     "dq and dk exchanged": (
         "gradients of q and k exchanged",
@@ -347,7 +347,7 @@ SPARSEK = {
     "values without gate": ("gate dropped from the values", [("problem.gates_values", "False")]),
     "one pair more": ("budget off by one (n_select + 1)", [("problem.n_select", "(problem.n_select + 1)")]),
     "window counted twice": (UNNAMED, [("slice(max(prefix + 1, 0), i + 1)", "slice(max(prefix, 0), i + 1)")]),
-    "scale missing": ("missing scale", [("* np.asarray(problem.scale, q.dtype)", "")]),
+    "scale missing": ("missing scale", [("np.asarray(problem.scale, q.dtype)", "np.asarray(1.0, q.dtype)")]),
     "row sums left out": ("softmax correction dropped", [("(dweights - query.weights @ dweights)", "dweights")]),
     "mean left out": (
         "mean dropped from the gradient of the scores",
