@@ -9,6 +9,7 @@ Needs cffconvert, which the extra "dev" installs, for the sources.
 
 import json
 import re
+import subprocess
 import sys
 import tarfile
 import tomllib
@@ -26,7 +27,26 @@ FOREIGN = re.compile(
 )
 """Paths that have no place in a wheel."""
 
-SOURCES = ("pyproject.toml", "README.md", "CHANGELOG.md", "CITATION.cff", "codemeta.json", "CONTRIBUTING.md", "LICENSE")
+SOURCES = (
+    "pyproject.toml", "README.md", "CHANGELOG.md", "CITATION.cff", "codemeta.json", ".zenodo.json", "CONTRIBUTING.md",
+    "CODE_OF_CONDUCT.md", "SECURITY.md", "LICENSE",
+)  # fmt: skip
+
+TOP = {
+    *SOURCES,
+    "refattn",
+    "tests",
+    "asv_benchmarks",
+    "docs",
+    ".ci",
+    ".github",
+    ".gitignore",
+    ".pre-commit-config.yaml",
+}
+"""What may stand at the top of the repository."""
+
+LICENCES = {"BSD-3-Clause": "BSD-3-Clause", "Apache-2.0": "Apache License, Version 2.0"}
+"""SPDX identifiers, and the words of a licence text that mean them."""
 
 
 def project():
@@ -40,6 +60,7 @@ def version_errors(texts):
         "refattn/_version.py": r'^__version__ = "(.+)"$',
         "CITATION.cff": r"^version: (.+)$",
         "codemeta.json": r'^  "version": "(.+)",?$',
+        ".zenodo.json": r'^  "version": "(.+)",?$',
         "CHANGELOG.md": r"^## (?:Unreleased )?\(?([0-9][0-9A-Za-z.]*)\)?",
     }
     found = {}
@@ -73,6 +94,64 @@ def licence_errors(package, kept="data"):
     return errors
 
 
+def expression_errors(expression, texts):
+    """Return where the SPDX expression of the package is not that of its own licence and those that its data name."""
+    named = {spdx for spdx, words in LICENCES.items() if any(words in text or spdx in text for text in texts)}
+    wanted = " AND ".join(spdx for spdx in LICENCES if spdx in named | {"BSD-3-Clause"})
+    return [] if expression == wanted else [f"pyproject.toml: license {expression!r} came, {wanted!r} was wanted"]
+
+
+def zenodo_errors(written, converted, packaged, citation):
+    """Return where .zenodo.json says something else than CITATION.cff, as codemeta and as text, or pyproject.toml."""
+    wanted = {
+        "title": converted["name"],
+        "version": converted["version"],
+        "description": packaged["description"],
+        "license": converted["license"].rpartition("/")[2],
+        "creators": [{"name": person["name"]} for person in converted["author"]],
+        "keywords": converted["keywords"],
+    }
+    errors = [f".zenodo.json: {key} is not that of CITATION.cff" for key in wanted if written.get(key) != wanted[key]]
+    named = {one["identifier"] for one in written.get("related_identifiers", [])}
+    papers = set(re.findall(r"arXiv:[0-9.]+[0-9]", citation))
+    return errors + [f".zenodo.json: {paper} is in one of it and CITATION.cff" for paper in sorted(named ^ papers)]
+
+
+def link_errors(name, text, root, urls):
+    """Return the links of a page that lead nowhere: to a file that is not there, or relative where there are `urls`.
+
+    While the project has no public address, links are paths that work in a checkout.
+    """
+    targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text)]
+    files = [target for target in targets if target and "://" not in target]
+    if urls:
+        return [
+            f"{name}: link {file} came, one that begins with an address of project.urls was wanted" for file in files
+        ]
+    return [
+        f"{name}: link {file} came, a file of the checkout was wanted" for file in files if not (root / file).exists()
+    ]
+
+
+def install_errors(name, text):
+    """Return the lines that install the package by its name, which no index has."""
+    found = re.findall(r"""pip install[^\n`;&|#]*?[ '"](refattn(?:\[[\w,]+\])?)(?![\w.\[-])""", text)
+    return [f"{name}: pip install {what} came, a path such as '.' or a wheel was wanted" for what in found]
+
+
+def top_errors(names):
+    """Return what stands at the top of the repository and has no place there."""
+    return [f"{name} has no place at the top of the repository" for name in sorted(set(names) - TOP)]
+
+
+def tracked():
+    """Return the names at the top that git knows, or none where the sources are no checkout."""
+    if not (ROOT / ".git").exists():
+        return set()
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return {line.partition("/")[0] for line in listed.splitlines()}
+
+
 def archive_errors(names, sizes, licences):
     """Return what is wrong with a wheel: `names` and `sizes` of its files, `licences` that it must hold."""
     errors = [f"{name} has no place in a wheel" for name in names if FOREIGN.search(name)]
@@ -86,11 +165,20 @@ def check_sources():
     """Return everything that disagrees in the sources."""
     from cffconvert import Citation
 
-    names = ("refattn/_version.py", "CITATION.cff", "codemeta.json", "CHANGELOG.md")
+    names = ("refattn/_version.py", "CITATION.cff", "codemeta.json", "CHANGELOG.md", ".zenodo.json")
     texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in names}
-    converted = json.loads(Citation(texts["CITATION.cff"]).as_codemeta())
-    errors = version_errors(texts) + codemeta_errors(json.loads(texts["codemeta.json"]), converted, project())
-    return errors + licence_errors(ROOT / "refattn") + licence_errors(ROOT / "docs", "records")
+    converted, packaged = json.loads(Citation(texts["CITATION.cff"]).as_codemeta()), project()
+    errors = version_errors(texts) + codemeta_errors(json.loads(texts["codemeta.json"]), converted, packaged)
+    errors += zenodo_errors(json.loads(texts[".zenodo.json"]), converted, packaged, texts["CITATION.cff"])
+    errors += licence_errors(ROOT / "refattn") + licence_errors(ROOT / "docs", "records")
+    notes = [path.read_text(encoding="utf-8") for path in (ROOT / "refattn").rglob("data/*LICENSE*.txt")]
+    errors += expression_errors(packaged["license"], notes) + top_errors(tracked())
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        name, text = page.relative_to(ROOT).as_posix(), page.read_text(encoding="utf-8")
+        errors += install_errors(name, text)
+        if name == "README.md":
+            errors += link_errors(name, text, ROOT, packaged.get("urls"))
+    return errors
 
 
 def check_archives(wheel, sdist):

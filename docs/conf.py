@@ -4,21 +4,40 @@ It needs the extra ``docs`` and no network.
 The reference is generated from the docstrings of what the public packages export.
 """
 
-from importlib import import_module
+import shutil
+import sys
+from importlib import import_module, metadata
+from pathlib import Path
 from pydoc import locate
 
+from docutils import nodes
+from sphinx.transforms import SphinxTransform
+from sphinx.util import logging
+
 from refattn._version import __version__
+
+sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
+import commands
+import formulas
+
+LOGGER = logging.getLogger(__name__)
 
 project = "refattn"
 author = "The refattn developers"
 copyright = "The refattn developers, BSD-3-Clause"
 version = release = __version__
 
-extensions = ["myst_parser", "numpydoc", "sphinx.ext.autodoc", "sphinx.ext.autosummary"]
-exclude_patterns = ["_build", "_templates"]
+extensions = ["myst_parser", "numpydoc", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.mathjax"]
+exclude_patterns = ["_build", "_templates", "_extensions", "paper"]
 templates_path = ["_templates"]
+html_static_path = ["_static"]
+html_css_files = ["refattn.css"]
 
-# Formulas are Unicode in code spans and indented blocks, which read the same on GitHub, in an editor and here.
+# Formulas are Unicode in code spans and indented blocks, which read the same in an editor and at a terminal; here
+# `SetFormulas` hands them to MathJax, which is one file beside the pages: they need no network.
+mathjax_path = "mathjax.js"
+mathjax3_config = {"svg": {"fontCache": "local"}, "options": {"enableMenu": False}}
+myst_enable_extensions = ["colon_fence", "dollarmath"]
 highlight_language = "none"
 pygments_style = "friendly"
 myst_heading_anchors = 3
@@ -35,6 +54,7 @@ suppress_warnings = ["config.cache"]  # the template's functions below are not k
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"refattn {release}"
+html_context = {"default_mode": "auto"}
 html_theme_options = {
     "navigation_depth": 2,
     "show_toc_level": 2,
@@ -101,6 +121,76 @@ def resolve(app, env, node, contnode):
     return None if "." in node["reftarget"] else contnode
 
 
+class SetFormulas(SphinxTransform):
+    """Make formulas of the code spans and blocks that are formulas; those of a line may break where they should."""
+
+    default_priority = 500
+
+    def apply(self, **kwargs):
+        """Replace the nodes; what is marked as a formula, ``$b_i$``, is one whatever its signs."""
+        for node in [*self.document.findall(nodes.math)]:
+            self.replace(node, self.inline)
+        for node in [*self.document.findall(nodes.literal)]:
+            if formulas.is_formula(node.astext()) and not isinstance(node.parent, nodes.title):
+                self.replace(node, self.inline)
+        for node in [*self.document.findall(nodes.literal_block)]:
+            if node.get("language", "default") in ("default", "none") and formulas.is_formula(node.astext()):
+                self.replace(node, self.block)
+
+    def replace(self, node, made):
+        """Put what is made of a text in the place of its node, or say where no formula could be made."""
+        try:
+            node.replace_self(made(node.astext()))
+        except ValueError as error:
+            LOGGER.warning("formula %r: %s", node.astext(), error, location=node)
+
+    def inline(self, text):
+        """Return a formula's pieces, with spaces between."""
+        found = []
+        for piece in formulas.pieces(" ".join(text.split())):
+            tex = formulas.to_tex(piece)
+            found += [nodes.math(tex, tex), nodes.Text(" ")]
+        return found[:-1]
+
+    def block(self, text):
+        """Return formulas of their own lines, which wrap in a narrow window."""
+        made = []
+        for apart, number in formulas.lines(text):
+            line = nodes.paragraph(classes=["formula"])
+            for parts in apart:
+                one = nodes.inline(classes=["apart"])
+                for part in parts:
+                    one += [self.displayed(part), nodes.Text(" ")]
+                line += [one, nodes.Text(" ")]
+            line += nodes.inline(number, number, classes=["number"])
+            made.append(line)
+        return made
+
+    def displayed(self, part):
+        """Return a piece of a formula, or the words beside one."""
+        if formulas.is_prose(part):
+            return nodes.Text(part)
+        tex = formulas.to_tex(part)
+        return nodes.math(tex, rf"\displaystyle {tex}")
+
+
+def ship_mathjax(app, exception):
+    """Put MathJax beside the pages, out of the package of the extra ``docs`` that holds it."""
+    if exception is None and app.builder.format == "html":
+        (file,) = (f for f in metadata.files("sphinx-mathjax-offline") if f.match("mathjax/tex-svg.js"))
+        shutil.copyfile(file.locate(), Path(app.outdir) / "_static" / mathjax_path)
+
+
+def write_command_line(app):
+    """Write the page of the command line, from its parser."""
+    page = Path(app.srcdir) / "reference" / "generated" / "command-line.md"
+    page.parent.mkdir(exist_ok=True)
+    page.write_text(commands.page(), encoding="utf-8")
+
+
 def setup(app):
-    """Register `resolve` with Sphinx."""
+    """Register `resolve` and the formulas with Sphinx."""
     app.connect("missing-reference", resolve)
+    app.connect("builder-inited", write_command_line)
+    app.connect("build-finished", ship_mathjax)
+    app.add_transform(SetFormulas)

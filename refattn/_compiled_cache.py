@@ -161,6 +161,13 @@ def clear() -> int:
     return sum(path.suffix == _SUFFIX for path, _ in files)
 
 
+def require_folder() -> None:
+    """Raise ``OSError`` where the user named a folder that cannot be used; make it if it is missing."""
+    if os.environ.get(VARIABLE):
+        with _opened(""):
+            pass
+
+
 def kept() -> Kept:
     """Count what is kept."""
     root, files = folder(), list(_files())
@@ -209,7 +216,8 @@ def _opened(environment: str) -> Iterator[int | None]:
             if root is not None:
                 root.parent.mkdir(parents=True, exist_ok=True)
                 handles.append(_own_folder(root))
-                handles.append(_own_folder(root / f"{_PREFIX}{environment}", handles[0]))
+                if environment:
+                    handles.append(_own_folder(root / f"{_PREFIX}{environment}", handles[0]))
                 if os.environ.get(VARIABLE) and not os.access(root, os.W_OK | os.X_OK):
                     raise PermissionError(f"{root} is not writable")
         except OSError as error:

@@ -22,13 +22,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refattn._files import write_whole
+from refattn._json import read_json
 from refattn._validation import FloatArray, as_option
 
 ComplexArray = NDArray[np.complexfloating[Any, Any]]
@@ -58,7 +58,9 @@ def _pyfftw() -> Any:
 
 def backend() -> str:
     """Return ``"pyfftw"`` or ``"scipy"``, whichever transforms are done with."""
-    asked = as_option("REFATTN_FFT", os.environ.get("REFATTN_FFT", "pyfftw"), ("pyfftw", "scipy"))
+    asked = as_option("REFATTN_FFT", os.environ.get("REFATTN_FFT") or "pyfftw", ("pyfftw", "scipy"))
+    if os.environ.get("REFATTN_FFT") == "pyfftw" and _pyfftw() is None:
+        raise ImportError("REFATTN_FFT: 'pyfftw' came, but pyFFTW is not installed; 'scipy' or no value was wanted")
     return "scipy" if asked == "scipy" or _pyfftw() is None else "pyfftw"
 
 
@@ -320,9 +322,9 @@ def import_wisdom(path: str | os.PathLike[str]) -> None:
     ...     import_wisdom(f"{folder}/wisdom.json")
     """
     _require_fftw()
-    content = Path(path).read_bytes()
     try:
-        saved = json.loads(content)
+        with open(path, "rb") as file:
+            saved = read_json(file)
         parts = tuple(part.encode("ascii") for part in saved["fftw"])
         if len(parts) != 3:
             raise ValueError("three precisions were wanted")

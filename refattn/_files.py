@@ -11,6 +11,7 @@ costs the line in hand.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import secrets
 import shutil
@@ -34,8 +35,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     b'one, two'
     """
     target = Path(os.path.realpath(path))  # through a symbolic link, which stays
-    if target.exists() and not target.is_file():
-        with open(target, "wb") as device:  # such as /dev/stdout: nothing can take its place; a folder is refused
+    if os.path.exists(path) and not os.path.isfile(path):
+        with open(path, "wb") as device:  # such as /dev/stdout: nothing can take its place; a folder is refused
             yield device
         return
     name = target.with_name(f".{secrets.token_hex(8)}.tmp")  # short: the file's own name may be as long as names can be
@@ -54,9 +55,17 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes | str) -> None:
-    """Write `content`, text as UTF-8, by `replacing`."""
+    """Write `content`, text as UTF-8, by `replacing`; what of a file's name is no text as JSON writes it."""
     with replacing(path) as file:
-        file.write(content.encode("utf-8") if isinstance(content, str) else content)
+        file.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
+
+
+def sha256_of(file: IO[bytes]) -> str:
+    """Return the SHA-256 of what an open file has from here on, of which no more than a piece is held."""
+    digest = hashlib.sha256()
+    while piece := file.read(1 << 16):
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def append(path: str | os.PathLike[str], line: bytes, *, at: int) -> int:

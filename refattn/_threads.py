@@ -32,7 +32,12 @@ def thread_count() -> int:
     -------
     int
         What `set_thread_count` was given; else ``REFATTN_NUM_THREADS`` or ``OMP_NUM_THREADS`` of the environment; else
-        the processors this process may run on.
+        the processors this process may run on. An empty variable counts as none.
+
+    Raises
+    ------
+    ValueError
+        The variable is no positive integer.
 
     Notes
     -----
@@ -47,9 +52,13 @@ def thread_count() -> int:
     if _asked is not None:
         return _asked
     for name in ("REFATTN_NUM_THREADS", "OMP_NUM_THREADS"):
-        value = os.environ.get(name, "")
-        if value.isdigit() and int(value) > 0:
-            return int(value)
+        value = os.environ.get(name, "").strip()
+        count = value.partition(",")[0].strip() if name.startswith("OMP") else value  # OpenMP's: one for each level
+        if not value:
+            continue
+        if not (count.isascii() and count.isdigit() and int(count) > 0):
+            raise ValueError(f"{name}: {value!r} came, a whole number of at least 1 was wanted")
+        return int(count)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -51,16 +51,21 @@ def as_float_arrays(*, check_finite: bool = True, **arrays: Any) -> tuple[FloatA
     """Convert named array-likes to NumPy arrays of one floating dtype, float32 or float64.
 
     Float32 and float64 are kept (float64 wins where both come); float16 becomes float32 and integers become float64,
-    each with a `PromotionWarning`. What is not numeric is refused, and so are NaN and infinity if `check_finite`; the
-    first bad index is named. The inputs are never written to; an array that already fits is returned as it is: what is
-    kept beyond the call is to be copied (`refattn._kept.kept`). They are laid out as the head of the module says.
+    each with a `PromotionWarning`. A number of Python's own takes the dtype of the arrays beside it. What is not
+    numeric is refused, and so are NaN and infinity if `check_finite`; the first bad index is named. The inputs are
+    never written to; an array that already fits is returned as it is: what is kept beyond the call is to be copied
+    (`refattn._kept.kept`). They are laid out as the head of the module says.
     """
     as_flag("check_finite", check_finite)
     converted = {name: _as_numbers(name, value) for name, value in arrays.items()}
+    decides = {name for name, value in arrays.items() if not is_python_number(value)} or arrays.keys()
     # integers count as float64 here, int16 as well as int64
-    dtype = np.result_type(np.float32, *(a.dtype if a.dtype.kind == "f" else np.float64 for a in converted.values()))
+    deciding = (converted[name].dtype for name in decides)
+    dtype = np.result_type(np.float32, *(own if own.kind == "f" else np.float64 for own in deciding))
     for name, array in converted.items():
-        if array.dtype.kind != "f" or array.dtype.itemsize < 4:
+        if name not in decides:
+            converted[name] = cast(name, array, dtype)
+        elif array.dtype.kind != "f" or array.dtype.itemsize < 4:
             _warn_promotion(name, array.dtype, dtype)
     out = tuple(_laid_out(a, dtype) for a in converted.values())
     if check_finite:
@@ -91,6 +96,11 @@ def as_real_array(name: str, value: Any) -> NDArray[Any]:
     """Convert one array-like to a NumPy array of integers or of floats no wider than float64."""
     array = _as_numbers(name, value)
     return _laid_out(array, array.dtype.newbyteorder("="))
+
+
+def is_python_number(value: Any) -> bool:
+    """Whether this is a number of Python's own, which has no dtype, and not one of NumPy's."""
+    return isinstance(value, (int, float)) and not isinstance(value, (bool, np.generic))
 
 
 def _as_numbers(name: str, value: Any) -> NDArray[Any]:

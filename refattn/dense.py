@@ -71,7 +71,8 @@ class DenseForwardCache:
     q, k, v : ndarray, shapes (…, n_q, d), (…, n_k, d), (…, n_k, d_v)
         The inputs, in the dtype of the computation: copies.
     row_max, row_sum : ndarray, shape (…, n_q)
-        Largest allowed logit of each row (0 where there is none) and ``Σ_j exp(S_ij − row_max_i)``.
+        Largest allowed logit of each row (0 where there is none) and ``Σ_j exp(S_ij − row_max_i)``; without what the
+        mask adds to the whole row, where that is large (see `refattn.masks`).
     layout : HeadLayout
         Leading axes, and which heads share keys and values.
     mask : RowMask
@@ -108,7 +109,7 @@ class DenseForwardCache:
     def log_sum_exp(self) -> FloatArray:
         """``log Σ_j exp(S_ij)`` over the allowed keys, shape (…, n_q); −inf where there is none."""
         with np.errstate(divide="ignore"):
-            return np.asarray(self.row_max + np.log(self.row_sum))
+            return self.mask.with_shift(np.asarray(self.row_max + np.log(self.row_sum)))
 
 
 class AttentionGradients(NamedTuple):
@@ -154,7 +155,8 @@ def dense_attention(
         groups.
     mask : {"causal", "full"}, Causal, SlidingWindow, array_like or tuple of these, optional
         Which keys a query may see; see `refattn.masks`. An array is of a shape that broadcasts to (…, n_q, n_k):
-        boolean, True where a key may be seen, or floating, added to the logits. The parts of a tuple all apply.
+        boolean, True where a key may be seen, or floating, added to the logits; what it adds to a whole row changes
+        nothing, however large it is. The parts of a tuple all apply; a tuple of numbers is an array.
     scale : float, optional
         Factor of the logits; ``1/√d`` by default.
     softcap : float, optional
@@ -367,10 +369,13 @@ def dense_attention_backward(dout: ArrayLike, cache: DenseForwardCache) -> Atten
         # forward: softcap · tanh(s / softcap)
         if slope is not None:
             dlogits *= slope
-        # forward: scale · q kᵀ
-        dlogits *= np.asarray(scale, dlogits.dtype)
+        # forward: scale · q kᵀ; a small scale, before the products, would take the digits of small gradients
+        factor = np.asarray(scale, dlogits.dtype)
         np.matmul(dlogits, k, out=dq_part)
-        return dlogits.swapaxes(-1, -2) @ q[..., rows, :], dv_part
+        np.multiply(dq_part, factor, out=dq_part)
+        dk_part = dlogits.swapaxes(-1, -2) @ q[..., rows, :]
+        dk_part *= factor
+        return dk_part, dv_part
 
     blocks = list(_row_blocks(q.shape[-2], cache.block))
     with overflow_judged(), one_blas_thread():
@@ -410,8 +415,8 @@ def _masked_logits(
         slope = np.square(1 / np.cosh(logits))  # 1 − tanh² would cancel
         np.tanh(logits, out=logits)
         logits *= np.asarray(softcap, logits.dtype)
-    for bias in mask.biases:
-        logits += bias[..., rows, :].astype(logits.dtype)
+    for addend in mask.addends(rows, logits.dtype):
+        logits += addend
         _require_no_overflow("mask", logits, allowed, rows)
     np.copyto(logits, -np.inf, where=~allowed)
     return logits, slope
@@ -424,9 +429,10 @@ def _require_no_overflow(name: str, logits: FloatArray, allowed: np.ndarray, row
     if bad.any():
         index = tuple(int(i) for i in np.argwhere(bad)[0])
         *_, row, key = index
+        hides = " (-inf where a key may not be seen)" if name == "mask" else ""
         raise ValueError(
             f"{name}: the logit of query {rows.start + row} and key {key} is {logits[index]} in {logits.dtype};"
-            " smaller entries, a smaller scale or float64 was wanted"
+            f" smaller entries{hides}, a smaller scale or float64 was wanted"
         )
 
 

@@ -1,7 +1,14 @@
 """Masks of attention: which query may see which key.
 
 A mask is given to `refattn.dense_attention` as ``"causal"``, ``"full"``, one of the objects below, a boolean array
-(True: may be seen), an additive floating array (−inf: may not be seen), or a tuple of these, which all apply.
+(True: may be seen), an additive floating array (−inf: may not be seen), or a tuple of these, which all apply. A tuple
+of numbers, or of tuples and lists of them, is one array, as everywhere in NumPy; a tuple of arrays that could be the
+rows of one array is refused: ``np.array(mask)`` says that it is one, ``("full", *mask)`` that all apply.
+
+What an additive array adds to a whole row of logits cancels in the softmax, but rounds the logits away on the way to it
+if it is as large as −10⁹ or the lowest number, which the field writes for "may not be seen". Where the largest addend
+among the keys that a query may see is beyond 16 in size, all are therefore counted from it: such a row weighs its keys
+as without the mask, and among others those keys have weight 0. The sum of several is formed without overflow.
 
 `Causal` and `SlidingWindow` place query i at position ``i + offset`` among the keys. With as many queries as keys
 the offset is 0; otherwise it must be said, because the field uses both conventions: ``"top-left"`` (offset 0,
@@ -10,6 +17,8 @@ PyTorch's ``is_causal``) and ``"bottom-right"`` (offset n_k − n_q, queries are
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -18,7 +27,7 @@ from numpy.typing import NDArray
 
 from refattn._heads import HeadLayout
 from refattn._kept import kept
-from refattn._validation import FloatArray, as_array, as_count, as_option
+from refattn._validation import FloatArray, as_array, as_count, as_option, cast
 
 __all__ = ["Causal", "SlidingWindow"]
 
@@ -129,17 +138,23 @@ class SlidingWindow:
 
 
 Mask: TypeAlias = "str | Causal | SlidingWindow | NDArray[Any] | tuple[Any, ...]"
+_KINDS = "'causal', 'full', Causal, SlidingWindow, a boolean or a floating (additive) array, or a tuple of these"
+_ORDINARY = 16.0
+"""Size up to which a row's largest addend costs no more digits than its logits do: added as it came."""
+_BLOCK_ENTRIES = 1 << 20
+"""Most addends summed at once: 8 MB."""
 
 
 class RowMask:
     """A checked mask, read a block of query rows at a time; it holds copies of the arrays."""
 
     def __init__(self, mask: Any, n_q: int, n_k: int, layout: HeadLayout) -> None:
-        self.n_q, self.n_k = n_q, n_k
+        self.n_q, self.n_k, self.layout = n_q, n_k, layout
         self.patterns: list[Causal | SlidingWindow] = []
         self.booleans: list[NDArray[np.bool_]] = []
         self.biases: list[FloatArray] = []
-        for part in mask if isinstance(mask, tuple) else (mask,):
+        self._sizes: list[float] = []  # of the largest entry of each bias
+        for part in _parts(mask):
             if isinstance(part, str):
                 if as_option("mask", part, ("causal", "full")) == "causal":
                     self.patterns.append(Causal())
@@ -149,14 +164,13 @@ class RowMask:
                 self._add_array(part, layout)
         for pattern in self.patterns:
             pattern.allowed(slice(0, 0), n_q, n_k)  # an alignment that is missing or wrong shows here
+        self._unit = 2.0 ** len(self.biases)  # addends are summed in this unit: no sum of theirs overflows
+        self._shifts = self._largest_addends()
 
     def _add_array(self, part: Any, layout: HeadLayout) -> None:
         array = as_array("mask", part)
         if array.dtype.kind not in "bf" or array.dtype.itemsize > 8:
-            raise TypeError(
-                f"mask: {type(part).__name__} of dtype {array.dtype} came; 'causal', 'full', Causal, SlidingWindow,"
-                " a boolean or a floating (additive) array, or a tuple of these was wanted"
-            )
+            raise TypeError(f"mask: {type(part).__name__} of dtype {array.dtype} came; {_KINDS} was wanted")
         array = kept(array)
         shape = (*layout.lead, self.n_q, self.n_k)
         try:
@@ -172,6 +186,77 @@ class RowMask:
             index = tuple(int(i) for i in np.argwhere(bad)[0])
             raise ValueError(f"mask: {array[index]} at index {index}, numbers below +inf were wanted")
         self.biases.append(view)
+        finite = array != -np.inf
+        self._sizes.append(float(max(array.max(initial=0, where=finite), -array.min(initial=0, where=finite))))
+
+    def _within(self, most: float) -> bool:
+        """Whether every sum of addends is at most so large."""
+        return sum(size / self._unit for size in self._sizes) <= most / self._unit
+
+    def _largest_addends(self) -> tuple[NDArray[np.float64], ...]:
+        """Return what is taken off the addends of each row, in units of theirs, largest part first; () for nothing.
+
+        Together they are the largest sum of addends among the keys that are allowed, of shapes ``(…, n_q, 1)``, and 0
+        where that is ordinary.
+        """
+        if self._within(_ORDINARY):
+            return ()
+        lead = np.broadcast_shapes(*(a.shape[:-2] for a in (*self.biases, *self.booleans)))
+        shifts = np.zeros((2, *lead, self.n_q, 1))
+        step = max(1, _BLOCK_ENTRIES // (math.prod(lead) * self.n_k))
+        for start in range(0, self.n_q, step):
+            rows = slice(start, min(start + step, self.n_q))
+            allowed, (total, rest) = self.allowed(rows), self._sum_of_addends(rows)
+            for shift in shifts[..., rows, :]:
+                largest = np.where(allowed, total, -np.inf).max(axis=-1, keepdims=True)
+                np.copyto(shift, largest, where=largest != -np.inf)
+                total = (total - shift) + rest
+                rest = np.zeros((1, 1))
+        shifts[:, np.abs(shifts.sum(axis=0)) <= _ORDINARY / self._unit] = 0
+        return tuple(shifts) if shifts.any() else ()
+
+    def _sum_of_addends(self, rows: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the sum of the addends and what its rounding left out, in units of theirs; 0 for an addend of −inf."""
+        total = rest = np.zeros((1, 1))
+        for bias in self.biases:
+            addend = bias[..., rows, :].astype(np.float64) / self._unit
+            addend[addend == -np.inf] = 0
+            before, total = total, total + addend
+            part = total - before  # of the addend: the sum without error is Knuth's
+            rest = rest + ((before - (total - part)) + (addend - part))
+        return total, rest
+
+    def addends(self, rows: slice, dtype: np.dtype[Any]) -> Iterator[FloatArray]:
+        """Yield what is added to the logits of the queries in `rows`, one after the other, as the module says.
+
+        Each broadcasts to ``(…, rows, n_k)``, and is of no meaning where a key is hidden.
+        """
+        if self._within(_ORDINARY) or (len(self.biases) == 1 and not self._shifts):
+            for bias in self.biases:
+                yield bias[..., rows, :].astype(dtype)
+            return
+        total, rest = self._sum_of_addends(rows)
+        for shift in self._shifts:
+            total = (total - shift[..., rows, :]) + rest
+            rest = np.zeros((1, 1))
+        most = float(np.finfo(dtype).max)
+        lowest = -most if max(self._sizes) <= most else -np.inf  # what the dtype cannot hold is for the caller
+        with np.errstate(over="ignore"):
+            yield np.clip((total + rest) * self._unit, lowest, most).astype(dtype)
+
+    def with_shift(self, log_sum_exp: FloatArray) -> FloatArray:
+        """Return the log-sum-exp of rows, shape ``(…, n_q)``, with what `addends` left out of them.
+
+        Raises ``ValueError`` where that is beyond the numbers of its dtype.
+        """
+        found = log_sum_exp
+        for shift in self._shifts[::-1]:
+            rows = np.broadcast_to(shift[..., 0], (*self.layout.inner, self.n_q)).reshape(found.shape)
+            with np.errstate(over="ignore"):
+                found = found + rows * self._unit
+        if (np.isinf(found) & np.isfinite(log_sum_exp)).any():
+            raise ValueError("mask: the log-sum-exp of a row is beyond float64, a smaller mask was wanted")
+        return cast("mask: log-sum-exp", found, log_sum_exp.dtype)
 
     def allowed(self, rows: slice) -> NDArray[np.bool_]:
         """Return which keys the queries in `rows` may see, broadcastable to ``(…, rows, n_k)``."""
@@ -183,3 +268,20 @@ class RowMask:
         for bias in self.biases:
             seen = seen & (bias[..., rows, :] != -np.inf)
         return seen
+
+
+def _parts(mask: Any) -> tuple[Any, ...]:
+    """Return the conditions that a mask consists of; refuse a tuple that may be several or the rows of one array."""
+    if not isinstance(mask, tuple):
+        return (mask,)
+    if any(isinstance(part, (str, Causal, SlidingWindow)) for part in mask):
+        return mask
+    arrays = [as_array("mask", part) for part in mask if hasattr(part, "__array__") or hasattr(part, "__dlpack__")]
+    if mask and not any(array.ndim for array in arrays):
+        return (mask,)  # numbers, or tuples and lists of them
+    if len(mask) > 1 and len({as_array("mask", part).shape for part in mask}) == 1:
+        raise ValueError(
+            f"mask: a tuple of {len(mask)} arrays of one shape came, which may be the rows of one array or several"
+            ' masks; np.array(mask) for the one, ("full", *mask) for the other was wanted'
+        )
+    return mask

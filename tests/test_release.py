@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-VERSIONS = ("refattn/_version.py", "CITATION.cff", "codemeta.json", "CHANGELOG.md")
+VERSIONS = ("refattn/_version.py", "CITATION.cff", "codemeta.json", "CHANGELOG.md", ".zenodo.json")
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +61,68 @@ def test_all_shipped_data_have_a_licence_text(metadata):
     import refattn
 
     assert metadata.licence_errors(Path(refattn.__file__).parent) == []
+
+
+def test_an_expression_without_a_licence_of_the_data_is_noticed(metadata):
+    texts = ["heads.npz: Apache License, Version 2.0", "*.jsonl: BSD-3-Clause, as the package."]
+    assert metadata.expression_errors("BSD-3-Clause AND Apache-2.0", texts) == []
+    assert metadata.expression_errors("BSD-3-Clause", texts)
+    assert metadata.expression_errors("BSD-3-Clause AND Apache-2.0", texts[1:])
+
+
+CONVERTED = {
+    "name": "a title",
+    "version": "1.0",
+    "license": "https://spdx.org/licenses/BSD-3-Clause",
+    "author": [{"@type": "Person", "name": "Somebody"}],
+    "keywords": ["attention"],
+}
+ZENODO = {
+    "title": "a title",
+    "version": "1.0",
+    "description": "A package",
+    "license": "BSD-3-Clause",
+    "creators": [{"name": "Somebody"}],
+    "keywords": ["attention"],
+    "related_identifiers": [{"identifier": "arXiv:2405.05219"}],
+}
+
+
+def test_a_zenodo_record_that_says_what_the_citation_says_passes(metadata):
+    assert metadata.zenodo_errors(ZENODO, CONVERTED, {"description": "A package"}, 'value: "arXiv:2405.05219"') == []
+
+
+@pytest.mark.parametrize("key", ZENODO)
+def test_a_zenodo_record_that_says_something_else_is_noticed(metadata, key):
+    other = ZENODO | {key: [] if isinstance(ZENODO[key], list) else "other"}
+    assert metadata.zenodo_errors(other, CONVERTED, {"description": "A package"}, 'value: "arXiv:2405.05219"')
+
+
+def test_a_link_that_leads_nowhere_is_noticed(metadata, tmp_path):
+    (tmp_path / "there.md").write_text("x")
+    text = "[a](there.md#part), [b](https://arxiv.org), [c](#here)"
+    assert metadata.link_errors("README.md", text, tmp_path, None) == []
+    assert len(metadata.link_errors("README.md", text + "[d](gone.md)", tmp_path, None)) == 1
+    assert len(metadata.link_errors("README.md", text, tmp_path, {"Source": "https://example.org"})) == 1
+
+
+@pytest.mark.parametrize(
+    "line", ["pip install refattn", 'python -m pip install "refattn[report,models]"', "`pip install 'refattn[test]'`"]
+)
+def test_a_line_that_installs_by_a_name_that_no_index_has_is_noticed(metadata, line):
+    assert len(metadata.install_errors("page", line)) == 1
+
+
+@pytest.mark.parametrize(
+    "line", ['pip install ".[report]"', 'pip install "$(ls dist/refattn-*.whl)[report]"', "pip install asv; refattn x"]
+)
+def test_a_line_that_installs_what_is_there_passes(metadata, line):
+    assert metadata.install_errors("page", line) == []
+
+
+def test_what_has_no_place_at_the_top_is_noticed(metadata):
+    assert metadata.top_errors(metadata.tracked()) == []
+    assert metadata.top_errors(["README.md", "notes.txt"]) == ["notes.txt has no place at the top of the repository"]
 
 
 @pytest.mark.parametrize(

@@ -1,23 +1,26 @@
 """Draw the pictures of these pages: ``python docs/pictures/draw.py [--out DIR] [--records DIR]``.
 
-The same versions give the same bytes. Pictures of records are drawn from those in ``docs/records``, or in the folder
-given; where there are none, the picture stays as it is.
+The same versions give the same bytes. Pictures of records are drawn from those in ``docs/records`` and those that ship,
+or in the folder given; where there are none, the picture stays as it is.
 """
 
 import argparse
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
 from style import save
 
 from refattn.experiments.records import read_records
+from refattn.experiments.sparsek.shipped import FOLDER
 
 HERE = Path(__file__).parent
-RECORDS = HERE.parent / "records"
+RECORDS = HERE.parent / "records", FOLDER
 PICTURES = (
     "block_transform",
     "conv_basis",
     "sparsek_intervals",
+    "sparsek_perplexity",
     "error_against_k",
     "time_against_n",
     "ours_against_peers",
@@ -25,15 +28,15 @@ PICTURES = (
 )
 
 
-def draw_all(folder: Path, records: Path) -> list[Path]:
+def draw_all(folder: Path, records: Sequence[Path]) -> list[Path]:
     """Draw every picture there is something for into a folder; return their paths."""
     drawn = []
     for name in PICTURES:
         module, path = import_module(name), folder / f"{name.replace('_', '-')}.png"
         if not hasattr(module, "RECORDS"):
             save(module.draw(), path)
-        elif (file := records / f"{module.RECORDS}.jsonl").exists():
-            save(module.draw(read_records(file).rows()), path)
+        elif files := [file for one in records if (file := one / f"{module.RECORDS}.jsonl").exists()]:
+            save(module.draw(read_records(files[0]).rows()), path)
         else:
             continue
         drawn.append(path)
@@ -43,6 +46,6 @@ def draw_all(folder: Path, records: Path) -> list[Path]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=HERE)
-    parser.add_argument("--records", type=Path, default=RECORDS)
+    parser.add_argument("--records", type=Path, nargs="+", default=RECORDS)
     options = parser.parse_args()
     print(*draw_all(options.out, options.records), sep="\n")

@@ -23,7 +23,7 @@ PANELS = {
             "long convolution": ("one long convolution", GREEN),
         },
     ),
-    "Conv-Basis, k = 16, forward and backward": (
+    "Conv-Basis, forward and backward": (
         STEP,
         {"k": "16", "dtype": "'float32'"},
         EXACT | {"approximation": FAST, "attention": ("conv, gradient of exact attention", ORANGE)},

@@ -12,17 +12,20 @@ except ImportError as error:  # the console script exists without the extra
     raise SystemExit(f"refattn: the command line needs {error.name}: python -m pip install 'refattn[report]'") from None
 
 from refattn.cli import cache, conform, decompose, experiment, report, train, vectors, versions
+from refattn.cli._commands import Command, Group
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Verified reference attention: evidence on request.")
-app.command()(report.report)
-app.command()(experiment.experiment)
-app.command(help=train.HELP)(train.train)
-app.command()(decompose.decompose)
-app.command()(conform.conform)
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, cls=Group, help="Verified reference attention: evidence on request."
+)
+app.command(cls=Command, help=report.HELP)(report.report)
+app.command(cls=Command, help=experiment.HELP)(experiment.experiment)
+app.command(cls=Command, help=train.HELP)(train.train)
+app.command(cls=Command, help=decompose.HELP)(decompose.decompose)
+app.command(cls=Command, help=conform.HELP)(conform.conform)
 app.add_typer(vectors.app, name="vectors")
-app.command()(versions.versions)
+app.command(cls=Command, help=versions.HELP)(versions.versions)
 app.add_typer(cache.app, name="cache")
-app.command()(cache.warmup)
+app.command(cls=Command, help=cache.WARMUP_HELP)(cache.warmup)
 
 
 def main() -> None:

@@ -3,29 +3,62 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 
 from refattn._files import write_whole
+from refattn.cli._streams import OUTPUT_ERROR, console, note_file
+
+STANDARD_OUTPUT = Path("-")
+"""The target that means the standard output, where what is written is text."""
 
 
 def progress_bar(*more: ProgressColumn) -> Progress:
     """Return a bar of what is done, of how much, and since when, which vanishes at the end."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), *more)
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    description = TextColumn("{task.description}", markup=False)
+    columns = (description, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), *more)
+    return Progress(*columns, console=console(stderr=True), transient=True)
 
 
-def require_folders(*files: Path | None) -> None:
-    """Refuse files in folders that do not exist, before anything is computed."""
-    for file in files:
-        if file is not None and not file.absolute().parent.is_dir():
-            raise typer.BadParameter(f"the folder of {file} does not exist")
+def require_targets(targets: Mapping[str, Path | None], *, read: Path | None = None) -> None:
+    """Refuse targets, by option, that cannot be written or are one file, before anything is computed.
+
+    `read` is a file that the command reads, and that none of them may be.
+    """
+    seen: dict[Path, str] = {} if read is None else {Path(os.path.realpath(read)): "what is read"}
+    for option, target in targets.items():
+        if target is None:
+            continue
+        place = target if target == STANDARD_OUTPUT else Path(os.path.realpath(target))
+        told = _why_not(target)
+        if place in seen:
+            told = f"{target} is {seen[place]} as well, a file of its own was wanted"
+        if told:
+            raise typer.BadParameter(told, param_hint=option)
+        seen[place] = f"the target of {option}"
+
+
+def _why_not(target: Path) -> str:
+    """Why a file cannot be written to, or nothing."""
+    if target == STANDARD_OUTPUT:
+        return ""
+    folder = target.absolute().parent
+    try:
+        if not folder.is_dir():
+            return f"the folder of {target} does not exist"
+        if target.is_dir():
+            return f"{target} is a folder, a file was wanted"
+        writable = os.access(target if target.exists() and not target.is_file() else folder, os.W_OK)
+    except OSError as error:
+        return f"{target} cannot be written: {error.strerror}"
+    return "" if writable else f"{target} cannot be written: {os.strerror(13)}"
 
 
 def as_json(data: Any) -> str:
@@ -33,12 +66,27 @@ def as_json(data: Any) -> str:
     return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def write_if_asked(file: Path | None, text: Callable[[], str]) -> None:
-    """Write a file whole or not at all; a file that cannot be written is one clear line and status 1."""
-    if file is None:
-        return
+def shown_beside(*targets: Path | None) -> AbstractContextManager[Any]:
+    """Show what follows on the standard output, or on the standard error where a target has the first."""
+    return redirect_stdout(sys.stderr) if STANDARD_OUTPUT in targets else nullcontext()
+
+
+def write_all(contents: Mapping[Path | None, Callable[[], str | bytes]]) -> None:
+    """Write files, each whole or not at all; what cannot be written is one clear line each, and `OUTPUT_ERROR`."""
+    written = [write_one(file, content()) for file, content in contents.items() if file is not None]
+    if not all(written):
+        raise typer.Exit(OUTPUT_ERROR)
+
+
+def write_one(file: Path, content: str | bytes) -> bool:
+    """Write a file whole or not at all; say in a line where it cannot be written, and return whether it was."""
     try:
-        write_whole(file, text())
+        if file == STANDARD_OUTPUT:
+            print(content, end="")
+        else:
+            write_whole(file, content)
+            note_file()
     except OSError as error:
         print(f"refattn: {file} could not be written: {error.strerror or error}", file=sys.stderr)
-        raise typer.Exit(1) from None
+        return False
+    return True

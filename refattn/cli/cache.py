@@ -10,15 +10,18 @@ from typing import Any
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-app = typer.Typer(help="Compiled loops kept on disk: where they are and how large, or remove them.")
+from refattn.cli._commands import Command, Group
+from refattn.cli._files import progress_bar
+
+WARMUP_HELP = "Compile all loops for float32 and float64 ahead of their first use, and keep them on disk."
+
+app = typer.Typer(cls=Group, help="Compiled loops kept on disk: where they are and how large, or remove them.")
 
 
 @app.callback(invoke_without_command=True)
 def show(context: typer.Context) -> None:
-    """Tell where compiled loops are kept, how many, how large, and how many damaged files have been found."""
+    """Show what is kept."""
     from refattn import _compiled_cache
 
     if context.invoked_subcommand is None:
@@ -29,16 +32,16 @@ def show(context: typer.Context) -> None:
         print(f"found damaged {found.damaged}, compiled anew")
 
 
-@app.command()
+@app.command(cls=Command, help="Remove all compiled loops, of every version and environment.")
 def clear() -> None:
-    """Remove all compiled loops, of every version and environment."""
+    """Remove what is kept."""
     from refattn import _compiled_cache
 
     print(f"{_or_exit(_compiled_cache.clear)} loops removed")
 
 
 def warmup() -> None:
-    """Compile all loops for float32 and float64 ahead of their first use, and keep them on disk."""
+    """Run the command, as `WARMUP_HELP` says."""
     from refattn import _compiled_cache
 
     before = time.perf_counter()
@@ -49,8 +52,7 @@ def warmup() -> None:
 
 def _compile_all() -> None:
     operations = list(_operations())
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with progress_bar() as progress:
         task = progress.add_task("", total=len(operations))
         for name, operation in operations:
             progress.update(task, description=name)

@@ -6,9 +6,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from refattn.cli._files import as_json, write_if_asked
+from refattn.cli._files import as_json, require_targets, shown_beside, write_all
+from refattn.cli._streams import console
+
+HELP = """Check an implementation of attention against the truth: where it is wrong, by how much, and perhaps why.
+
+Exit status 0: it conforms. 1: a case failed, or none could be run. 2: wrong usage. 3: the output or a file could not
+be written.
+"""
 
 
 def conform(
@@ -24,17 +30,16 @@ def conform(
     only: Annotated[list[str] | None, typer.Option("--only", metavar="TEXT", help="Only cases with TEXT.")] = None,
     skip: Annotated[list[str] | None, typer.Option("--skip", metavar="TEXT", help="No cases with TEXT.")] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write the report as JSON.")
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Also write the report as JSON; - is the standard output."),
     ] = None,
 ) -> None:
-    """Check an implementation of attention against the truth: where it is wrong, by how much, and perhaps why.
-
-    Exit status 0: it conforms. 1: a case failed, or none could be run. 2: wrong usage.
-    """
+    """Run the command, as `HELP` says."""
     from refattn.testing.conformance import check_attention
     from refattn.testing.conformance.loading import load_function
     from refattn.testing.conformance.terminal import print_report
 
+    require_targets({"--json": json_file})
     try:
         gradients = backward if backward in (None, "autograd") else load_function(str(backward))
         result = check_attention(
@@ -43,6 +48,7 @@ def conform(
         )  # fmt: skip
     except (TypeError, ValueError, ImportError) as error:
         raise typer.BadParameter(str(error)) from None
-    print_report(result, Console())
-    write_if_asked(json_file, lambda: as_json(result.to_dict()))
+    with shown_beside(json_file):
+        print_report(result, console())
+    write_all({json_file: lambda: as_json(result.to_dict())})
     raise typer.Exit(0 if result.passed else 1)

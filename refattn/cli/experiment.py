@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from refattn.cli._files import progress_bar
+from refattn.cli._streams import INTERRUPTED, console
 from refattn.experiments.experiment import Experiment
 from refattn.experiments.workers import ItemFailedError, Workers, dask_workers, local_workers
 
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it: 128 and the number of SIGINT."""
+HELP = """Run an experiment: its records are in DIR/NAME.jsonl, and the same command goes on where it was stopped.
+
+DIR is 'records' by default, 'records/quick' with --quick. Exit status 0: every item is finished. 1: an item failed, or
+the file cannot be used. 2: wrong usage. 3: the output could not be written. 130: stopped by Ctrl-C.
+"""
 
 
 def experiment(
@@ -34,14 +37,12 @@ def experiment(
     ] = "",
     quick: Annotated[bool, typer.Option("--quick", help="A trial: small sizes.")] = False,
 ) -> None:
-    """Run an experiment: its records are in DIR/NAME.jsonl, and the same command goes on where it was stopped.
-
-    DIR is 'records' by default, 'records/quick' with --quick. Exit status 0: every item is finished. 1: an item
-    failed, or the file cannot be used. 2: wrong usage. 130: stopped by Ctrl-C.
-    """
+    """Run the command, as `HELP` says."""
     from refattn.experiments import catalogue
 
     if show_list:
+        if name or sizes or out or workers or scheduler or quick:
+            raise typer.BadParameter("came with a name or another option, which it would ignore", param_hint="--list")
         _print_list()
         return
     if workers and scheduler:
@@ -110,4 +111,4 @@ def _print_list() -> None:
     for name in catalogue.MODULES:
         chosen = catalogue.load(name)
         table.add_row(name, chosen.question, ", ".join(map(str, chosen.sizes)))
-    Console().print(table)
+    console().print(table)

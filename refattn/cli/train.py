@@ -10,7 +10,7 @@ import typer
 from rich.progress import TextColumn, TimeRemainingColumn
 
 from refattn.cli._files import progress_bar
-from refattn.cli.experiment import INTERRUPTED
+from refattn.cli._streams import INTERRUPTED
 from refattn.experiments.workers import ItemFailedError, Workers, dask_workers, local_workers
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ HELP = """Train: the checkpoint and the log are in DIR/NAME, and the same comman
 
 Ctrl-C finishes the step and saves. Several files, or --workers or --scheduler, are run as an experiment, whose records
 are DIR/trainings.jsonl. Exit status 0: every training is finished. 1: one failed, or a file cannot be used. 2: wrong
-usage. 130: stopped by Ctrl-C.
+usage. 3: the output could not be written. 130: stopped by Ctrl-C.
 """
 
 

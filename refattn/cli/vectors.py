@@ -8,14 +8,19 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Reference vectors: compute them anew, or verify them.")
+from refattn.cli._commands import Command, Group
+
+app = typer.Typer(no_args_is_help=True, cls=Group, help="Reference vectors: compute them anew, or verify them.")
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    help="Compute the reference vectors to 50 digits and write them, bit for bit the shipped ones. Needs mpmath.",
+)
 def generate(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to; made if missing.")],
 ) -> None:
-    """Compute the reference vectors to 50 digits and write them, bit for bit the shipped ones. Needs mpmath."""
+    """Compute the reference vectors anew."""
     from refattn.laboratory.vectors import generate as generate_vectors
     from refattn.testing.vectors import load_manifest
 
@@ -30,11 +35,14 @@ def generate(
     raise typer.Exit(0 if same == len(manifest["files"]) == len(shipped["files"]) else 1)
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    help="Compare every stored result with this package's own. Exit status 1: a file or a result is not right.",
+)
 def verify(
     folder: Annotated[Path | None, typer.Option("--dir", metavar="DIR", help="By default the shipped ones.")] = None,
 ) -> None:
-    """Compare every stored result with this package's own. Exit status 1: a file or a result is not right."""
+    """Verify the reference vectors."""
     from refattn.testing.vectors.verify import verify_vectors
 
     try:

@@ -8,9 +8,11 @@ import typer
 
 from refattn.versions import show_versions
 
+HELP = "Print the versions and settings that results depend on."
+
 
 def versions(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
-    """Print the versions and settings that results depend on."""
+    """Run the command, as `HELP` says."""
     show_versions(json=as_json)

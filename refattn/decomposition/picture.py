@@ -19,11 +19,12 @@ COLOURS = {
 
 
 def picture(report: HeadReport, title: str) -> bytes:
-    """Draw a head under a title, and return the PNG file."""
+    """Draw a head under a title, which is shown as it is, and return the PNG file."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 9.5), layout="constrained", dpi=110)
-    figure.suptitle(title, fontsize=13)
+    shown = title.encode("utf-8", "backslashreplace").decode()  # a file's name may be no text
+    figure.suptitle(shown, fontsize=13, parse_math=False, usetex=False)
     maps, lines = figure.subplots(2, 2, height_ratios=[1.25, 1]).reshape(2, 2)
     document = report.document
     n = document["n"]

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 KINDS = ("uniform, columns", "uniform, least squares", "best, least squares")
 
@@ -13,9 +14,8 @@ KINDS = ("uniform, columns", "uniform, least squares", "best, least squares")
 def print_head(document: dict[str, Any], console: Console) -> None:
     """Print what was measured of one head: terms, errors against k, segments, bounds, the answer."""
     place = ",".join(map(str, document["head"]))
-    console.print(
-        f"\n[bold]head {place or '-'}[/bold]: n = {document['n']}, logit deviation {document['deviation']:.3g}"
-    )
+    about = f": n = {document['n']}, logit deviation {document['deviation']:.3g}"
+    console.print(Text.assemble("\n", (f"head {place or '-'}", "bold"), about))
     console.print(
         f"exact basis: {document['exact_terms']} terms (logits equal within rounding, at most"
         f" {document['exact_atol']:.2g});"
@@ -33,16 +33,18 @@ def print_head(document: dict[str, Any], console: Console) -> None:
     )
 
 
-def _answer(document: dict[str, Any]) -> str:
+def _answer(document: dict[str, Any]) -> Text:
     if document["conv_like"]:
-        return (
-            f"[bold]conv-like[/bold]: {document['terms_needed']} terms keep sampled rows within"
+        return Text.assemble(
+            ("conv-like", "bold"),
+            f": {document['terms_needed']} terms keep sampled rows within"
             f" {document['sampled_error']:.2g} ({document['tolerance']:g} was asked for; with confidence"
-            f" {document['confidence']:g} at most {100 * document['exceeding']:.2g} % of the rows are beyond it)"
+            f" {document['confidence']:g} at most {100 * document['exceeding']:.2g} % of the rows are beyond it)",
         )
-    return (
-        f"[bold]not conv-like[/bold]: with {document['terms_tried']} terms a row of attention is still off by"
-        f" {document['sampled_error']:.3g} of the largest value ({document['tolerance']:g} was asked for)"
+    return Text.assemble(
+        ("not conv-like", "bold"),
+        f": with {document['terms_tried']} terms a row of attention is still off by"
+        f" {document['sampled_error']:.3g} of the largest value ({document['tolerance']:g} was asked for)",
     )
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from refattn._json import parsed
 from refattn._version import __version__
 from refattn.experiments.experiment import Experiment, Item, Record
 from refattn.versions import environment
@@ -23,7 +24,7 @@ from refattn.versions import environment
 SCHEMA = "refattn-records/1"
 """Name of the layout, raised when a field changes its meaning."""
 
-MOST_BYTES = 4 << 20
+MOST_BYTES = 2 << 20
 """Longest line that is read or written."""
 
 _HEADER: Mapping[str, type] = {
@@ -122,7 +123,7 @@ def read_records(path: str | os.PathLike[str]) -> Records:
     """Read a file of records, complete or not: header and results, in the file's order.
 
     A ValueError says that it is not such a file, and names the line and what is wrong with it. Time and memory are
-    proportional to the file's length; a line of more than 4 MB is refused before it is read whole.
+    proportional to the file's length; a line of more than 2 MB is refused before it is read whole.
 
     >>> import tempfile
     >>> from refattn.experiments.conv import by_fft
@@ -172,16 +173,12 @@ def _line(data: Any) -> str:
 
 def _parsed(line: bytes) -> dict[str, Any]:
     try:
-        data = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        data = parsed(line, most=MOST_BYTES)
+    except ValueError as error:
         raise ValueError(f"not JSON ({error})") from None
     if not isinstance(data, dict):
         raise ValueError(f"{type(data).__name__} came, a JSON object was wanted")
     return data
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _checked_header(data: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The results page, from records: ``python -m refattn.experiments.results --records DIR … --write FILE`` (ours).
 
-Every number on the page, those in its sentences too, comes from the records, of one folder or of several.
+Every number on the page, those in its sentences too, comes from the records, of one folder or of several. The tables
+are folded; the pictures, of the shipped records, are those of the documentation.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ INTRODUCTION = """\
 What the two papers leave open, measured. This page is generated from the records of a full run, in `docs/records` and,
 those that the ledger judges, in `refattn/experiments/data`; `refattn experiment NAME` makes them anew
 ([how](how-to/run-experiments.md)), and `python -m refattn.experiments.results --records DIR … --write FILE` this page.
-An error is `‖Y − Ỹ‖_F / ‖Y‖_F` against exact attention.
+An error is `‖Y − Ỹ‖_F / ‖Y‖_F` against exact attention. Pictures and sentences are open, tables are folded.
 """
 
 ALWAYS = """\
@@ -60,12 +61,20 @@ def _section(name: str, found: Records) -> str:
     versions = ", ".join(f"{package} {packages.get(package)}" for package in ("numpy", "scipy", "numba", "pyfftw"))
     section = SECTIONS[name]
     parts = [f"## {section.title}", f"*{found.header['question']}* {section.note}".rstrip()]
-    parts += [make(found.rows()) for make in section.makers]
+    parts += [section.picture] if section.picture else []
+    parts += [_folded(make(found.rows())) for make in section.makers]
     parts += [
         f"`refattn experiment {name}`, begun {found.header['begun'][:10]} with refattn {found.header['version']}"
         f" on {environment.get('machine', {}).get('cpu')}, {versions}.{_unfinished(found, ' ', '')}"
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _folded(made: str) -> str:
+    """Fold a table away under its size and its columns."""
+    header, _, *lines = made.splitlines()
+    columns = ", ".join(name.strip() for name in header.strip("|").split("|"))
+    return f"<details>\n<summary>Table, {len(lines)} rows: {columns}</summary>\n\n{made}\n\n</details>"
 
 
 def _unfinished(found: Records, before: str, after: str) -> str:
@@ -156,11 +165,12 @@ READINGS: Mapping[str, Callable[[Rows], str]] = {
 
 
 class Section(NamedTuple):
-    """Title, a note and tables of an experiment's section."""
+    """Title, a note, tables and a picture of an experiment's section."""
 
     title: str
     note: str
     makers: tuple[Callable[[Rows], str], ...]
+    picture: str = ""
 
 
 SECTIONS: Mapping[str, Section] = {
@@ -180,6 +190,8 @@ SECTIONS: Mapping[str, Section] = {
         " n = 8,192: none with starts on a grid of 16); *operations* are Algorithm 1's over exact attention's. The"
         " second table is what the paper's Recover finds with room for n/8 segments.",
         (tables.error_against_k, tables.recovered),
+        "![Relative error of the output against k for two lengths, medians over the heads with the middle 80 %: uniform"
+        " starts, the best\nstarts, and those that Recover finds](pictures/error-against-k.png)",
     ),
     "maps": Section(
         "Attention maps", "`python -m refattn.experiments.conv.maps --out FILE` draws them.", (tables.maps,)
@@ -191,12 +203,17 @@ SECTIONS: Mapping[str, Section] = {
         "Time against n",
         "Milliseconds; what else the machine did at the time, the records do not know.",
         (tables.time_against_n,),
+        "![Seconds against n for every method, forward and training, one head of width 64]"
+        "(pictures/time-against-n.png)",
     ),
     "baselines": Section("Methods at equal time and at equal memory", "", (tables.baselines,)),
     "sparsek-perplexity": Section(
         "SparseK in a language model",
         "SmolLM2-135M, every head replaced; in brackets 95 % intervals by resampling blocks of 256 tokens.",
         (perplexity_table,),
+        "![Perplexity by attention, length and pairs a query, with 95 % intervals: learned scores are between the"
+        " window with sinks and exact\nattention up to the length they were learned on]"
+        "(pictures/sparsek-perplexity.png)",
     ),
     "sparsek-passkey": Section("SparseK and a passkey", "", (passkey_table,)),
     "sparsek-variations": Section(

@@ -19,6 +19,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -70,7 +71,7 @@ def compute(run: Run, item: Item, threads: int | None, expected: dict[str, str])
     with one_blas_thread():
         begun = time.perf_counter()
         records = run(item)
-        return Result(item, time.perf_counter() - begun, tuple(records))
+        return Result(item, time.perf_counter() - begun, tuple(deepcopy(list(records))))
 
 
 @cache

@@ -137,5 +137,7 @@ class RandomFeatures(FeatureMap):
 
 def _orthonormal(normal: NDArray[np.float64]) -> NDArray[np.float64]:
     """Orthonormal columns, uniform over all rotations, of normal matrices ``(…, d, m)``, m ≤ d."""
+    if normal.size == 0:  # of no matrix at all LAPACK still prepares the work of one
+        return normal
     directions, triangle = np.linalg.qr(normal)
     return np.asarray(directions * np.sign(np.diagonal(triangle, axis1=-2, axis2=-1))[..., None, :])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from refattn._kept import kept
 from refattn._validation import FloatArray, as_array, as_real_array, cast, require_finite
+from refattn.models._reading import StoredTensors
 
 Attention: TypeAlias = Callable[[int, FloatArray, FloatArray, FloatArray], FloatArray]
 """``attention(layer, q, k, v) -> out``: q and out (n_heads, n, d), k and v (n_kv_heads, n, d), positions applied."""
@@ -21,22 +22,22 @@ class Transformer:
     config: Any
 
     def __init__(
-        self, config: Any, shapes: Mapping[str, tuple[int, ...]], weights: Mapping[str, ArrayLike], dtype: DTypeLike
+        self,
+        config: Any,
+        shapes: Callable[[], Iterable[tuple[str, tuple[int, ...]]]],
+        weights: Mapping[str, ArrayLike],
+        dtype: DTypeLike,
+        unused: Collection[str] = (),
     ) -> None:
         self.config = config
         self.dtype: np.dtype[Any] = np.dtype(dtype)
         if self.dtype not in (np.float32, np.float64):
             raise TypeError(f"dtype: {self.dtype} came, float32 or float64 was wanted")
         self._norm_eps = cast("norm_eps", np.asarray(config.norm_eps), self.dtype)
-        self.weights: dict[str, FloatArray] = {}
-        for name, shape in shapes.items():
-            if name not in weights:
-                raise ValueError(f"weights: tensor {name!r} is missing, one of shape {shape} was wanted")
-            tensor = cast(name, as_real_array(f"weights: tensor {name!r}", weights[name]), self.dtype)
-            if tensor.shape != shape:
-                raise ValueError(f"weights: tensor {name!r} of shape {tensor.shape} came, {shape} was wanted")
-            require_finite(name, tensor)
-            self.weights[name] = kept(tensor)
+        _require_all_and_no_others(shapes(), weights, unused)
+        self.weights: dict[str, FloatArray] = {
+            name: _held(name, shape, weights, self.dtype) for name, shape in shapes()
+        }
 
     def _checked(self, tokens: ArrayLike, least: int = 1, most: int | None = None) -> NDArray[np.int64]:
         array = as_array("tokens", tokens)
@@ -62,3 +63,43 @@ class Transformer:
         if out.shape != q.shape:
             raise ValueError(f"attention: shape {out.shape} came in layer {layer}, {q.shape} was wanted")
         return out
+
+
+def begin(attention: Attention, start: int) -> None:
+    """Tell an attention that remembers, one with a method `begin`, that a forward begins at this position."""
+    told = getattr(attention, "begin", None)
+    if told is not None:
+        told(start)
+
+
+def _require_all_and_no_others(
+    shapes: Iterable[tuple[str, tuple[int, ...]]], weights: Mapping[str, Any], unused: Collection[str]
+) -> None:
+    """Raise at the first tensor that is missing, however many a configuration claims, or that nothing here uses."""
+    used = set()
+    for name, shape in shapes:
+        if name not in weights:
+            raise ValueError(f"weights: tensor {name!r} is missing, one of shape {shape} was wanted")
+        used.add(name)
+    for name in weights:
+        if name not in used and name not in unused:
+            raise ValueError(f"weights: tensor {name!r} came, which this model does not compute with")
+
+
+def _held(name: str, shape: tuple[int, ...], weights: Mapping[str, ArrayLike], dtype: np.dtype[Any]) -> FloatArray:
+    """Return a read-only tensor that nobody else holds."""
+    if isinstance(weights, StoredTensors):
+        _require_shape(name, weights.shape(name), shape)  # before it is read
+        tensor = weights.read(name, dtype)
+        require_finite(name, tensor)
+        tensor.flags.writeable = False
+        return tensor
+    tensor = cast(name, as_real_array(f"weights: tensor {name!r}", weights[name]), dtype)
+    _require_shape(name, tensor.shape, shape)
+    require_finite(name, tensor)
+    return kept(tensor)
+
+
+def _require_shape(name: str, came: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    if came != wanted:
+        raise ValueError(f"weights: tensor {name!r} of shape {came} came, {wanted} was wanted")

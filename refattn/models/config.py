@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from refattn._validation import as_count, as_real
+from refattn.models._gguf_keys import LLAMA_KEYS, require_known
 from refattn.models.weights import GGUFFile, read_gguf
 
 
@@ -56,6 +58,7 @@ class LlamaConfig:
     def __post_init__(self) -> None:
         for name in ("n_layers", "width", "ffn_width", "vocab_size", "n_heads", "n_kv_heads", "head_width"):
             as_count(name, getattr(self, name), least=1)
+        as_count("context_length", self.context_length, least=1)
         as_real("rope_base", self.rope_base, positive=True)
         as_real("norm_eps", self.norm_eps, least=0.0)
         if self.n_heads % self.n_kv_heads:
@@ -75,25 +78,32 @@ class LlamaConfig:
         Raises
         ------
         ValueError
-            The file's architecture is not llama, a number is missing or does not fit the others, or the
-            file asks for scaled or partial rotary positions, which this decoder does not compute.
+            The file's architecture is not llama, a number is missing or does not fit the others, or a key says
+            what this decoder does not compute (scaled or partial rotary positions, a window, experts, …) or is
+            not known to it. Keys that only describe, and a tokenizer's, make no difference.
         """
         file = read_gguf(source)
         architecture = file.value("general.architecture", str)
         if architecture != "llama":
             raise ValueError(f"{file.path}: general.architecture {architecture!r} came, 'llama' was wanted")
-        width, n_heads = file.value("llama.embedding_length", int), file.value("llama.attention.head_count", int)
-        head_width = file.value("llama.attention.key_length", int, width // max(n_heads, 1))
-        turned = file.value("llama.rope.dimension_count", int, head_width)
-        if turned != head_width:
-            raise ValueError(f"{file.path}: rotary positions on {turned} of {head_width} came, on all was wanted")
         if file.value("llama.rope.scaling.type", str, "none") != "none" or "rope_freqs.weight" in file.records:
             raise ValueError(f"{file.path}: scaled rotary positions came, unscaled ones were wanted")
+        require_known(file, "this decoder", LLAMA_KEYS)
+        width, n_heads = file.value("llama.embedding_length", int), file.value("llama.attention.head_count", int)
+        head_width = file.value("llama.attention.key_length", int, width // max(n_heads, 1))
+        for key, what in (("rope.dimension_count", "rotary positions on"), ("attention.value_length", "values of")):
+            found = file.value(f"llama.{key}", int, head_width)
+            if found != head_width:
+                raise ValueError(f"{file.path}: {what} {found} of {head_width} came, on all was wanted (llama.{key})")
+        vocab_size = file.length("tokenizer.ggml.tokens")
+        if file.value("llama.vocab_size", int, vocab_size) != vocab_size:
+            told = f"{file.metadata['llama.vocab_size']} came, there are {vocab_size} tokens in tokenizer.ggml.tokens"
+            raise ValueError(f"{file.path}: llama.vocab_size {told}")
         numbers: dict[str, Any] = {
             "n_layers": file.value("llama.block_count", int),
             "width": width,
             "ffn_width": file.value("llama.feed_forward_length", int),
-            "vocab_size": len(file.value("tokenizer.ggml.tokens", list)),
+            "vocab_size": vocab_size,
             "n_heads": n_heads,
             "n_kv_heads": file.value("llama.attention.head_count_kv", int, n_heads),
             "head_width": head_width,
@@ -103,7 +113,7 @@ class LlamaConfig:
         }
         try:
             return cls(**numbers)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{file.path}: {error}") from None
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -111,6 +121,10 @@ class LlamaConfig:
 
         ``output.weight`` is not among them: a model without it uses the embedding to compute logits.
         """
+        return dict(self._shapes())
+
+    def _shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Yield them one by one: what a file claims may be more than it has."""
         width, q_width, kv_width = self.width, self.n_heads * self.head_width, self.n_kv_heads * self.head_width
         layer: dict[str, tuple[int, ...]] = {
             "attn_norm": (width,),
@@ -123,10 +137,10 @@ class LlamaConfig:
             "ffn_up": (self.ffn_width, width),
             "ffn_down": (width, self.ffn_width),
         }
-        shapes = {"token_embd.weight": (self.vocab_size, width), "output_norm.weight": (width,)}
+        yield "token_embd.weight", (self.vocab_size, width)
+        yield "output_norm.weight", (width,)
         for index in range(self.n_layers):
-            shapes |= {f"blk.{index}.{name}.weight": shape for name, shape in layer.items()}
-        return shapes
+            yield from ((f"blk.{index}.{name}.weight", shape) for name, shape in layer.items())
 
 
 @dataclass(frozen=True)

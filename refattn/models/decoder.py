@@ -21,6 +21,8 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from refattn._overflow import overflow_judged
 from refattn._validation import FloatArray, as_count, as_flag, as_float_arrays, as_float_dtype, require_kind
 from refattn.models._batch import Batch, as_batch
+from refattn.models._finiteness import NotFiniteError as NotFiniteError
+from refattn.models._finiteness import require_finite_in
 from refattn.models.attentions.exact import ExactAttention
 from refattn.models.attentions.protocol import DifferentiableAttention, LayerGradients, own_shapes
 from refattn.models.config import GPT2Config, LlamaConfig
@@ -46,32 +48,6 @@ _LOGITS = 1 << 21
 """Logits that are held at once, and"""
 _LEAST_ROWS = 512
 """at least so many rows of them: a product with fewer rows takes longer a row."""
-
-
-class NotFiniteError(ArithmeticError):
-    """A number in a decoder's forward or backward is NaN or infinite.
-
-    Parameters
-    ----------
-    layer : str
-        Where it was seen first, kept as `layer`: ``"blk.3"``, as tensors are called, ``"output"`` for the loss, or the
-        name of the only parameter whose gradient it is.
-    what : str
-        What it is: the residual stream, say, or the gradient of it.
-
-    Notes
-    -----
-    A step of a training that raises it has changed nothing. Source: ours.
-
-    Examples
-    --------
-    >>> str(NotFiniteError("blk.3", "the residual stream"))
-    'blk.3: the residual stream is not finite'
-    """
-
-    def __init__(self, layer: str, what: str) -> None:
-        super().__init__(f"{layer}: {what} is not finite")
-        self.layer = layer
 
 
 class _LayerCache(NamedTuple):
@@ -299,7 +275,7 @@ class Decoder:
             if gradients.want_any(EMBEDDINGS):
                 self._embedded_backward(dx, batch.tokens, gradients)
             for name, gradient in gradients.found.items():
-                _require_finite(name, "the gradient", gradient)
+                require_finite_in(name, "the gradient", gradient)
         return loss, {name: gradients.found[name] for name in self.parameters if name in gradients.found}
 
     def _up_to(self, layer: int) -> list[str]:
@@ -314,12 +290,12 @@ class Decoder:
 
         def attend(q: FloatArray, k: FloatArray, v: FloatArray, a: FloatArray) -> tuple[FloatArray, Any]:
             for name, array in (("q", q), ("k", k), ("v", v)):
-                _require_finite(f"blk.{layer}", name, array)
+                require_finite_in(f"blk.{layer}", name, array)
             return attention.forward(layer, q, k, v, a, tensors)
 
         x, attended = attention_block_forward(x, tensors, config.norm_eps, config.head_width, turn, attend)
         x, fed = feed_forward_block_forward(x, tensors, config.norm_eps)
-        _require_finite(f"blk.{layer}", "the residual stream", x)
+        require_finite_in(f"blk.{layer}", "the residual stream", x)
         return x, _LayerCache(attended, fed)
 
     def _layer_backward(
@@ -333,19 +309,19 @@ class Decoder:
         own = gradients.within(f"blk.{layer}.")
 
         def pull_back(dout: FloatArray, attended: Any) -> LayerGradients:
-            _require_finite(f"blk.{layer}", "the gradient of the attention's output", dout)
+            require_finite_in(f"blk.{layer}", "the gradient of the attention's output", dout)
             return attention.backward(dout, attended)
 
         dx = feed_forward_block_backward(dx, cache.feed_forward, own)
         dx = attention_block_backward(dx, cache.attention, own, pull_back, self.config.head_width)
-        _require_finite(f"blk.{layer}", "the gradient of the residual stream", dx)
+        require_finite_in(f"blk.{layer}", "the gradient of the residual stream", dx)
         return dx
 
     def _embedded(self, tokens: NDArray[np.int64]) -> tuple[FloatArray, ComplexArray | None]:
         """Return the embedded tokens, (batch, n, width), and the turns of their positions if there are any."""
         n, config = tokens.shape[-1], self.config
         x, _ = embedding_forward(tokens, self.parameters["token_embd.weight"])
-        _require_finite("token_embd", "the embedding", x)
+        require_finite_in("token_embd", "the embedding", x)
         if isinstance(config, LlamaConfig):
             return x, rotation(0, n, config.head_width, config.rope_base, self.dtype)
         x += embedding_forward(np.arange(n), self.parameters["position_embd.weight"])[0]
@@ -411,8 +387,3 @@ class Decoder:
         if unknown:
             raise ValueError(f"wanted: {unknown[0]!r} came, names of parameters that the loss depends on were wanted")
         return frozenset(wanted)
-
-
-def _require_finite(layer: str, what: str, array: FloatArray) -> None:
-    if not (np.isfinite(array.sum()) or np.isfinite(array).all()):
-        raise NotFiniteError(layer, what)

@@ -12,9 +12,9 @@ Gimpel 2016). Positions are learned vectors, added to those of the tokens: nothi
 
 from __future__ import annotations
 
-import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,12 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 from scipy.special import ndtr
 
+from refattn._json import parsed, read_json
 from refattn._validation import FloatArray, as_count, as_real
 from refattn.dense import dense_attention
-from refattn.models._blocks import Attention, Transformer
-from refattn.models._reading import existing, needing
-from refattn.models.safetensors_file import read_safetensors
+from refattn.models._blocks import Attention, Transformer, begin
+from refattn.models._reading import StoredTensors, existing, library_reading, needing
+from refattn.models.safetensors_file import SafetensorsFile
 
 
 def exact_full_attention(layer: int, q: FloatArray, k: FloatArray, v: FloatArray) -> FloatArray:
@@ -123,14 +124,17 @@ class EncoderConfig:
         FileNotFoundError
             There is no such file.
         ValueError
-            It is not JSON, lacks a number, or describes another architecture.
+            It is not JSON, lacks a number, describes another architecture, or has a field that asks for what this
+            encoder does not compute, or that is not known to it.
         """
         file = Path(path)
         try:
-            stored: dict[str, Any] = json.loads(file.read_bytes())
+            with file.open("rb") as content:
+                stored: dict[str, Any] = read_json(content)
             kind = stored["model_type"], stored["hidden_act"], stored.get("position_embedding_type", "absolute")
             if kind != ("bert", "gelu", "absolute"):
                 raise ValueError(f"{kind} came, ('bert', 'gelu', 'absolute') was wanted")
+            _require_known(stored)
             return cls(
                 n_layers=stored["num_hidden_layers"],
                 width=stored["hidden_size"],
@@ -140,27 +144,74 @@ class EncoderConfig:
                 context_length=stored["max_position_embeddings"],
                 norm_eps=stored["layer_norm_eps"],
             )
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{file}: cannot be read ({error!r}); a BERT-family configuration was wanted") from error
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the names and shapes of all tensors; a linear map is ``(outputs, inputs)``."""
+        return dict(self._shapes())
+
+    def _shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Yield them one by one: what a file claims may be more than it has."""
         w = self.width
-        shapes: dict[str, tuple[int, ...]] = {
-            "embeddings.word_embeddings.weight": (self.vocab_size, w),
-            "embeddings.position_embeddings.weight": (self.context_length, w),
-            "embeddings.token_type_embeddings.weight": (2, w),
-        }
+        yield "embeddings.word_embeddings.weight", (self.vocab_size, w)
+        yield "embeddings.position_embeddings.weight", (self.context_length, w)
+        yield "embeddings.token_type_embeddings.weight", (2, w)
+        yield from _norm_shapes("embeddings", w)
         linear = {"attention.self.query": (w, w), "attention.self.key": (w, w), "attention.self.value": (w, w)}
         linear |= {"attention.output.dense": (w, w)}
         linear |= {"intermediate.dense": (self.ffn_width, w), "output.dense": (w, self.ffn_width)}
-        norms = ["embeddings"]
         for layer in range(self.n_layers):
             prefix = f"encoder.layer.{layer}."
             for name, shape in linear.items():
-                shapes[f"{prefix}{name}.weight"], shapes[f"{prefix}{name}.bias"] = shape, shape[:1]
-            norms += [f"{prefix}attention.output", f"{prefix}output"]
-        return shapes | {f"{norm}.LayerNorm.{part}": (w,) for norm in norms for part in ("weight", "bias")}
+                yield f"{prefix}{name}.weight", shape
+                yield f"{prefix}{name}.bias", shape[:1]
+            for norm in ("attention.output", "output"):
+                yield from _norm_shapes(f"{prefix}{norm}", w)
+
+
+def _norm_shapes(name: str, width: int) -> list[tuple[str, tuple[int, ...]]]:
+    return [(f"{name}.LayerNorm.{part}", (width,)) for part in ("weight", "bias")]
+
+
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "type_vocab_size": (2,),
+    "is_decoder": (False,),
+    "is_encoder_decoder": (False,),
+    "add_cross_attention": (False,),
+    "cross_attention_hidden_size": (None,),
+    "pruned_heads": ({},),
+    "torchscript": (False,),
+    "use_bfloat16": (False,),
+}
+"""Fields of a configuration that have to say that what they are about is left out."""
+
+_HARMLESS = frozenset({
+    "_name_or_path", "architectures", "transformers_version", "torch_dtype", "dtype", "finetuning_task", "problem_type",
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "gradient_checkpointing",
+    "initializer_range", "pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "use_cache", "return_dict",
+    "output_attentions", "output_hidden_states", "chunk_size_feed_forward", "tie_word_embeddings",
+    "tie_encoder_decoder", "id2label", "label2id", "num_labels", "_attn_implementation_autoset", "attn_implementation",
+})  # fmt: skip
+"""Fields that make no difference to this encoder: labels, training, what is returned, how it is computed elsewhere."""
+
+
+def _require_known(stored: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` at a field that asks for what the encoder does not compute, or that is not known."""
+    used = {"model_type", "hidden_act", "position_embedding_type", "num_hidden_layers", "hidden_size", "vocab_size"}
+    used |= {"intermediate_size", "num_attention_heads", "max_position_embeddings", "layer_norm_eps"}
+    for name, value in stored.items():
+        if name in used or name in _HARMLESS:
+            continue
+        if name not in _NEUTRAL:
+            raise ValueError(f"{name} came, which this encoder does not know and would ignore")
+        if not any(type(value) is type(one) and value == one for one in _NEUTRAL[name]):
+            raise ValueError(f"{name} is {str(value)[:60]}, {_NEUTRAL[name][0]} was wanted: the encoder has no other")
+
+
+_POSITIONS = "embeddings.position_ids"
+_UNUSED = frozenset({_POSITIONS, "pooler.dense.weight", "pooler.dense.bias"})
+"""Tensors of the family's files that the last layer's output does not depend on."""
 
 
 class Encoder(Transformer):
@@ -171,7 +222,8 @@ class Encoder(Transformer):
     config : EncoderConfig
         Its numbers.
     weights : mapping from str to array_like
-        The tensors `EncoderConfig.tensor_shapes` names; others are left aside.
+        The tensors `EncoderConfig.tensor_shapes` names. A pooler's, and the numbers of the positions (0, 1, …), may be
+        there and are not used; no others.
     dtype : {float32, float64}, optional
         Of the weights held and of every computation.
 
@@ -180,7 +232,7 @@ class Encoder(Transformer):
     TypeError
         `dtype` is neither float32 nor float64.
     ValueError
-        A tensor is missing, has another shape, or is not finite.
+        A tensor is missing, has another shape, is not finite, or is none of the model's.
 
     Notes
     -----
@@ -201,7 +253,12 @@ class Encoder(Transformer):
     def __init__(
         self, config: EncoderConfig, weights: Mapping[str, ArrayLike], *, dtype: DTypeLike = np.float32
     ) -> None:
-        super().__init__(config, config.tensor_shapes(), weights, dtype)
+        if _POSITIONS in weights:
+            n = config.context_length
+            size = math.prod(weights.shape(_POSITIONS)) if isinstance(weights, StoredTensors) else n
+            if size != n or not np.array_equal(np.ravel(weights[_POSITIONS]), np.arange(n)):
+                raise ValueError(f"weights: tensor {_POSITIONS!r} came, 0 … {n - 1} were wanted")
+        super().__init__(config, config._shapes, weights, dtype, unused=_UNUSED)
 
     @classmethod
     def from_folder(cls, folder: str | os.PathLike[str], *, dtype: DTypeLike = np.float32) -> Encoder:
@@ -216,20 +273,19 @@ class Encoder(Transformer):
 
         Raises
         ------
-        ModuleNotFoundError
-            The ``safetensors`` library is not installed.
         FileNotFoundError
             A file is missing.
         ValueError
             A file is damaged, of another architecture, or the tensors do not fit the configuration.
         """
         config = EncoderConfig.from_json(Path(folder) / "config.json")
-        file = Path(folder) / "model.safetensors"
-        weights = read_safetensors(file)
+        file = existing(Path(folder) / "model.safetensors", "safetensors weight file")
+        weights = SafetensorsFile(file)
         try:
             return cls(config, weights, dtype=dtype)
         except ValueError as error:
-            raise ValueError(f"{file}: {error}") from None
+            told = str(error)
+            raise ValueError(told if told.startswith(f"{file}: ") else f"{file}: {told}") from None
 
     def forward(self, tokens: ArrayLike, attention: Attention | None = None) -> FloatArray:
         """Run all layers.
@@ -258,6 +314,7 @@ class Encoder(Transformer):
         """
         tokens = self._checked(tokens, most=self.config.context_length)
         attend = exact_full_attention if attention is None else attention
+        begin(attend, 0)
         weight = self.weights
         x = weight["embeddings.word_embeddings.weight"][tokens]
         x = x + weight["embeddings.position_embeddings.weight"][: len(tokens)]
@@ -327,10 +384,24 @@ def encoder_tokenizer(folder: str | os.PathLike[str]) -> Any:
     file = existing(Path(folder) / "tokenizer.json", "tokenizer")
     with needing("tokenizers", file):
         from tokenizers import Tokenizer
-    try:
-        tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises its own plain Exception
-        raise ValueError(f"{file}: cannot be read ({error}); a tokenizer's JSON was wanted") from error
+    with library_reading(file, "a tokenizer's JSON"):
+        content = file.read_bytes()
+        _require_numbers_once(parsed(content))
+        tokenizer = Tokenizer.from_str(content.decode("utf-8-sig"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def _require_numbers_once(stored: Any) -> None:
+    """Raise ``ValueError`` unless every token of a vocabulary, and every one added to it, has a number of its own."""
+    model = stored.get("model", {}) if isinstance(stored, dict) else {}
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    numbers = dict(vocabulary) if isinstance(vocabulary, dict) else {}
+    for added in stored.get("added_tokens", []) if isinstance(stored, dict) else []:
+        if numbers.setdefault(added["content"], added["id"]) != added["id"]:
+            raise ValueError(
+                f"the token {added['content']!r} has the numbers {numbers[added['content']]}, {added['id']}"
+            )
+    if len({number for number in numbers.values() if isinstance(number, int)}) != len(numbers):
+        raise ValueError("two tokens have one number")

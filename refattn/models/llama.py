@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from refattn._validation import FloatArray, as_count, outside_stacklevel, require_kind
 from refattn.models._blocks import Attention as Attention
-from refattn.models._blocks import Transformer
+from refattn.models._blocks import Transformer, begin
 from refattn.models.attentions.exact import ExactAttention
 from refattn.models.attentions.exact import exact_attention as exact_attention
 from refattn.models.attentions.protocol import DifferentiableAttention, own_shapes
@@ -54,7 +54,7 @@ class Llama(Transformer):
     config : LlamaConfig
         Its numbers.
     weights : mapping from str to array_like
-        The tensors `LlamaConfig.tensor_shapes` names, and ``output.weight`` if logits do not use the embedding.
+        The tensors `LlamaConfig.tensor_shapes` names, ``output.weight`` if logits do not use the embedding, no others.
     dtype : {float32, float64}, optional
         Of the weights held and of every computation.
     attention : DifferentiableAttention, optional
@@ -66,7 +66,7 @@ class Llama(Transformer):
     TypeError
         `dtype` is neither float32 nor float64, or `attention` is no such object.
     ValueError
-        A tensor is missing, has another shape, or is not finite.
+        A tensor is missing, has another shape, is not finite, or is none of the model's.
 
     Notes
     -----
@@ -99,9 +99,13 @@ class Llama(Transformer):
     ) -> None:
         self.attention = ExactAttention() if attention is None else attention
         require_kind("attention", self.attention, DifferentiableAttention, "refattn.models")
-        shapes = config.tensor_shapes() | own_shapes(self.attention, config)
-        if "output.weight" in weights:
-            shapes["output.weight"] = shapes["token_embd.weight"]
+
+        def shapes() -> Iterator[tuple[str, tuple[int, ...]]]:
+            yield from config._shapes()
+            if "output.weight" in weights:
+                yield "output.weight", (config.vocab_size, config.width)
+            yield from own_shapes(self.attention, config).items()
+
         super().__init__(config, shapes, weights, dtype)
 
     @classmethod
@@ -120,7 +124,8 @@ class Llama(Transformer):
         FileNotFoundError
             There is no such file.
         ValueError
-            The file is damaged, of another architecture, or its tensors do not fit its metadata.
+            The file is damaged, of another architecture, its tensors do not fit its metadata, or it has a tensor or a
+            key that this decoder does not compute with (biases, norms of queries and keys, a window, experts, …).
         """
         file = read_gguf(source)
         config = LlamaConfig.from_gguf(file)
@@ -141,7 +146,8 @@ class Llama(Transformer):
             Token numbers, each below ``config.vocab_size``.
         attention : callable, optional
             ``attention(layer, q, k, v) -> out`` with q and out (n_heads, n, d), k and v (n_kv_heads, n, d), rotary
-            positions applied; the model's own by default. Its arguments are read-only.
+            positions applied; the model's own by default. Its arguments are read-only. If it has a method
+            ``begin(start)``, that is called before the first layer.
         observe : callable, optional
             ``observe(layer, a)``, called before each layer's attention with the normalised input a, shape (n, width),
             which is read-only.
@@ -270,6 +276,7 @@ class Llama(Transformer):
         """
         tokens = self._checked(tokens)
         attend = self.attention if attention is None else attention
+        begin(attend, start)
         eps = float(self._norm_eps)
         turn = self._rotation(as_count("start", start, least=0), len(tokens))
         x, _ = embedding_forward(tokens, self.weights["token_embd.weight"])
@@ -344,7 +351,7 @@ class Capture:
 
     Notes
     -----
-    Memory O(layers · n width): what is recorded are copies. Source: ours.
+    Memory O(layers · n width): what is recorded are copies, of the last forward alone. Source: ours.
 
     Examples
     --------
@@ -360,6 +367,18 @@ class Capture:
     k: dict[int, FloatArray] = field(default_factory=dict, init=False)
     v: dict[int, FloatArray] = field(default_factory=dict, init=False)
     inputs: dict[int, FloatArray] = field(default_factory=dict, init=False)
+
+    def begin(self, start: int) -> None:
+        """Forget what was recorded of an earlier forward: the model calls it before the first layer.
+
+        Parameters
+        ----------
+        start : int
+            Position of the first token.
+        """
+        for recorded in (self.q, self.k, self.v, self.inputs):
+            recorded.clear()
+        begin(self.attention, start)
 
     def __call__(self, layer: int, q: FloatArray, k: FloatArray, v: FloatArray) -> FloatArray:
         """Record and compute: the signature of an attention."""

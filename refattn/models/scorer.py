@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refattn._files import write_whole
+from refattn._files import sha256_of, write_whole
+from refattn._json import read_json
 from refattn._kept import kept
 from refattn._npz import read_arrays, write_arrays
 from refattn._validation import as_option, as_real_array, require_finite
@@ -158,10 +159,11 @@ def read_scorer(path: str | os.PathLike[str]) -> Scorer:
     path = Path(path)
     arrays = read_arrays(path, _ARRAYS)
     try:
-        manifest = json.loads(path.with_suffix(".json").read_bytes())
+        with path.with_suffix(".json").open("rb") as about, path.open("rb") as file:
+            manifest, digest = read_json(about), sha256_of(file)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise ValueError(f"its manifest is not of the format {FORMAT}")
-        if manifest.get("sha256") != hashlib.sha256(path.read_bytes()).hexdigest():
+        if manifest.get("sha256") != digest:
             raise ValueError("it is not the file its manifest is about")
         return Scorer(**arrays, manifest=manifest)
     except (TypeError, ValueError, RecursionError) as error:

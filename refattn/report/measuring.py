@@ -67,7 +67,7 @@ def rows_that_see_the_future(
     attend: Callable[..., Any], inputs: Mapping[str, np.ndarray], cuts: Iterable[int], seed: int
 ) -> float:
     """Return how many rows change, in any bit, when everything from a later token on is drawn anew."""
-    rng, before, changed = np.random.default_rng(seed), attend(**inputs), 0
+    rng, before, changed = np.random.default_rng(seed), np.array(attend(**inputs)), 0
     for t in cuts:
         later = {name: array.copy() for name, array in inputs.items()}
         for array in later.values():
@@ -82,7 +82,7 @@ def entries_that_change(run: Callable[[], Sequence[np.ndarray]], threads: Sequen
     try:
         for count in threads:
             set_thread_count(count)
-            runs.append(run())
+            runs.append([np.array(result) for result in run()])  # which may be buffers that are filled again
     finally:
         set_thread_count(asked)
     return float(sum(int((a != b).sum()) for other in runs[1:] for a, b in zip(other, runs[0], strict=True)))

@@ -25,7 +25,7 @@ def print_report(report: Report, console: Console) -> None:
         under = (row.claim.source, row.claim.check, row.inputs, *details)
         table.add_row(
             Text.assemble((row.id, "bold"), f"\n{row.claim.claim}", *((f"\n{line}", "dim") for line in under if line)),
-            "" if row.measured is None else f"{row.measured:.3g}\n{row.bound}",
+            Text("" if row.measured is None else f"{row.measured:.3g}\n{row.bound}"),
             _verdict(row),
         )
     console.print(table)
@@ -46,7 +46,7 @@ def _print_coverage(console: Console) -> None:
         )
         for item in items:
             if not item.covered:
-                console.print(f"  {item.kind}, {item.name}: {item.remark}", style="dim", soft_wrap=True)
+                console.print(Text(f"  {item.kind}, {item.name}: {item.remark}"), style="dim", soft_wrap=True)
 
 
 def _verdict(row: Row) -> Text:

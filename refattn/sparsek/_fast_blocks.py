@@ -120,10 +120,11 @@ def backward_chunk(
             loops.pull_back(weights, dvalues, logits, block.ranges, options, block.totals[: len(g)], by_query[rows])
             # forward: gate of pair j for every query
             dgates = logits @ np.ones(len(g), dq.dtype)
-            # forward: S = K_block Q_blockᵀ, with the scale in Q
+            # forward: S = scale · K_block Q_blockᵀ; a small scale, before a product, would take its digits
             np.matmul(dvalues.T, block.keys, out=dq[rows])
-            dq[rows] *= dq.dtype.type(problem.scale)
+            dq[rows] *= block.scale
             dkeys = dvalues @ block.queries
+            dkeys *= block.scale
             # forward: K_block, V_block gathered
             loops.add_rows(block.pairs, dkeys, weights @ g, dgates, touched, part.k, part.v, part.by_entry)
     return part
@@ -140,9 +141,9 @@ class Block:
         self._pairs = np.empty(most, np.int64)
         self._keys, self._values = (np.empty((most, array.shape[1]), dtype) for array in (head.k, head.v))
         self._tiles = np.empty((tiles, most * rows), dtype)
-        self._queries = np.empty((rows, head.q.shape[1]), dtype)
         self._by_query = np.empty((3, rows), dtype)
         self.totals = np.empty(rows)
+        self.scale = dtype.type(problem.scale)
 
     def span(self, first: int) -> int:
         """Return the first position of the window of query `first`."""
@@ -163,8 +164,7 @@ class Block:
             self.pairs, self.keys, self.values = self._pairs[:count], self._keys[:count], self._values[:count]
             self.ranges = (self.pairs, exits, scores, tau, first, self.problem.window)
             self.tiles = [tile[: count * size].reshape(count, size) for tile in self._tiles]
-            scale = head.q.dtype.type(self.problem.scale)
-            self.queries = np.multiply(head.q[first:last], scale, out=self._queries[:size])
+            self.queries = head.q[first:last]
             yield slice(first, last)
 
     def attend(self, logits: FloatArray, weights: FloatArray, apply_to_values: bool) -> None:
@@ -174,6 +174,7 @@ class Block:
         largest, smallest, inverse = self._by_query[:, :size]
         total = self.totals[:size]
         np.matmul(self.keys, self.queries.T, out=logits)
+        logits *= self.scale
         loops.exponents(logits, self.ranges, problem.gates_keys and soft, weights, largest, smallest)
         np.exp(weights, out=weights)
         loops.normalise(weights, self.ranges, apply_to_values and problem.gates_values and soft, total, inverse)

@@ -21,12 +21,13 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refattn._heads import HeadLayout
+from refattn._json import parsed
 from refattn._memory import require_memory
 from refattn._npz import read_arrays, write_arrays
 from refattn._overflow import all_finite, average, overflow_judged, replace_what_is_not_finite, wider
@@ -38,6 +39,8 @@ from refattn._validation import (
     as_option,
     as_real,
     as_real_array,
+    cast,
+    is_python_number,
     require_finite,
     require_rank,
 )
@@ -106,6 +109,7 @@ class SparseKCache:
         self._lead: tuple[int, ...] = ()
         self._largest = 0.0  # entry of a key so far
         self._state: CacheState | None = None
+        self._moving = False
 
     @property
     def nbytes(self) -> int:
@@ -143,7 +147,11 @@ class SparseKCache:
         for name, row in zip("qkv", token, strict=True):
             require_rank(name, row, 1, "(…, d)")
         query, key, value = (row[..., None, :] for row in token)
-        problem = self._problem(query, key, value, as_real_array("score", score)[..., None])
+        number = as_real_array("score", score)
+        if is_python_number(score):  # which never decides a dtype
+            kept_in = np.result_type(np.float32, *(row.dtype for row in token))
+            number = cast("score", number, kept_in if self._state is None else self._state.keys.dtype)
+        problem = self._problem(query, key, value, number[..., None])
         keys, values, scores = self._by_head(problem)
         with self._unchanged_if_refused(problem, keys):
             state = self._ready(problem)
@@ -215,6 +223,7 @@ class SparseKCache:
         OSError
             The file cannot be written; an older one stays as it was.
         """
+        self._require_whole()
         if self._state is None:
             raise ValueError("save: the cache is empty, one that holds a token was wanted")
         about = self._options | {
@@ -244,7 +253,7 @@ class SparseKCache:
         """
         arrays = read_arrays(path, ("about", *CacheState.__dataclass_fields__))
         try:
-            about = json.loads(arrays.pop("about").astype(np.uint8).tobytes())
+            about = parsed(arrays.pop("about").astype(np.uint8).tobytes())
             if about.pop("format") != _FORMAT:
                 raise ValueError(f"its format is not {_FORMAT}")
             position = as_count("position", about.pop("position"), least=1, most=1 << 62)
@@ -260,6 +269,13 @@ class SparseKCache:
         cache._state, cache._lead, cache.position, cache._largest = state, lead, position, largest
         return cache
 
+    def _require_whole(self) -> None:
+        if self._moving:
+            raise ValueError(
+                f"the cache was interrupted while it took in the token at position {self.position}: what it keeps is of"
+                " no use, begin again with a new one"
+            )
+
     def _require_own(self, state: CacheState, position: int, lead: tuple[int, ...], largest: float) -> None:
         state.require_sound(position, state.keys.dtype, soft=self._soft)
         sizes = state.heap.shape[1], state.window_scores.shape[1]
@@ -270,15 +286,16 @@ class SparseKCache:
 
     def _problem(self, q: ArrayLike, k: ArrayLike, v: ArrayLike, scores: ArrayLike) -> SparseKProblem:
         """Check tokens as `sparsek_attention` does, and against the first one."""
+        self._require_whole()
         problem = as_problem(q, k, v, scores, **self._options, check_finite=True)
         state = self._state
         if state is not None:
-            came = (self._lead_of(problem), problem.k.shape[-1], problem.v.shape[-1], problem.q.dtype)
-            first = (self._lead, state.keys.shape[-1], state.values.shape[-1], state.keys.dtype)
+            came = (self._lead_of(problem), problem.k.shape[-1], problem.v.shape[-1])
+            first = (self._lead, state.keys.shape[-1], state.values.shape[-1])
             if came != first:
-                raise ValueError(
-                    f"k, v: (heads, d, d_v, dtype) {came} came, those of the first token {first} were wanted"
-                )
+                raise ValueError(f"k, v: (heads, d, d_v) {came} came, those of the first token {first} were wanted")
+            if problem.q.dtype != state.keys.dtype:
+                _refuse_dtype(state.keys.dtype, q=q, k=k, v=v, scores=scores)
         return problem
 
     @staticmethod
@@ -330,12 +347,15 @@ class SparseKCache:
     def _move_window(self, state: CacheState, k: FloatArray, v: FloatArray, score: NDArray[np.float64]) -> None:
         from refattn.sparsek._cache_loops import move_window
 
-        move_window(
+        arguments = (
             self.position, (k, v, score), self._options["window"], state.keys, state.values, state.window_scores,
             (state.used, state.heap, state.slot_scores, state.slot_positions),
             (state.ones, state.interior, state.sizes, state.sums), np.empty(2),
         )  # fmt: skip
+        self._moving = True  # until the position says that the token is in: Ctrl-C may come between the two
+        move_window(*arguments)
         self.position += 1
+        self._moving = False
 
     def _attend(self, state: CacheState, q: FloatArray, scale: float) -> FloatArray:
         """Return the attention of the newest token's queries, q ``(…, 1, d)``, to what is kept."""
@@ -375,6 +395,16 @@ class SparseKCache:
             out = layout.merge(average(weights, values))
         require_finite("v: output", out)
         return out
+
+
+def _refuse_dtype(wanted: np.dtype[Any], **given: ArrayLike) -> NoReturn:
+    """Raise naming the arrays of a token whose dtype is not that of the first token."""
+    dtypes = {name: as_real_array(name, array).dtype for name, array in given.items()}
+    culprits = [name for name, dtype in dtypes.items() if dtype != wanted]
+    if wanted == np.float64:  # any of them in float64 would have been enough
+        culprits = ["q", "k", "v"]
+    came = ", ".join(sorted({str(dtypes[name]) for name in culprits}))
+    raise ValueError(f"{', '.join(culprits)}: {came} came, {wanted} was wanted: the dtype that the first token decided")
 
 
 def _extent(array: FloatArray) -> float:

@@ -76,7 +76,8 @@ def sparsek_operator(z: ArrayLike, k: float, *, axis: int = -1) -> FloatArray:
     Returns
     -------
     ndarray, shape of `z`
-        Entries in [0, 1] with sum ``min(k, number of finite scores)``; dtype of z.
+        Entries in [0, 1] with sum ``min(k, number of finite scores)``; dtype of z. One that is inside (0, 1) is never
+        rounded to 0 or 1, so that its derivatives, which depend on which are, are those of z and the threshold.
 
     Raises
     ------
@@ -99,7 +100,15 @@ def sparsek_operator(z: ArrayLike, k: float, *, axis: int = -1) -> FloatArray:
     scores, budget, dtype = _problems(z, k, axis)
     shifted, pivot, remainder = _solve(scores, budget)
     mask = np.where(np.isneginf(pivot), ~np.isneginf(scores), np.clip(shifted - remainder, 0, 1))
-    return np.moveaxis(mask, -1, axis).astype(dtype)
+    return np.moveaxis(_rounded(mask, dtype), -1, axis)
+
+
+def _rounded(mask: NDArray[np.float64], dtype: np.dtype[Any]) -> FloatArray:
+    """Return the mask in a dtype; no entry inside (0, 1) is rounded to an end, as derivatives ask which are inside."""
+    zero, one = np.zeros((), dtype), np.ones((), dtype)
+    inside = (mask > 0) & (mask < 1)
+    held = np.clip(mask.astype(dtype), np.nextafter(zero, one), np.nextafter(one, zero))
+    return np.where(inside, held, mask.astype(dtype))
 
 
 def sparsek_threshold(z: ArrayLike, k: float, *, axis: int = -1) -> FloatArray:
@@ -161,8 +170,8 @@ def _solve(z: NDArray[np.float64], k: float) -> tuple[NDArray[np.float64], ...]:
     descending = -np.sort(-z, axis=-1)
     pivot = descending[..., int(k), None]
     with np.errstate(invalid="ignore", over="ignore"):  # −∞ − −∞: no pivot, so nothing is used of that problem
-        shifted = np.clip(z - pivot, -1, 1)
-        y = np.where(np.isneginf(pivot), 0.0, np.clip(descending - pivot, -1, 1))
+        shifted = _difference(z, pivot)
+        y = np.where(np.isneginf(pivot), 0.0, _difference(descending, pivot))
 
     # Breakpoints of f(t) = Σ clip(y − t, 0, 1) going down from 0 to −1: at t = y_j an entry leaves zero (slope + 1),
     # at t = y_j − 1 it reaches one (slope − 1).
@@ -190,6 +199,15 @@ def _solve(z: NDArray[np.float64], k: float) -> tuple[NDArray[np.float64], ...]:
     return shifted, pivot, np.clip((total + at_one - k) / np.maximum(count, 1), lower, upper)
 
 
+def _difference(z: NDArray[np.float64], pivot: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return ``z − pivot`` clipped to [−1, 1]; what is within but rounds to an end stays two units within."""
+    difference = z - pivot
+    part = difference - z
+    error = (z - (difference - part)) - (pivot + part)  # of the difference, exactly
+    within = (np.abs(difference) == 1) & (error * difference < 0)
+    return np.where(within, difference * (1 - 2.0**-52), np.clip(difference, -1, 1))
+
+
 def sparsek_jvp(p: ArrayLike, dz: ArrayLike, dk: ArrayLike = 0.0, *, axis: int = -1) -> FloatArray:
     """Push tangents forward: ``dp = J dz + (∂p/∂k) dk``, with ``J = Diag(s) − s sᵀ/|s|`` and ``∂p/∂k = s/|s|``.
 
@@ -198,7 +216,8 @@ def sparsek_jvp(p: ArrayLike, dz: ArrayLike, dk: ArrayLike = 0.0, *, axis: int =
     Parameters
     ----------
     p : array_like, shape (…, m, …)
-        The operator's value, `sparsek_operator` of z and k; entries in [0, 1].
+        The operator's value as `sparsek_operator` returns it of z and k; entries in [0, 1]. What rounds it further may
+        move an entry to an end, where it has no derivative.
     dz : array_like, shape of `p`
         Tangent of the scores.
     dk : array_like, shape of `p` without `axis`, optional

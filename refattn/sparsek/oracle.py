@@ -55,6 +55,7 @@ def backward(dout: FloatArray, problem: SparseKProblem) -> tuple[FloatArray, Flo
     q, k, v, scores = problem.heads()
     dq, dk, dv = np.empty(q.shape, q.dtype), np.empty(k.shape, q.dtype), np.empty(v.shape, q.dtype)
     dscores = np.empty(scores.shape, np.result_type(scores, q))
+    scale = np.asarray(problem.scale, q.dtype)
     for head in range(q.shape[0]):
         dense = _dense(q[head], k[head], scores[head], problem, head)
         # forward: out = (A ∘ g^V) v
@@ -63,13 +64,13 @@ def backward(dout: FloatArray, problem: SparseKProblem) -> tuple[FloatArray, Flo
         # forward: A = softmax(scale · (q kᵀ) ∘ g^K)
         dweights = dvalue * dense.gate_v
         row_dot = (dense.weights * dweights).sum(axis=-1, keepdims=True)
-        dlogits = dense.weights * (dweights - row_dot) * np.asarray(problem.scale, q.dtype)
-        dq[head] = (dlogits * dense.gate_k) @ k[head]
-        dk[head] = (dlogits * dense.gate_k).T @ q[head]
+        dlogits = dense.weights * (dweights - row_dot)
+        dq[head] = scale * ((dlogits * dense.gate_k) @ k[head])
+        dk[head] = scale * ((dlogits * dense.gate_k).T @ q[head])
         # forward: g^K, g^V = M where chosen (hard: one, but differentiated as M)
         dsoft = np.zeros(dense.soft.shape, dscores.dtype)
         if problem.gates_keys:
-            dsoft += dlogits * (q[head] @ k[head].T)
+            dsoft += scale * (dlogits * (q[head] @ k[head].T))
         if problem.gates_values:
             dsoft += dense.weights * dvalue
         dsoft = np.where(dense.chosen, dsoft, 0)

@@ -79,6 +79,7 @@ def backward(dout: FloatArray, problem: SparseKProblem) -> tuple[FloatArray, Flo
     q, k, v, scores = problem.heads()
     dq, dk, dv = np.zeros(q.shape, q.dtype), np.zeros(k.shape, q.dtype), np.zeros(v.shape, q.dtype)
     dscores = np.zeros(scores.shape, np.result_type(scores, q))
+    scale = np.asarray(problem.scale, q.dtype)
     for head in range(q.shape[0]):
         state = _head_state(scores[head], problem)
         n = scores.shape[1]
@@ -89,21 +90,22 @@ def backward(dout: FloatArray, problem: SparseKProblem) -> tuple[FloatArray, Flo
             # forward: out_i = weights @ [V̂; V_window]
             dvalues = np.outer(query.weights, dout[head, i])
             dweights = query.values @ dout[head, i]
-            # forward: weights = softmax(scale · [K̂; K_window] q_i)
-            dlogits = query.weights * (dweights - query.weights @ dweights) * np.asarray(problem.scale, q.dtype)
-            dkeys = np.outer(dlogits, q[head, i])
-            dq[head, i] = dlogits @ query.keys
+            # forward: weights = softmax(scale · [K̂; K_window] q_i); a small scale before a product takes its digits
+            dlogits = query.weights * (dweights - query.weights @ dweights)
+            dkeys = scale * np.outer(dlogits, q[head, i])
+            dq[head, i] = scale * (dlogits @ query.keys)
             # forward: K̂ = Δ_k K, V̂ = Δ_v V, the window's rows below
             dk[head] += query.delta_k.T @ dkeys[: chosen.size]
             dv[head] += query.delta_v.T @ dvalues[: chosen.size]
             dk[head, query.window] += dkeys[chosen.size :]
             dv[head, query.window] += dvalues[chosen.size :]
-            # forward: Δ holds the gates; with `hard` this is the gradient at gate one
+            # forward: Δ holds the gates; with `hard` this is the gradient at gate one. Rows of dkeys · K and
+            # dvalues · V, with the weight taken out: a weight times a tiny dout has no digits left for a huge value
             dgates = np.zeros(chosen.size, dscores.dtype)
             if problem.gates_keys:
-                dgates += (dkeys[: chosen.size] * k[head, chosen]).sum(axis=-1)
+                dgates += scale * (dlogits[: chosen.size] * (k[head, chosen] @ q[head, i]))
             if problem.gates_values:
-                dgates += (dvalues[: chosen.size] * v[head, chosen]).sum(axis=-1)
+                dgates += query.weights[: chosen.size] * (v[head, chosen] @ dout[head, i])
             inside = (query.gates > 0) & (query.gates < 1)
             if inside.any():
                 by_position[i - problem.window] = dgates[inside].sum()

@@ -194,7 +194,7 @@ def check_jacobian(
     output = _output(function, inputs)
     rows: dict[str, list[FloatArray]] = {name: [] for name in inputs}
     for unit in np.eye(output.size).reshape(-1, *output.shape):
-        found = gradients(unit)
+        found = gradients(unit.copy())
         for name, point in inputs.items():
             rows[name].append(_gradient(found, name, point).ravel())
     errors: dict[str, float] = {}
@@ -235,13 +235,13 @@ def _points(inputs: Mapping[str, Any]) -> dict[str, FloatArray]:
         require_finite(f"inputs, {name}", point)
         if not point.size:
             raise ValueError(f"inputs, {name}: shape {point.shape} came, at least one entry was wanted")
-        points[name] = point.astype(np.float64, copy=False)
+        points[name] = point.astype(np.float64)
     return points
 
 
 def _output(function: Callable[..., Any], inputs: Mapping[str, Any], dtype: str = "float64") -> NDArray[Any]:
-    """Return a copy of the output: the function may use its own array again."""
-    out = as_array("function", function(**inputs))
+    """Return a copy of the output: the function may use its own array again, and write to those it is given."""
+    out = as_array("function", function(**{name: point.copy() for name, point in inputs.items()}))
     if out.dtype.kind in "iu":
         out = out.astype(np.float64)
     if out.dtype != dtype:

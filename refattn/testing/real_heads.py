@@ -9,16 +9,17 @@ the data: widening it to float32 or float64 is exact.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from refattn._files import sha256_of
+from refattn._json import read_json
 from refattn._npz import arrays_in
 from refattn._validation import FloatArray
 
@@ -136,14 +137,14 @@ def load_real_heads(*, dtype: DTypeLike = np.float32, folder: Traversable | None
     """
     folder = files("refattn.testing") / "data" if folder is None else folder
     manifest = read_manifest(folder)
-    content = _read(folder, ARRAYS_FILE)
-    found = hashlib.sha256(content).hexdigest()
-    if found != manifest["sha256"]:
-        raise ValueError(
-            f"{ARRAYS_FILE}: {len(content)} bytes with SHA-256 {found} came, {manifest['sha256']} was wanted;"
-            " the file is truncated or altered"
-        )
-    arrays = arrays_in(content, ARRAY_NAMES, ARRAYS_FILE, most_bytes=MOST_BYTES)
+    with _opened(folder, ARRAYS_FILE) as file:
+        found = sha256_of(file)
+        if found != manifest["sha256"]:
+            raise ValueError(
+                f"{ARRAYS_FILE}: {file.tell()} bytes with SHA-256 {found} came, {manifest['sha256']} was wanted;"
+                " the file is truncated or altered"
+            )
+        arrays = arrays_in(file, ARRAY_NAMES, ARRAYS_FILE, most_bytes=MOST_BYTES)
     digest = arrays_sha256(arrays)
     if digest != manifest["arrays_sha256"]:
         raise ValueError(f"{ARRAYS_FILE}: arrays with SHA-256 {digest} came, {manifest['arrays_sha256']} was wanted")
@@ -183,7 +184,8 @@ def read_manifest(folder: Traversable) -> dict[str, Any]:
     True
     """
     try:
-        manifest: dict[str, Any] = json.loads(_read(folder, MANIFEST_FILE))
+        with _opened(folder, MANIFEST_FILE) as file:
+            manifest: dict[str, Any] = read_json(file)
         if not all(isinstance(manifest[key], str) for key in ("sha256", "arrays_sha256")):
             raise TypeError("a hash is not a string")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -193,8 +195,8 @@ def read_manifest(folder: Traversable) -> dict[str, Any]:
     return manifest
 
 
-def _read(folder: Traversable, name: str) -> bytes:
+def _opened(folder: Traversable, name: str) -> IO[bytes]:
     try:
-        return (folder / name).read_bytes()
+        return (folder / name).open("rb")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{name}: missing from {folder}; reinstall refattn") from error

@@ -76,11 +76,11 @@ def test_a_missing_folder_is_refused_before_anything_runs(one_claim, tmp_path):
     assert "does not exist" in result.output
 
 
-def test_a_file_that_cannot_be_written_is_one_line(one_claim, tmp_path):
+def test_a_folder_in_the_place_of_a_file_is_refused_before_anything_runs(one_claim, tmp_path):
     (tmp_path / "r.json").mkdir()
     result = run("report", "--json", f"{tmp_path}/r.json")
-    assert result.exit_code == 1
-    assert "could not be written" in result.output
+    assert result.exit_code == 2
+    assert "is a folder" in result.output
     assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
 
 

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from lengths import long
 
 from refattn import ConvBasis, conv_attention, decompose, dense_attention, recover
 from refattn._fft import fast_length
@@ -76,7 +77,7 @@ KERNELS = {
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f32", "f64"])
 @pytest.mark.parametrize("values", ["normal", "ones", "sinusoid"])
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("n", [64, 1000, 4096, 5041], ids="n={}".format)
+@pytest.mark.parametrize("n", [64, 1000, *long(4096, 5041)], ids="n={}".format)
 def test_the_rounding_estimate_covers_the_error_of_every_entry(n, kernel, values, dtype):
     rng = np.random.default_rng(n)
     a = KERNELS[kernel](rng, n).astype(dtype)

@@ -7,6 +7,7 @@ every gradient is compared with the dense definition, relative to its own natura
 import numpy as np
 import pytest
 from convbasis.test_zeros_and_decades import Case, excesses
+from lengths import long
 
 from refattn import conv_attention_backward, conv_attention_forward, dense_attention_backward, dense_attention_forward
 from refattn.convbasis import Plan
@@ -23,7 +24,9 @@ WAYS = {
     "attention, full": ({"mask": "full"}, "attention"),
     "attention, paper": ({"method": "paper"}, "attention"),
 }
-every_way = pytest.mark.parametrize("way", WAYS)
+every_way = pytest.mark.parametrize(
+    "way", ["default", "paper", "attention", *long(*(way for way in WAYS if "full" in way or "," in way))]
+)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 
 
@@ -51,7 +54,7 @@ def require_rows(given):
 
 @every_way
 @every_dtype
-@pytest.mark.parametrize("deviation", [4.0, 8.0, 16.0])
+@pytest.mark.parametrize("deviation", [*long(4.0, 8.0), 16.0])
 def test_values_that_are_padding_lose_no_row_of_a_gradient(deviation, dtype, way):
     """The forward multiplies nothing there and loses nothing; the backward multiplies the upstream gradient."""
     for seed in (0, 1) if way == "default" else (1,):
@@ -82,7 +85,7 @@ def test_what_a_backward_computed_directly_is_reported(dtype):
 
 
 @every_dtype
-@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("size", [1e6, *long(1e-6, 1.0)])
 @pytest.mark.parametrize("d_v", [65, 1, 3, 64])
 def test_a_column_of_values_shares_no_transform_with_one_of_another_size(d_v, size, dtype):
     """With an odd width the last column of V travelled with a column of ones, that of G with r = G · Y."""

@@ -2,13 +2,13 @@
 
 Every row is compared with the dense definition, `refattn.convbasis.oracle`, relative to its own natural size: what it
 would be if no sum cancelled. A norm over the whole array would hide the rows that are small. 500 cases of each
-precision, 20,000 with ``REFATTN_FUZZ=long``.
+precision, 20,000 in a campaign.
 """
 
-import os
 import warnings
 from typing import NamedTuple
 
+import lengths
 import numpy as np
 import pytest
 
@@ -16,8 +16,6 @@ from refattn import conv_attention_backward, conv_attention_forward
 from refattn.convbasis import Plan, oracle
 from refattn.convbasis.bounds import ROW_TOLERANCE
 
-CASES = 20_000 if os.environ.get("REFATTN_FUZZ") == "long" else 500
-PARTS = 10
 LENGTHS = (1, 2, 3, 17, 31, 32, 33, 63, 64, 65, 100, 129, 200, 257)
 BLOCKS = (1, 2, 5, 8, 16, 32, 64, 100, 128, 512)
 WIDTHS = (1, 2, 3, 4, 5, 8, 17)
@@ -137,15 +135,15 @@ def excesses(case):
     }
 
 
-@pytest.mark.parametrize("part", range(PARTS))
+@lengths.cases(100, 500, campaign=20_000)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=["float64", "float32"])
-def test_every_row_is_within_the_tolerance_of_its_natural_size(dtype, part):
-    for seed in range(part * CASES // PARTS, (part + 1) * CASES // PARTS):
+def test_every_row_is_within_the_tolerance_of_its_natural_size(dtype, cases):
+    for seed in cases:
         worst = excesses(draw(seed, dtype))
         assert max(worst.values()) <= 1, (seed, worst)
 
 
-@pytest.mark.parametrize("n", [1023, 1024, 2100])
+@pytest.mark.parametrize("n", [1023, 1024, *lengths.long(2100)])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=["float64", "float32"])
 def test_the_same_holds_of_a_thousand_rows_and_more(dtype, n):
     for seed in range(4):

@@ -42,7 +42,15 @@ SMALLEST_SEEN = {np.float32: 1e-3, np.float64: 1e-11}
 
 
 @pytest.mark.parametrize(
-    ("n", "d", "size"), [(600, 32, 1.0), (600, 32, 1e-6), (600, 32, 1e6), (1000, 64, 1.0), (4096, 64, 1.0)], ids=str
+    ("n", "d", "size"),
+    [
+        (600, 32, 1.0),
+        (600, 32, 1e-6),
+        (600, 32, 1e6),
+        (1000, 64, 1.0),
+        pytest.param(4096, 64, 1.0, marks=pytest.mark.long),
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize("dtype", SMALLEST_SEEN, ids=["f32", "f64"])
 def test_terms_are_counted_beyond_rounding_and_no_further(tmp_path, dtype, n, d, size):

@@ -26,7 +26,12 @@ def test_gradients_are_the_derivatives_under_every_mask(mask, options):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize(
     "mask",
-    [np.zeros((5, 5), bool), np.full((5, 5), -INF), (np.eye(5, dtype=bool), ~np.eye(5, dtype=bool)), Causal(-5)],
+    [
+        np.zeros((5, 5), bool),
+        np.full((5, 5), -INF),
+        ("full", np.eye(5, dtype=bool), ~np.eye(5, dtype=bool)),
+        Causal(-5),
+    ],
     ids=["boolean", "additive", "disjoint_pair", "causal_offset"],
 )
 def test_fully_masked_rows_give_zeros_and_zero_gradients(mask, dtype):

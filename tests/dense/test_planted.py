@@ -45,7 +45,9 @@ FORWARD_MUTANTS = {
     ],
     "softcap missing": [("if softcap is not None:", "if False:")],
     "softcap before division": [("np.divide(logits, softcap, out=logits)", "pass")],
-    "only one additive mask applied": [("for bias in mask.biases:", "for bias in mask.biases[:1]:")],
+    "only one additive mask applied": [
+        ("in mask.addends(rows, logits.dtype):", "in list(mask.addends(rows, logits.dtype))[:1]:")
+    ],
     "last row left out": [
         ("slice(start, min(start + step, n))", "slice(start, min(start + step, n - 1))"),
         ("np.empty", "np.zeros"),  # or the row may hold what an earlier, right result left in memory
@@ -64,7 +66,7 @@ BACKWARD_MUTANTS = {
     ],
     "softmax correction dropped": [("dlogits -= (weights * dlogits).sum(axis=-1, keepdims=True)", "pass")],
     "softmax correction halved": [("dlogits -= (weights", "dlogits -= 0.5 * (weights")],
-    "scale missing from the gradient": [("dlogits *= np.asarray(scale, dlogits.dtype)", "pass")],
+    "scale missing from the gradient": [("factor = np.asarray(scale, dlogits.dtype)", "factor = 1")],
     "slope of the softcap dropped": [("dlogits *= slope", "pass")],
     "gradient of the last block only": [("dk += ", "dk[...] = ")],
     "shared heads averaged": [("layout.reduce_keys(dv, cache.v.shape)", "layout.reduce_keys(dv, cache.v.shape) / 2")],

@@ -1,8 +1,9 @@
 """Dense attention on inputs that hide nothing: every row is right to its own size, or the call is refused.
 
-What a row may be off by stands in `decades`. ``REFATTN_FUZZ=long`` draws 20,000 cases a precision in place of 500.
+What a row may be off by stands in `decades`. 500 cases a precision, 20,000 in a campaign.
 """
 
+import lengths
 import numpy as np
 import pytest
 from decades import (
@@ -94,12 +95,39 @@ def check(qkv, g, mask, options, allowed, bias):
     return "right"
 
 
+@lengths.cases(100, 500, campaign=20_000)
 @pytest.mark.parametrize("name", DTYPES)
-def test_every_row_is_right_to_its_own_size_or_the_call_is_refused(name):
-    require_right_or_refused(lambda seed: check(*draw(seed, DTYPES[name])), name)
+def test_every_row_is_right_to_its_own_size_or_the_call_is_refused(name, cases):
+    require_right_or_refused(lambda seed: check(*draw(seed, DTYPES[name])), name, cases)
 
 
-@pytest.mark.parametrize("n", [513, 1500])
+def test_logits_that_float32_cannot_hold_give_the_gradient_of_the_weights_they_give():
+    """Logits of 10¹⁰, whose last place is 1,024, and biases of some hundreds: a row attends to keys of equal logits."""
+    (q, k, v), g, mask, options, allowed, bias = draw(17381, np.float32)
+    assert check((q, k, v), g, mask, options, allowed, bias) == "right"
+    weights, _ = dense_attention_forward(q, k, np.eye(len(k), dtype=q.dtype), mask=mask, **options)
+    found = dense_attention_backward(g, dense_attention_forward(q, k, v, mask=mask, **options)[1])
+    p, q, k, v, g = (array.astype(np.float64) for array in (weights, q, k, v, g))
+    dp, of_dp = g @ v.T, np.abs(g) @ np.abs(v).T
+    of_dlogits = p * (of_dp + (p * of_dp).sum(axis=1, keepdims=True)) / np.sqrt(q.shape[1])
+    dlogits = p * (dp - (p * dp).sum(axis=1, keepdims=True)) / np.sqrt(q.shape[1])
+    for name, right, size in (
+        ("q", dlogits @ k, of_dlogits @ np.abs(k).max(axis=1)),
+        ("k", dlogits.T @ q, of_dlogits.T @ np.abs(q).max(axis=1)),
+        ("v", p.T @ g, p.T @ np.abs(g).max(axis=1)),
+    ):
+        require_rows(f"d{name}", getattr(found, name), right, 1e-5 * size + 1e-30)
+
+
+def test_a_small_scale_does_not_take_the_digits_of_small_gradients():
+    """scale · dS cannot be held, its products with q can."""
+    q, k, v, g = np.random.default_rng(6).standard_normal((4, 20, 3)) * np.array([1e30, 1, 1, 1e-25])[:, None, None]
+    inputs, g = [array.astype(np.float32) for array in (q, k, v)], g.astype(np.float32)
+    options = {"scale": 1e-30, "softcap": None, "block": None}
+    assert check(inputs, g, "full", options, np.ones((20, 20), bool), 0.0) == "right"
+
+
+@pytest.mark.parametrize("n", [513, *lengths.long(1500)])
 @pytest.mark.parametrize("name", DTYPES)
 def test_so_it_is_over_several_blocks(name, n):
     outcomes = [check(*draw(seed, DTYPES[name], n)) for seed in range(3)]

@@ -14,6 +14,7 @@ LARGEST = 100_000
 """Bytes."""
 
 
+@pytest.mark.long
 def test_the_pictures_are_drawn_and_small(tmp_path):
     script = DOCS / "pictures" / "draw.py"
     done = subprocess.run(

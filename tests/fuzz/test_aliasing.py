@@ -230,7 +230,7 @@ def dense_form(value):
 
 def test_a_row_mask_is_read_only():
     """What a cache shows of its mask."""
-    _, cache = dense_attention_forward(*numbers(3, N, D), mask=(np.tri(N, dtype=bool), numbers(N, N)))
+    _, cache = dense_attention_forward(*numbers(3, N, D), mask=("full", np.tri(N, dtype=bool), numbers(N, N)))
     assert isinstance(cache.mask, RowMask)
     assert not any(array.flags.writeable for array in (*cache.mask.booleans, *cache.mask.biases))
 

@@ -1,10 +1,7 @@
 """Every public function, called with whatever there is, gives a right result or a clear refusal.
 
-``REFATTN_FUZZ=long python -m pytest tests/fuzz`` runs 400 new examples of every target, the short profile six that are
-the same every time.
+Six examples of every target, the same every time; in a campaign 400 new ones.
 """
-
-import os
 
 import fuzz_conv
 import fuzz_conv_parts
@@ -18,6 +15,7 @@ import hypothesis
 import pytest
 from fuzz_property import tally
 from hypothesis import strategies as st
+from lengths import CAMPAIGN
 
 import refattn
 import refattn.convbasis
@@ -68,14 +66,11 @@ NOT_FUZZED = {
     "show_versions": "takes no arrays; prints",
 }
 
-PROFILE = os.environ.get("REFATTN_FUZZ", "short")
-EXAMPLES = {"short": 6, "long": 400}[PROFILE]
-
 
 @pytest.mark.parametrize("target", [pytest.param(target, id=target.name) for target in TARGETS])
 @hypothesis.settings(
-    max_examples=EXAMPLES,
-    derandomize=PROFILE == "short",
+    max_examples=400 if CAMPAIGN else 6,
+    derandomize=not CAMPAIGN,
     database=None,
     deadline=None,  # the property has its own limit, which ends a call that hangs
     print_blob=True,
@@ -94,7 +89,7 @@ def test_no_public_function_is_left_out():
     assert not NOT_FUZZED.keys() & fuzzed, "fuzzed, and yet a reason given"
 
 
-if PROFILE == "long":  # six examples say nothing of how often a target succeeds
+if CAMPAIGN:  # six examples say nothing of how often a target succeeds
 
     def test_no_target_is_only_refused_or_never():
         for target in TARGETS:

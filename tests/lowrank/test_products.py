@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import lengths
 import numpy as np
 import pytest
 
@@ -50,9 +51,10 @@ def test_the_oracle_is_the_definition():
     np.testing.assert_allclose(masked_product(u1, u2, v, mask=mask, method="oracle"), by_entries, rtol=1e-14)
 
 
-def test_a_thousand_random_masks_of_every_kind_with_their_gradients(kind, draw):
-    rng = np.random.default_rng(2)
-    for number in range(1000):
+@lengths.cases(200, 1000)
+def test_a_thousand_random_masks_of_every_kind_with_their_gradients(kind, draw, cases):
+    rng = np.random.default_rng([2, cases.start])
+    for number in cases:
         n = round(500 ** rng.random()) if number else 500
         mask = kind.from_dense(draw(kind, n, rng))
         r, d = (int(x) for x in rng.integers(1, 6, 2))

@@ -1,12 +1,11 @@
 """Every row of every masked product, of attention and of every gradient is right by its own size, or refused.
 
-``REFATTN_ROWS=long`` draws 20,000 cases of each precision instead of 500.
+500 cases of each precision, 20,000 in a campaign.
 """
 
 from __future__ import annotations
 
-import os
-
+import lengths
 import numpy as np
 import pytest
 
@@ -32,7 +31,6 @@ from refattn.lowrank import (
 from refattn.lowrank.masks import CausalStructure
 from refattn.testing import tolerance
 
-CASES = 20_000 if os.environ.get("REFATTN_ROWS") == "long" else 500
 DTYPES = [np.float64, np.float32]
 METHODS = ("fast", "fast", "paper", "oracle")  # the compiled one twice as often
 
@@ -54,11 +52,12 @@ def first_fault(of_case, dtype, draw, seeds, methods=METHODS):
     return None if refused <= 0.2 * len(seeds) else f"{refused} of {len(seeds)} cases were refused"
 
 
+@lengths.cases(99, 250, campaign=10_000)  # every hundredth is long
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 @pytest.mark.parametrize("of_what", ["product", "attention"])
-def test_every_row_is_within_its_tolerance_or_refused(of_what, dtype, draw, drawn_rows):
+def test_every_row_is_within_its_tolerance_or_refused(of_what, dtype, draw, drawn_rows, cases):
     of_case = getattr(drawn_rows, f"{of_what}_fault")
-    assert first_fault(of_case, dtype, draw, range(CASES // 2)) is None
+    assert first_fault(of_case, dtype, draw, cases) is None
 
 
 # --- what the property catches ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -189,15 +190,12 @@ def test_weights_may_be_a_mask() -> None:
     assert model.loss(tokens, targets, weights > 0) == model.loss(tokens, targets, np.sign(weights).astype(int)) == loss
 
 
-def test_a_decoder_is_the_llama_of_its_parameters() -> None:
-    attention = SparseKAttention(3, 2)
+@pytest.mark.parametrize("attention", [None, SparseKAttention(3, 2)], ids=["exact", "sparsek"])
+def test_a_decoder_is_the_llama_of_its_parameters(attention: SparseKAttention | None) -> None:
     model, tokens = random_decoder(LLAMA, attention=attention), random_batch().tokens[:1]
-    for llama, attend in (
-        (Llama(LLAMA, model.parameters, dtype=np.float64), None),
-        (Llama(LLAMA, model.parameters, dtype=np.float64, attention=attention), attention),
-    ):
-        losses = llama.losses(tokens[0])
-        assert model.loss(tokens[:, :-1], tokens[:, 1:], attention=attend) == pytest.approx(losses.mean(), rel=1e-12)
+    losses = Llama(LLAMA, model.parameters, dtype=np.float64, attention=attention).losses(tokens[0])
+    loss = model.loss(tokens[:, :-1], tokens[:, 1:], attention=attention)
+    assert loss == pytest.approx(losses.mean(), rel=1e-12)
 
 
 def test_float32_stays_float32_and_near_float64() -> None:
@@ -245,6 +243,7 @@ def test_the_first_layer_that_is_not_finite_is_named(tensor: str, layer: str, va
         with pytest.raises(NotFiniteError, match=rf"^{layer}: .* not finite") as caught:
             run(*random_batch())
         assert caught.value.layer == layer
+        assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
 @pytest.mark.parametrize(

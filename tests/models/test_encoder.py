@@ -182,9 +182,8 @@ def test_a_configuration_of_something_else_is_refused(tmp_path, change):
         Encoder.from_folder(written(tmp_path, **change))
 
 
-@pytest.mark.parametrize(("dtype", "size"), [("BF16", 4), ("F8_E4M3", 2), ("F8_E5M2", 2)], ids=lambda x: str(x))
+@pytest.mark.parametrize(("dtype", "size"), [("F8_E4M3", 2), ("F8_E5M2", 2)], ids=lambda x: str(x))
 def test_a_dtype_that_numpy_has_not_is_named(dtype, size, tmp_path):
-    pytest.importorskip("safetensors", reason="the safetensors library reads the file")
     file = tmp_path / "half.safetensors"
     header = json.dumps({"w": {"dtype": dtype, "shape": [2], "data_offsets": [0, size]}}).encode().ljust(80)
     file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))

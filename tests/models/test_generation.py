@@ -32,6 +32,7 @@ def _prompt(n=37):
     return np.random.default_rng(2).integers(0, 50, n)
 
 
+@pytest.mark.long
 def test_greedy_tokens_are_those_of_the_full_forward(model, scorer):
     new = generate(model, _prompt(), 60, GeneratingAttention(scorer))
     text = _prompt().tolist()
@@ -42,6 +43,7 @@ def test_greedy_tokens_are_those_of_the_full_forward(model, scorer):
     assert len(set(new)) > 5  # not one token again and again
 
 
+@pytest.mark.long
 def test_logits_of_chunks_are_those_of_the_full_forward(model, scorer):
     tokens = _prompt(90)
     whole, chunked = SelectiveAttention(scorer), GeneratingAttention(scorer)

@@ -78,6 +78,7 @@ def torch_logits(config: LlamaConfig, weights: Any, tokens: list[int], dtype: An
     return np.asarray((x @ tensor(head).T).numpy())
 
 
+@pytest.mark.long
 def test_logits_agree_with_pytorch_on_real_text(model: Llama, smollm2_file: GGUFFile, essay: list[int]) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is the second implementation")
     tokens = essay[:256]
@@ -99,10 +100,12 @@ def test_a_random_model_agrees_with_pytorch_in_float64(tiny_model: Llama, tied: 
     np.testing.assert_allclose(model(TOKENS), expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.long
 def test_perplexity_of_an_essay(model: Llama, essay: list[int]) -> None:
     assert model.perplexity(essay) == pytest.approx(24.59, rel=0.01)
 
 
+@pytest.mark.long
 def test_positions_turn_neighbouring_pairs_in_this_file(model: Llama, essay: list[int]) -> None:
     """With Q and K rearranged for turning by halves, turning neighbours is wrong, and text becomes improbable."""
     d, weights = model.config.head_width, dict(model.weights)

@@ -316,6 +316,7 @@ def test_text_of_a_row_cannot_become_markup(browser, tmp_path):
     page.close()
 
 
+@pytest.mark.long
 def test_screenshots(visit, tmp_path):
     for name, width, scheme in (("light", 1280, "light"), ("dark", 1280, "dark"), ("narrow", 390, "light")):
         page = visit(viewport={"width": width, "height": 900}, color_scheme=scheme)

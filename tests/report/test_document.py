@@ -140,6 +140,7 @@ def test_comparable_takes_out_times_and_what_follows_from_them_and_nothing_else(
 SUBSET = ("dense.definition", "dense.gradients", "conv.", "recover.", "lowrank.features", "training.oracle")
 
 
+@pytest.mark.long
 def test_two_processes_give_the_same_report_apart_from_times():
     script = (
         "import json; from refattn.report import *; from refattn.report.claims import ALL\n"

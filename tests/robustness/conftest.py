@@ -1,7 +1,4 @@
-"""What the tests of this folder share: the operations, scripts that use them, and how long to go on.
-
-``REFATTN_ROBUSTNESS=long`` runs every test at the length whose figures stand in docs/explanation/robustness.md.
-"""
+"""What the tests of this folder share: the operations, and scripts that use them."""
 
 import importlib.util
 import os
@@ -12,12 +9,6 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent
-
-
-@pytest.fixture(scope="session")
-def long():
-    """Whether to take the time."""
-    return os.environ.get("REFATTN_ROBUSTNESS") == "long"
 
 
 @pytest.fixture(scope="session")

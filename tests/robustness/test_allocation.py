@@ -7,6 +7,7 @@ from collections import deque
 
 import numpy as np
 import pytest
+from lengths import CAMPAIGN, long
 
 from refattn import SparseKCache, _fft, _memory, _threads, conv_attention, sparsek_attention
 from refattn.convbasis import Plan
@@ -38,9 +39,10 @@ print(json.dumps(found))
 """
 
 
-def test_an_address_space_limit_gives_a_memory_error_and_the_next_call_is_right(run_python, long):
-    names = ["conv", "dense", "sparsek", "masked product", "lowrank"] if long else ["conv direct full", "dense blocks"]
-    found = json.loads(run_python(LIMITED, json.dumps(names), "18" if long else "20"))
+def test_an_address_space_limit_gives_a_memory_error_and_the_next_call_is_right(run_python):
+    every, few = ["conv", "dense", "sparsek", "masked product", "lowrank"], ["conv direct full", "dense blocks"]
+    names, finest = (every, "18") if CAMPAIGN else (few, "20")
+    found = json.loads(run_python(LIMITED, json.dumps(names), finest))
     for name, outcomes in found.items():
         *refused, last = outcomes
         assert last == "right", (name, last)
@@ -82,7 +84,7 @@ def small(operations):
 
 
 @pytest.mark.parametrize("name", list(small(None)))
-def test_every_allocation_fails_once_and_nothing_is_left_broken(name, operations, long):
+def test_every_allocation_fails_once_and_nothing_is_left_broken(name, operations):
     run = small(operations)[name]
     _threads.set_thread_count(1)  # in one order, so that numbers mean the same from run to run
     try:
@@ -103,7 +105,7 @@ def test_every_allocation_fails_once_and_nothing_is_left_broken(name, operations
 
         total = attempt(10**9)
         assert total > 0
-        for failing in range(1, total + 1, 1 if long else max(total // 6, 1)):
+        for failing in range(1, total + 1, 1 if CAMPAIGN else max(total // 6, 1)):
             attempt(failing)
             assert operations.digest(run()) == right
             assert _threads._blas_users == 0
@@ -186,10 +188,10 @@ def resident_bytes():
         return int(line.read().split()[1]) * 4096
 
 
-@pytest.mark.parametrize("longest", [300, 2000])
-def test_memory_levels_off_over_calls_of_changing_shapes(longest, long, capsys):
+@pytest.mark.parametrize("longest", [300, *long(2000)])
+def test_memory_levels_off_over_calls_of_changing_shapes(longest, capsys):
     """Resident memory: after a fifth of the calls there are no new plans to keep, and the heap finds its size."""
-    calls = 10_000 if long else 500
+    calls = 10_000 if CAMPAIGN else 300
     rng, sizes = np.random.default_rng(0), []
     for number in range(calls):
         call_with_shape(number, rng, longest)
@@ -199,5 +201,5 @@ def test_memory_levels_off_over_calls_of_changing_shapes(longest, long, capsys):
     with capsys.disabled():
         print(f" {calls} calls, resident MB: {[size >> 20 for size in sizes]}", end="")
     assert sizes[-1] - sizes[0] <= 64 << 20
-    if long:
+    if CAMPAIGN:
         assert sizes[-1] - sizes[len(sizes) // 5 - 1] <= 16 << 20

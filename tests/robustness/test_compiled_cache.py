@@ -12,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from lengths import CAMPAIGN, long
 
 import refattn
 from refattn import _compiled_cache
@@ -25,7 +26,7 @@ from refattn.sparsek import prefix_thresholds
 z = np.random.default_rng(0).standard_normal((3, 200))
 with warnings.catch_warnings(record=True) as seen:
     warnings.simplefilter("always")
-    found = [prefix_thresholds(row, 7) for row in z] + [prefix_thresholds(z.astype(np.float32)[0], 7)]
+    found = [prefix_thresholds(row, 7) for row in z]
 from refattn.sparsek import prefix
 loops = sys.modules["refattn.sparsek." + sys.argv[1]]
 stats = [loop.stats for loop in vars(loops).values() if hasattr(loop, "stats")]
@@ -125,7 +126,12 @@ def test_a_helper_that_changes_is_compiled_anew_with_all_that_calls_it(right, fi
 
 
 @pytest.mark.parametrize(
-    ("variable", "value"), [("NUMBA_CPU_NAME", "generic"), ("NUMBA_OPT", "1"), ("NUMBA_BOUNDSCHECK", "1")]
+    ("variable", "value"),
+    [
+        ("NUMBA_OPT", "1"),
+        pytest.param("NUMBA_CPU_NAME", "generic", marks=pytest.mark.long),
+        pytest.param("NUMBA_BOUNDSCHECK", "1", marks=pytest.mark.long),
+    ],
 )
 def test_another_processor_or_setting_of_the_compiler_has_loops_of_its_own(variable, value, filled, tmp_path):
     kept = shutil.copytree(filled, tmp_path / "copy")
@@ -155,11 +161,11 @@ def test_another_version_has_loops_of_its_own(fact, monkeypatch):
     assert _compiled._environment(codegen) == before
 
 
-def test_processes_that_start_at_once_with_nothing_kept_find_the_right_bits(folder, right, long):
+def test_processes_that_start_at_once_with_nothing_kept_find_the_right_bits(folder, right):
     known = {**os.environ, "PYTHONPATH": str(ROOT), "REFATTN_CACHE_DIR": str(folder)}
     command = [sys.executable, "-c", FIRST, LOOPS]
     running = [
-        subprocess.Popen(command, env=known, stdout=subprocess.PIPE, text=True) for _ in range(20 if long else 4)
+        subprocess.Popen(command, env=known, stdout=subprocess.PIPE, text=True) for _ in range(20 if CAMPAIGN else 4)
     ]
     assert {json.loads(one.communicate(timeout=600)[0])["bits"] for one in running} == {right["bits"]}
     assert not [path for path in folder.rglob("*") if path.suffix == ".tmp"]
@@ -176,10 +182,11 @@ os.replace = late
 """
 
 
-def test_a_process_killed_while_it_writes_leaves_what_works(folder, right, long):
+@pytest.mark.long
+def test_a_process_killed_while_it_writes_leaves_what_works(folder, right):
     known = {**os.environ, "PYTHONPATH": str(ROOT), "REFATTN_CACHE_DIR": str(folder)}
     command = [sys.executable, "-c", SLOW + FIRST, LOOPS]
-    attempts = 100 if long else 3
+    attempts = 100 if CAMPAIGN else 3
     for attempt in range(attempts):
         running = subprocess.Popen(command, env=known, stdout=subprocess.PIPE, text=True)
         for _ in range(1 + attempt % 4):
@@ -195,7 +202,7 @@ def test_a_process_killed_while_it_writes_leaves_what_works(folder, right, long)
     assert _compiled_cache.kept().damaged == 0
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "one bit", "pickle", "link", "writable"])
+@pytest.mark.parametrize("damage", ["one bit", "writable", *long("cut", "empty", "pickle", "link")])
 def test_a_damaged_file_is_compiled_anew_in_silence_and_counted(damage, right, filled, tmp_path):
     kept = shutil.copytree(filled, tmp_path / "copy")
     text = b"not what a pickle is"
@@ -234,7 +241,7 @@ def unusable(kind, kept):
         kept.chmod({"the group's": 0o770, "everybody's": 0o702}[kind])
 
 
-KINDS = ["file", "the group's", "everybody's", "inner"]
+KINDS = ["everybody's", *long("file", "the group's", "inner")]
 if os.geteuid() == 0:  # who can give a folder away
     KINDS.append("another user's")
 

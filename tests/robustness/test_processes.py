@@ -7,22 +7,19 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from refattn import _threads
+from lengths import CAMPAIGN
 
 ROOT = Path(__file__).parents[2]
-LONG = os.environ.get("REFATTN_ROBUSTNESS") == "long"
 VARIABLES = ("REFATTN_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 WHOLE = "import json, operations; print(json.dumps(operations.digests()))"
 
 
 @pytest.fixture(scope="module")
-def expected(operations):
-    _threads.set_thread_count(2)
-    try:
-        return operations.digests()
-    finally:
-        _threads.set_thread_count(None)
+def expected():
+    """What a process finds that may use two threads of every kind."""
+    program, two = [sys.executable, "-c", WHOLE], str(min(2, os.cpu_count() or 1))  # Numba refuses more
+    known = {**os.environ, **dict.fromkeys(VARIABLES, two), "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{ROOT}"}
+    return json.loads(subprocess.run(program, env=known, capture_output=True, check=True, timeout=900).stdout)
 
 
 def test_all_variables_at_one_give_the_bits_of_two_threads(expected, run_python):
@@ -30,10 +27,11 @@ def test_all_variables_at_one_give_the_bits_of_two_threads(expected, run_python)
     assert [name for name in expected if found[name] != expected[name]] == []
 
 
-SETTINGS = [(variable, count) for variable in VARIABLES for count in "123"] if LONG else [("OMP_NUM_THREADS", "1")]
+SETTINGS = [(variable, count) for variable in VARIABLES for count in "123"] if CAMPAIGN else [("OMP_NUM_THREADS", "1")]
 """Each computes everything anew, which takes the better part of a minute."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("variable", "count"), SETTINGS)
 def test_every_variable_alone_gives_the_same_bits(variable, count, expected, run_python):
     if variable == "NUMBA_NUM_THREADS" and int(count) > os.cpu_count():
@@ -45,8 +43,7 @@ def test_every_variable_alone_gives_the_same_bits(variable, count, expected, run
 FORK = """
 import json, os, signal, sys, threading, time
 from operations import OPERATIONS, digest
-kinds = "conv transform causal", "sparsek soft", "dense full", "masked product"
-names = [name for name in OPERATIONS if name.startswith(kinds) and name.endswith("float64")]
+names = [name for name in OPERATIONS if name.startswith(tuple(sys.argv[2:])) and name.endswith("float64")]
 right = {name: digest(OPERATIONS[name]()) for name in names}
 done = threading.Event()
 def compute(number):
@@ -73,12 +70,20 @@ print(json.dumps(status))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-@pytest.mark.parametrize("kept", ["compiled", "read"])
-def test_children_forked_while_threads_compute_and_compile_find_the_same_bits(kept, run_python, long):
+@pytest.mark.parametrize(
+    ("kept", "kinds"),
+    [
+        ("compiled", ("dense full", "sparsek operator", "masked product")),
+        pytest.param("compiled", ("conv transform causal", "sparsek soft"), marks=pytest.mark.long),
+        ("read", ("conv transform causal", "sparsek soft", "dense full", "masked product")),
+    ],
+    ids=["compiled", "all of conv and SparseK compiled", "read"],
+)
+def test_children_forked_while_threads_compute_and_compile_find_the_same_bits(kept, kinds, run_python):
     """Or while they read from the disk what others have compiled."""
-    children = 100 if long else 4
+    children = 100 if CAMPAIGN else 4
     environment = {"REFATTN_CACHE_DIR": "off"} if kept == "compiled" else {}
-    assert json.loads(run_python(FORK, str(children), **environment)) == [0] * children
+    assert json.loads(run_python(FORK, str(children), *kinds, **environment)) == [0] * children
 
 
 NESTED = """
@@ -113,9 +118,10 @@ KERNEL_TESTS = (
 QUICK_KERNEL_TESTS = ("tests/convbasis/fast/test_correlations.py", "tests/convbasis/fast/test_recover.py")
 
 
-def test_kernels_pass_their_tests_without_compilation(long):
+@pytest.mark.long
+def test_kernels_pass_their_tests_without_compilation():
     """The same functions as Python: an index out of range, silent when compiled, is an error here."""
-    tests = KERNEL_TESTS if long else QUICK_KERNEL_TESTS
+    tests = KERNEL_TESTS if CAMPAIGN else QUICK_KERNEL_TESTS
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
         cwd=ROOT,

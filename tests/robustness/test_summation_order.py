@@ -10,6 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from lengths import CAMPAIGN
+
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
 JUDGED_BY_LAST_BITS = (
@@ -40,8 +43,9 @@ def test_the_other_order_changes_the_last_bits_of_every_kind_of_operation(run_py
     assert changed == {"dense", "lowrank", "sparsek", "conv"}
 
 
-def test_what_is_judged_by_last_bits_holds_in_another_order(long):
-    tests = EVERYTHING if long else JUDGED_BY_LAST_BITS
+@pytest.mark.long
+def test_what_is_judged_by_last_bits_holds_in_another_order():
+    tests = EVERYTHING if CAMPAIGN else JUDGED_BY_LAST_BITS
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "other_order", *tests],
         cwd=ROOT,

@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+from lengths import CAMPAIGN
 
 from refattn import _fft, _threads
 
@@ -47,10 +48,10 @@ def in_threads(work, count=8):
         raise failures[0]
 
 
-def test_eight_threads_with_mixed_operations(operations, mixed, long, capsys):
+def test_eight_threads_with_mixed_operations(operations, mixed, capsys):
     chosen, expected = mixed
     names, wrong, calls = sorted(chosen), [], []
-    end = time.monotonic() + (60 if long else 5)
+    end = time.monotonic() + (60 if CAMPAIGN else 2)
 
     def work(number):
         rng = np.random.default_rng(number)
@@ -69,11 +70,11 @@ def test_eight_threads_with_mixed_operations(operations, mixed, long, capsys):
     assert _fft._shelf.nbytes <= _fft.KEPT_BYTES
 
 
-def test_plans_of_every_effort_are_made_while_others_compute(operations, long):
+def test_plans_of_every_effort_are_made_while_others_compute(operations):
     """Measured plans may have other last bits: results stay within rounding."""
     names = [f"conv transform {mask} float64" for mask in ("causal", "full")]
     expected = {name: operations.OPERATIONS[name]() for name in names}
-    end = time.monotonic() + (20 if long else 2)
+    end = time.monotonic() + (20 if CAMPAIGN else 1)
 
     def work(number):
         rng = np.random.default_rng(number)

@@ -47,6 +47,7 @@ def _require_thresholds(tau: np.ndarray, naive: np.ndarray, rtol: float = 1e-12)
     assert error.max() <= rtol, f"τ is off by {error.max():.3g}"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS[:6])
 def test_two_heaps_equal_sorting_every_prefix_for_five_thousand_scores(kind):
     z = _sequence(kind, 5000)

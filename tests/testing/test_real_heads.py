@@ -192,6 +192,7 @@ def test_float16_steps_count_the_numbers_between(a: float, b: float, steps: int)
     assert experiment.float16_steps(np.array([a]), np.array([b])) == steps
 
 
+@pytest.mark.long
 def test_the_model_gives_the_shipped_heads_again(shipped: RealHeads, model: Llama) -> None:
     n = 192  # the model is causal: the first rows are those of the first tokens alone
     arrays = experiment.compute_heads(model, shipped.tokens[:n].tolist())
@@ -199,6 +200,7 @@ def test_the_model_gives_the_shipped_heads_again(shipped: RealHeads, model: Llam
         assert experiment.float16_steps(arrays[name], getattr(shipped, name)[:, :, :n]) <= 1
 
 
+@pytest.mark.long
 def test_generating_writes_what_loading_reads_and_the_same_bytes_again(
     tmp_path: Path, shipped: RealHeads, model: Llama, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -164,7 +164,7 @@ def write_lags(
     Where `transposed`, the basis is that of the transposed logits: its columns are the rows of f.
     """
     G, V = as_input(G), as_input(V)
-    places = np.argwhere(lost)
+    places = np.ascontiguousarray(np.argwhere(lost))  # by columns otherwise, and its slices in any order
     for_each(
         lambda first: rows_loops.write_lags(
             places[first : first + _LAGS], *basis, G, r, V, log_sum_exp, transposed, du

@@ -281,7 +281,7 @@ def _layouts(quick: bool) -> Measurement:
        planted="times that grow like n^1.5",
        covers=("masked low-rank attention in near-linear time",), must_hold=False, timed=True)  # fmt: skip
 def _linear_time(quick: bool) -> Measurement:
-    lengths = [2048, 8192, 32_768] if quick else [4096, 16_384, 65_536, 262_144]
+    lengths = [1024, 4096, 16_384] if quick else [4096, 16_384, 65_536, 262_144]
     exponents = {}
     makers: dict[str, Callable[[int], StructuredMask]] = {
         "causal": CausalStructure,

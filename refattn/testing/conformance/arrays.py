@@ -37,13 +37,16 @@ def to_library(array: NDArray[Any], library: str, dtype: str) -> Any:
 
 
 def to_numpy(result: Any, name: str) -> tuple[NDArray[Any], str]:
-    """Return a function's result as an array that NumPy computes with, and the name of the dtype it came in."""
+    """Return a copy of a function's result, an array that NumPy computes with, and the name of the dtype it came in.
+
+    The function may fill its own array again at the next call.
+    """
     if hasattr(result, "detach"):  # PyTorch: out of the graph, and off another device
         result = result.detach().cpu()
     dtype = str(getattr(result, "dtype", "float64")).rpartition(".")[2]
     if dtype == "bfloat16" and hasattr(result, "float"):  # PyTorch's has no NumPy counterpart
         result = result.float()
-    array = as_array(name, result)
+    array = np.array(as_array(name, result))
     return (array.astype(np.float32) if dtype == "bfloat16" else array), dtype
 
 

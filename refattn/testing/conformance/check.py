@@ -30,8 +30,8 @@ def check_attention(
     precision: str | None = None,
     seeds: int | Iterable[int] = 0,
     factor: float = FACTOR,
-    only: Iterable[str] = (),
-    skip: Iterable[str] = (),
+    only: str | Iterable[str] = (),
+    skip: str | Iterable[str] = (),
 ) -> ConformanceReport:
     """Check an implementation of attention, and its gradients, against the truth.
 
@@ -71,9 +71,9 @@ def check_attention(
         Seeds of the inputs; the whole grid runs for each.
     factor : float, optional
         How many times the error of the plain implementation is excused; at least 1.
-    only : iterable of str, optional
+    only : str or iterable of str, optional
         Run only the cases whose name contains one of these; all by default.
-    skip : iterable of str, optional
+    skip : str or iterable of str, optional
         Cases whose name contains one of these are not run, and are reported so.
 
     Returns
@@ -85,7 +85,8 @@ def check_attention(
     Raises
     ------
     TypeError, ValueError
-        An argument is of the wrong kind or unknown. Whatever `function` raises is a failing case.
+        An argument is of the wrong kind or unknown, or a text of `only` or `skip` is in no case's name. Whatever
+        `function` raises is a failing case.
 
     See Also
     --------
@@ -126,15 +127,15 @@ def check_attention(
         precision_named(dtype if precision is None else precision),
         as_real("factor", factor, least=1.0),
     )
-    wanted, left_out = tuple(only), tuple(skip)
+    names = [case.name for case in operation.cases]
+    wanted, left_out = _texts("only", only, names), _texts("skip", skip, names)
     cases = [case for case in operation.cases if not wanted or any(text in case.name for text in wanted)]
-    if not cases:
-        raise ValueError(f"only: no case's name contains {' or '.join(map(repr, wanted))}")
+    numbers = _seeds(seeds)
     results, trials = [], []
     first: tuple[Case, int] | None = None
-    for seed in [seeds] if isinstance(seeds, int) else seeds:
+    for seed in numbers:
         for case in cases:
-            result, trial = _run(subject, case, as_count("seeds", seed, least=0), left_out)
+            result, trial = _run(subject, case, seed, left_out)
             results.append(result)
             if result.verdict == FAIL:
                 first = first or (case, result.seed)
@@ -150,6 +151,25 @@ def check_attention(
         None if first is None else _shrunk(subject, *first),
         guess_causes(subject, trials),
     )
+
+
+def _texts(argument: str, given: str | Iterable[str], names: list[str]) -> tuple[str, ...]:
+    """Return the texts given, each of which is part of a case's name."""
+    texts = (given,) if isinstance(given, str) else tuple(given)
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"{argument}: {text!r} came, a text in a case's name was wanted")
+        if not text or not any(text in name for name in names):
+            raise ValueError(f"{argument}: no case's name contains {text!r}; the names are {', '.join(names)}")
+    return texts
+
+
+def _seeds(given: int | Iterable[int]) -> list[int]:
+    """Return the seeds given, at least one, none of them twice."""
+    found = [as_count("seeds", seed, least=0) for seed in (given if isinstance(given, Iterable) else [given])]
+    if not found or len(set(found)) < len(found):
+        raise ValueError(f"seeds: {found} came, at least one seed, and each once, was wanted")
+    return found
 
 
 def assert_conforms(function: Callable[..., Any], spec: str, **options: Any) -> ConformanceReport:

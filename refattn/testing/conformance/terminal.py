@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from refattn.testing.conformance.report import FAIL, NOT_RUN, PASS, ConformanceReport
 
@@ -13,7 +13,7 @@ _STYLE = {PASS: "green", FAIL: "red", NOT_RUN: "dim"}
 
 def print_report(report: ConformanceReport, console: Console) -> None:
     """Print a row for every case, then the report's text."""
-    table = Table(title=f"{escape(report.function)} as {report.operation}, {report.dtype}", title_justify="left")
+    table = Table(title=Text(f"{report.function} as {report.operation}, {report.dtype}"), title_justify="left")
     table.add_column("case")
     table.add_column("worst", no_wrap=True)
     table.add_column("error", justify="right", no_wrap=True)
@@ -26,6 +26,7 @@ def print_report(report: ConformanceReport, console: Console) -> None:
         if worst is not None:
             row = ", ".join(map(str, worst.row))
             numbers = (f"{worst.result} ({row})", f"{worst.error:.1e}", f"{worst.allowed:.1e}", f"{worst.plain:.1e}")
-        table.add_row(f"{case.kind}: {case.case}", *numbers, f"[{_STYLE[case.verdict]}]{case.verdict}[/]")
+        cells = (Text(text) for text in (f"{case.kind}: {case.case}", *numbers))
+        table.add_row(*cells, Text(case.verdict, _STYLE[case.verdict]))
     console.print(table)
-    console.print(escape(str(report)), soft_wrap=True, highlight=False)
+    console.print(Text(str(report)), soft_wrap=True, highlight=False)

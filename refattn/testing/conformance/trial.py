@@ -60,7 +60,9 @@ def try_case(subject: Subject, case: Case, n: int, seed: int) -> tuple[CaseResul
 
     upstream = None if backward is None else problem.upstream(subject.dtype)
     truth = operation.truth(problem, upstream)
-    before = {name: array.copy() for name, array in problem.arrays.items()}
+    given = problem.arrays | {name: x for name, x in problem.options.items() if isinstance(x, np.ndarray)}
+    given |= {} if upstream is None else {"dout": upstream}
+    before = {name: array.copy() for name, array in given.items()}
     try:
         ((out, out_dtype),) = subject.call(subject.function, problem.arrays, options, ("out",))
         found = [("out", out, out_dtype)]
@@ -72,7 +74,7 @@ def try_case(subject: Subject, case: Case, n: int, seed: int) -> tuple[CaseResul
         signatures = f": {operation.signature}" + (f"; {operation.backward_signature}" if backward else "")
         wanted = f" (wanted{signatures})" if isinstance(error, TypeError) else ""
         return result(FAIL, f"raised {type(error).__name__}: {error}{wanted}"), None
-    for name, array in problem.arrays.items():
+    for name, array in given.items():
         if not np.array_equal(array, before[name], equal_nan=True):
             return result(FAIL, f"the input {name} was written to"), None
     for name, array, _ in found:

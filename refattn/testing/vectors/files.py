@@ -7,19 +7,19 @@ header. The format is described for readers in other languages in ``docs/how-to/
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from refattn._files import sha256_of
+from refattn._json import read_json
 from refattn._npz import arrays_in
 
 MANIFEST_FILE = "manifest.json"
@@ -121,7 +121,8 @@ def load_manifest(folder: Traversable | None = None) -> dict[str, Any]:
     """
     place = vectors_folder() if folder is None else folder
     try:
-        manifest: dict[str, Any] = json.loads((place / MANIFEST_FILE).read_bytes())
+        with (place / MANIFEST_FILE).open("rb") as file:
+            manifest: dict[str, Any] = read_json(file)
         if not isinstance(manifest, dict) or manifest["schema"] != SCHEMA or not isinstance(manifest["files"], dict):
             raise ValueError(f"schema {manifest['schema']!r}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -163,21 +164,21 @@ def load_vectors(folder: Traversable | None = None) -> tuple[VectorCase, ...]:
     manifest = load_manifest(place)
     cases: list[VectorCase] = []
     for name, described in manifest["files"].items():
-        content = (place / name).read_bytes()
         try:
-            cases += _cases(name, content, described)
+            with (place / name).open("rb") as file:
+                cases += _cases(name, file, described)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{MANIFEST_FILE}: {name} is not described as it should be ({error!r})") from error
     return tuple(cases)
 
 
-def _cases(name: str, content: bytes, described: Mapping[str, Any]) -> list[VectorCase]:
+def _cases(name: str, file: IO[bytes], described: Mapping[str, Any]) -> list[VectorCase]:
     """Return the cases of one archive, or raise."""
-    found = hashlib.sha256(content).hexdigest()
+    found = sha256_of(file)
     if found != described["sha256"]:
         raise ValueError(f"{name}: SHA-256 {found} came, {described['sha256']} was wanted; truncated or altered")
     names = [f"{case['name']}.{array}" for case in described["cases"] for array in _names(case)]
-    stored = arrays_in(content, names, name)
+    stored = arrays_in(file, names, name)
     cases = []
     for case in described["cases"]:
         given = {name: case[name] for name in ("operation", "name", "description", "options")}

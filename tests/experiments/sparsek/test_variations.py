@@ -24,6 +24,7 @@ def test_the_page_has_the_table_of_the_shipped_records():
     assert table(read_records(DOCS / "records" / "sparsek-variations.jsonl").rows()).strip() in PAGE.read_text("utf-8")
 
 
+@pytest.mark.long
 @pytest.mark.needs(*variations.EXPERIMENT.needs)
 def test_every_variant_can_be_fitted_and_the_shipped_one_beats_window_and_regression(monkeypatch):
     n, layer, shipped = 384, 5, "importance, then distillation"

@@ -35,6 +35,12 @@ UNSCALED = instead("dense_attention", planters.logits_unscaled)
 COMPILED_OFF = instead("masked_product_forward", planters.last_row_off_where_compiled)
 RECORDS_WORSE = instead("shipped_rows", planters.worse_learned_scores)
 
+TAKE_LONG = (
+    "training.gradient-rows", "training.approximation-gradient", "sparsek.attention", "sparsek.gradients",
+    "sparsek.fast", "sparsek.fast-float32", "starts.to-tolerance", "inference.k-equals-n",
+    "applications.encoder-structure",
+)  # fmt: skip
+
 PLANTED = {
     "dense.definition": [UNSCALED],
     "dense.gradients": [result("dense_attention_backward", field_off("q"))],
@@ -184,7 +190,10 @@ def verdict(claim, quick):
     return row.verdict
 
 
-@pytest.mark.parametrize("claim", ALL, ids=lambda claim: claim.id)
+@pytest.mark.parametrize(
+    "claim",
+    [pytest.param(claim, id=claim.id, marks=[pytest.mark.long] * (claim.id in TAKE_LONG)) for claim in ALL],
+)
 def test_the_check_fails_on_what_its_claim_names(claim, monkeypatch):
     module = sys.modules[claim.measure.__module__]
     stand_in = IN_FULL_ONLY.get(claim.id)

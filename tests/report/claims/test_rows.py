@@ -38,7 +38,9 @@ def test_ids_are_unique_and_every_claim_says_where_it_comes_from():
     assert all(c.measure or c.why_not for c in ALL)
 
 
-@pytest.mark.parametrize("claim", ALL, ids=lambda claim: claim.id)
+@pytest.mark.parametrize(
+    "claim", [pytest.param(claim, id=claim.id, marks=[pytest.mark.long] * claim.timed) for claim in ALL]
+)
 def test_a_quick_row_has_its_verdict_and_says_on_what_inputs(claim):
     (row,) = run_each([claim], quick=True)
     assert not row.failed, f"{row.verdict}: measured {row.measured}, bound {row.bound}. {row.reason}"

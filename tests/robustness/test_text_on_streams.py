@@ -1,0 +1,258 @@
+"""Text of the user's is shown as it is, and a stream that cannot take it never looks like a claim that fails."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("typer", reason="needs the extra 'report'")
+
+from typer.testing import CliRunner
+
+import refattn.report.claims
+from refattn import cli
+from refattn.cli._streams import plain
+from refattn.report import Claim, Measurement, run_claims, to_document
+from refattn.report.page import render
+
+COMMAND = "from refattn.cli import main; main()"
+# a report of one claim, which holds or not
+REPORT = """
+import sys
+import refattn.report.claims
+from refattn.cli import main
+from refattn.report import Claim, Measurement
+found = Measurement("none", float(sys.argv.pop(1)), at_most=1.0)
+says = "\\u2016x\\u2016 \\u2264 1 " + "long " * 20000
+refattn.report.claims.ALL = (Claim("a.b", "ours", says, "looking", lambda quick: found),)
+main()
+"""
+NAMES = ["run$1_$2.npz", "a_b^{c.npz", "[red]x[bold].npz", "%s {0} {.npz", ":warning: é≤.npz", "<b>&amp;.npz"]
+
+
+def save(folder, name="one.npz"):
+    q, k, v = np.random.default_rng(0).standard_normal((3, 16, 4))
+    path = os.path.join(folder, name)
+    with open(path, "wb") as file:
+        np.savez(file, q=q, k=k, v=v)
+    return path
+
+
+def run(*arguments, program=COMMAND, flags=(), **options):
+    """Run the command line in a process of its own."""
+    known = {**os.environ, **options.pop("env", {})}
+    return subprocess.run(
+        [sys.executable, *flags, "-c", program, *arguments], env=known, **{"capture_output": True, **options}
+    )
+
+
+# --- text of the user's ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_files_name_is_no_markup_no_mathematics_and_no_format(name, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib", reason="needs the extra 'report'")
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path, name)
+    result = CliRunner().invoke(cli.app, ["decompose", name, "--png", "p$_$.png", "--json", "[j].json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "[j].json").read_text(encoding="utf-8"))["file"] == name
+    assert (tmp_path / "p$_$.png").stat().st_size > 1000
+    os.remove(name)
+    missing = CliRunner().invoke(cli.app, ["decompose", name])
+    assert missing.exit_code == 2
+    assert f"refattn: {name}: No such file" in missing.output
+
+
+def test_a_files_name_that_is_no_text_is_written_and_shown_by_its_number(tmp_path):
+    path = save(tmp_path, "bad\udcff.npz")
+    done = run("decompose", path, "--json", str(tmp_path / "out.json"))
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["file"] == "bad\udcff.npz"
+    done = run("decompose", f"{path}x")
+    assert done.returncode == 2
+    assert b"bad\\udcff.npzx: No such file" in done.stderr
+
+
+KERNEL = """
+def attention(q, k, v, *, causal, scale):
+    raise ValueError("[/bold] $x_1$ {0} %s [red] :warning: \\x1b")
+attention.__qualname__ = "ker[nel]_{0}"
+"""
+
+
+def test_a_kernels_name_and_what_it_raises_are_shown_as_they_are(tmp_path, monkeypatch):
+    (tmp_path / "bracketed.py").write_text(KERNEL, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "bracketed", raising=False)
+    result = CliRunner().invoke(
+        cli.app, ["conform", "bracketed:attention", "--op", "dense", "--only", "n = 16"], env={"COLUMNS": "200"}
+    )
+    assert result.exit_code == 1
+    assert "ker[nel]_{0} as dense" in result.output
+    assert "raised ValueError: [/bold] $x_1$ {0} %s [red] :warning:" in result.output
+
+
+@pytest.mark.parametrize("text", ["<script>alert(1)</script>", "a & b < c", "[bold]{{ 1 }}", "{% raw %} \" ' $x$"])
+def test_text_of_a_claim_is_shown_on_the_page_and_in_the_terminal(text, monkeypatch):
+    claim = Claim("a.b", "ours", text, text, lambda quick: Measurement(text, 0.5, at_most=1.0, detail={text: text}))
+    page = render(to_document(run_claims([claim], quick=True)))
+    assert "<script>alert" not in page
+    assert page.count("<script>") == 1
+    monkeypatch.setattr(refattn.report.claims, "ALL", (claim,))
+    result = CliRunner().invoke(cli.app, ["report"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert result.output.count(text) >= 3
+
+
+# --- streams ---------------------------------------------------------------------------------------------------------
+
+ENCODINGS = [
+    pytest.param({"PYTHONIOENCODING": "latin-1"}, "latin-1", id="latin-1"),
+    pytest.param({"PYTHONIOENCODING": "ascii"}, "ascii", id="ascii"),
+    pytest.param({"PYTHONIOENCODING": "cp1252"}, "cp1252", id="cp1252"),
+    pytest.param({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, "ascii", id="C"),
+]
+
+
+@pytest.mark.parametrize(("environment", "encoding"), ENCODINGS)
+def test_output_degrades_to_what_the_stream_holds(environment, encoding, tmp_path):
+    done = run("0.5", "report", "--json", str(tmp_path / "r.json"), program=REPORT, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "||x|| <= 1" in done.stdout.decode(encoding)
+    assert "‖x‖ ≤ 1" in (tmp_path / "r.json").read_text(encoding="utf-8")
+    assert run("2.0", "report", program=REPORT, env=environment).returncode == 1
+
+
+def test_help_and_errors_degrade_as_well(tmp_path):
+    ascii_only = {"PYTHONIOENCODING": "ascii"}
+    assert b"(..., n, d)" in run("decompose", "--help", env=ascii_only).stdout
+    done = run("decompose", str(tmp_path / "é≤.npz"), env=ascii_only)
+    assert done.returncode == 2
+    assert b"\\xe9" in done.stderr
+    assert b".npz: No such file" in done.stderr
+    assert run("decompose", env=ascii_only).returncode == 2
+
+
+def test_every_character_has_a_plain_form():
+    text = "".join(map(chr, [*range(32, 0x2FFF), 0xDCFF, 0x1F600]))
+    assert plain(text, "ascii").isascii()
+    assert plain(text[:96], "latin-1") == text[:96]
+    assert plain("│┃─━╭┳ ‖Y − Ỹ‖ ≤ ε δ Σ x² ₁ …", "ascii") == "||--++ ||Y - Y~|| <= epsilon delta sum  x^2 _1 ..."
+
+
+@pytest.mark.parametrize(
+    "program", [("versions",), ("report",), ("decompose", "FILE"), ("--help",), ("report", "--schema")], ids=" ".join
+)
+@pytest.mark.parametrize("stream", ["full", "pipe", "closed"])
+def test_an_output_error_has_a_status_of_its_own(stream, program, tmp_path):
+    if stream == "full" and not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    path = save(tmp_path)
+    arguments = [path if x == "FILE" else x for x in program]
+    done = written_to(stream, "0.5", *arguments, program=REPORT)
+    assert done.returncode == 3
+    assert b"Traceback" not in done.stderr
+    assert b"Exception" not in done.stderr
+    assert (b"could not be written" in done.stderr) == (stream != "pipe")
+
+
+def written_to(stream, *arguments, **options):
+    """Run with a standard output that is full, a pipe that nobody reads, or closed."""
+    if stream == "closed":
+        options["program"] = f"import os, sys\nos.close(1); sys.stdout = None\n{options['program']}"
+        return run(*arguments, **options)
+    if stream == "full":
+        with open("/dev/full", "wb") as full:
+            return run(*arguments, stdout=full, stderr=subprocess.PIPE, capture_output=False, **options)
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        return run(*arguments, stdout=writing, stderr=subprocess.PIPE, capture_output=False, **options)
+    finally:
+        os.close(writing)
+
+
+@pytest.mark.parametrize(("measured", "verdict"), [("0.5", 0), ("2.0", 1)], ids=["holds", "fails"])
+def test_a_reader_that_has_seen_enough_leaves_the_files_and_the_verdict(measured, verdict, tmp_path):
+    files = [str(tmp_path / "r.json"), str(tmp_path / "r.html")]
+    done = written_to("pipe", measured, "report", "--json", files[0], "--html", files[1], program=REPORT)
+    assert done.returncode == verdict, done.stderr
+    assert json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["rows"][0]["measured"] == float(measured)
+    assert os.path.getsize(files[1]) > 1000
+
+
+@pytest.mark.parametrize("measured", ["0.5", "2.0"], ids=["holds", "fails"])
+def test_a_file_on_a_full_disk_has_that_status_and_the_other_file_is_written(measured, tmp_path):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    done = run(measured, "report", "--json", "/dev/full", "--html", str(tmp_path / "r.html"), program=REPORT)
+    assert done.returncode == 3
+    assert b"refattn: /dev/full could not be written: No space left" in done.stderr
+    assert (tmp_path / "r.html").exists()
+
+
+@pytest.mark.parametrize("target", ["-", "/dev/stdout"])
+def test_the_standard_output_can_be_a_target(target, tmp_path):
+    if target != "-" and not os.path.exists(target):
+        pytest.skip("needs /dev/stdout")
+    done = run("0.5", "report", "--json", target, program=REPORT)
+    assert done.returncode == 0, done.stderr
+    whole = done.stdout.decode("utf-8")
+    assert json.loads(whole[whole.index("{") :])["schema"] == "refattn-report/1"
+    if target == "-":
+        assert whole.startswith("{")
+        assert "claims: 1 holds" in done.stderr.decode("utf-8")
+        assert os.listdir(tmp_path) == []
+    done = run("decompose", save(tmp_path), "--json", "-")
+    assert json.loads(done.stdout)["file"] == "one.npz"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("report", "--html", "."),
+        ("report", "--json", ""),
+        ("report", "--json", "no/such/folder/r.json"),
+        ("report", "--json", "same", "--html", "same"),
+        ("report", "--json", "-", "--html", "-"),
+        ("report", "--json", "r" * 300),
+        ("decompose", "one.npz", "--json", "one.npz"),
+        ("decompose", "one.npz", "--json", "./one.npz"),
+        ("decompose", "one.npz", "--png", "-"),
+        ("decompose", "one.npz", "--png", "."),
+        ("conform", "refattn:dense_attention", "--op", "dense", "--json", "."),
+    ],
+    ids=lambda arguments: " ".join(arguments)[:50],
+)
+def test_a_target_that_cannot_be_written_is_refused_before_anything_runs(arguments, tmp_path, monkeypatch):
+    def must_not_run(quick):
+        raise AssertionError("it ran")
+
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path)
+    before = (tmp_path / "one.npz").read_bytes()
+    claim = Claim("a.b", "ours", "x", "looking", must_not_run)
+    monkeypatch.setattr(refattn.report.claims, "ALL", (claim,))
+    result = CliRunner().invoke(cli.app, list(arguments))
+    assert result.exit_code == 2, result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["one.npz"]
+    assert (tmp_path / "one.npz").read_bytes() == before
+
+
+HELP = """
+from typer.testing import CliRunner
+from refattn import cli
+for command in ("report", "experiment", "decompose", "conform", "versions", "warmup", "vectors verify", "cache clear"):
+    print(CliRunner().invoke(cli.app, [*command.split(), "--help"]).output)
+"""
+
+
+def test_without_docstrings_the_commands_keep_their_help():
+    with_them, without = (run(program=HELP, flags=flags).stdout for flags in ((), ("-OO",)))
+    assert with_them == without
+    assert len(without) > 4000
