@@ -139,11 +139,11 @@ def _warn_promotion(name: str, came: np.dtype[Any], computed: np.dtype[Any]) -> 
     warnings.warn(
         f"{name}: {came} was promoted; the computation and the result are {computed}",
         PromotionWarning,
-        stacklevel=_outside_stacklevel(),
+        stacklevel=outside_stacklevel(),
     )
 
 
-def _outside_stacklevel() -> int:
+def outside_stacklevel() -> int:
     """Stack level of the first caller outside this package, so that a warning points at the user's line."""
     import sys
 

@@ -12,7 +12,7 @@ import pytest
 
 from refattn._moved import OLD
 
-HEAVY = ("numba", "pyfftw", "torch", "rich", "typer", "gguf", "tokenizers", "matplotlib")
+HEAVY = ("numba", "pyfftw", "torch", "rich", "typer", "gguf", "tokenizers", "matplotlib", "pydantic", "safetensors")
 
 PROBE = f"""
 import os, sys, threading
@@ -39,7 +39,9 @@ def test_every_public_name_exists_and_is_documented():
             assert getattr(refattn, name).__doc__, name
 
 
-@pytest.mark.parametrize("module", ["refattn.dense", "refattn.convbasis", "refattn.testing", "refattn.models"])
+@pytest.mark.parametrize(
+    "module", ["refattn.dense", "refattn.convbasis", "refattn.testing", "refattn.models", "refattn.training"]
+)
 def test_modules_import_alone(module):
     subprocess.run([sys.executable, "-W", "error", "-c", f"import {module}"], check=True)
 

@@ -24,6 +24,7 @@ PICTURES = (
     "error_against_k",
     "time_against_n",
     "ours_against_peers",
+    "loss_curves",
 )
 
 

@@ -11,7 +11,7 @@ try:
 except ImportError as error:  # the console script exists without the extra
     raise SystemExit(f"refattn: the command line needs {error.name}: python -m pip install 'refattn[report]'") from None
 
-from refattn.cli import cache, conform, decompose, experiment, report, vectors, versions
+from refattn.cli import cache, conform, decompose, experiment, report, train, vectors, versions
 from refattn.cli._commands import Command, Group
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 app.command(cls=Command, help=report.HELP)(report.report)
 app.command(cls=Command, help=experiment.HELP)(experiment.experiment)
+app.command(cls=Command, help=train.HELP)(train.train)
 app.command(cls=Command, help=decompose.HELP)(decompose.decompose)
 app.command(cls=Command, help=conform.HELP)(conform.conform)
 app.add_typer(vectors.app, name="vectors")

@@ -3,8 +3,20 @@
 Importing this package needs NumPy and SciPy only; reading a weight file needs ``pip install refattn[models]``.
 """
 
-from refattn.models.attentions import GeneratingAttention, SelectiveAttention, sliding_window
-from refattn.models.config import LlamaConfig
+from refattn.models.attentions import (
+    ConvAttention,
+    DifferentiableAttention,
+    ExactAttention,
+    GeneratingAttention,
+    LayerGradients,
+    LowRankAttention,
+    SelectiveAttention,
+    SparseKAttention,
+    WindowAttention,
+    sliding_window,
+)
+from refattn.models.config import GPT2Config, LlamaConfig
+from refattn.models.decoder import Decoder, NotFiniteError
 from refattn.models.encoder import (
     Encoder,
     EncoderConfig,
@@ -22,16 +34,26 @@ from refattn.models.weights import GGUFFile, read_gguf, smollm2_path
 __all__ = [
     "Attention",
     "Capture",
+    "ConvAttention",
+    "Decoder",
+    "DifferentiableAttention",
     "Encoder",
     "EncoderConfig",
+    "ExactAttention",
     "GGUFFile",
+    "GPT2Config",
     "GeneratingAttention",
+    "LayerGradients",
     "Llama",
     "LlamaConfig",
+    "LowRankAttention",
+    "NotFiniteError",
     "Observer",
     "RememberingAttention",
     "Scorer",
     "SelectiveAttention",
+    "SparseKAttention",
+    "WindowAttention",
     "encoder_tokenizer",
     "essays",
     "exact_attention",

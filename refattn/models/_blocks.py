@@ -56,13 +56,13 @@ class Transformer:
         return rows.reshape(len(rows), -1, self.config.head_width).swapaxes(0, 1)
 
     def _attended(self, attention: Attention, layer: int, q: FloatArray, k: FloatArray, v: FloatArray) -> FloatArray:
-        """Return the attention's output (n, heads · d); what it is given is read-only."""
+        """Return the attention's output (heads, n, d); what it is given is read-only."""
         for array in (q, k, v):
             array.flags.writeable = False
         out = cast("attention", as_real_array("attention", attention(layer, q, k, v)), self.dtype)
         if out.shape != q.shape:
             raise ValueError(f"attention: shape {out.shape} came in layer {layer}, {q.shape} was wanted")
-        return out.swapaxes(0, 1).reshape(out.shape[1], -1)
+        return out
 
 
 def begin(attention: Attention, start: int) -> None:

@@ -141,3 +141,86 @@ class LlamaConfig:
         yield "output_norm.weight", (width,)
         for index in range(self.n_layers):
             yield from ((f"blk.{index}.{name}.weight", shape) for name, shape in layer.items())
+
+
+@dataclass(frozen=True)
+class GPT2Config:
+    """The numbers that describe a decoder of the GPT-2 family.
+
+    Attributes
+    ----------
+    n_layers, width, ffn_width, vocab_size, n_heads : int
+        Layers, width of the residual stream, width inside the feed-forward block, number of tokens known, heads (a
+        divisor of the width).
+    context_length : int
+        Positions there are: each has a learned vector.
+    norm_eps : float
+        ε of LayerNorm.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A number is of the wrong kind or out of range, or does not fit the others.
+
+    Notes
+    -----
+    Memory O(1). Source: Radford et al. 2019 (GPT-2); tensors are called as in GGUF files, q, k and v apart.
+
+    Examples
+    --------
+    >>> config = GPT2Config(n_layers=1, width=8, ffn_width=32, vocab_size=10, n_heads=4, context_length=64)
+    >>> config.tensor_shapes()["blk.0.ffn_up.weight"]
+    (32, 8)
+    """
+
+    n_layers: int
+    width: int
+    ffn_width: int
+    vocab_size: int
+    n_heads: int
+    context_length: int
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        for name in ("n_layers", "width", "ffn_width", "vocab_size", "n_heads", "context_length"):
+            as_count(name, getattr(self, name), least=1)
+        as_real("norm_eps", self.norm_eps, least=0.0)
+        if self.width % self.n_heads:
+            raise ValueError(f"n_heads: {self.n_heads} came, a divisor of the width {self.width} was wanted")
+
+    @property
+    def n_kv_heads(self) -> int:
+        """Key-value heads: as many as heads."""
+        return self.n_heads
+
+    @property
+    def head_width(self) -> int:
+        """Width of a head's queries, keys and values."""
+        return self.width // self.n_heads
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the name and shape of every tensor a model needs, in the names of GGUF files.
+
+        ``output.weight`` is not among them: a model without it uses the embedding to compute logits.
+        """
+        width = self.width
+        shapes: dict[str, tuple[int, ...]] = {
+            "token_embd.weight": (self.vocab_size, width),
+            "position_embd.weight": (self.context_length, width),
+            "output_norm.weight": (width,),
+            "output_norm.bias": (width,),
+        }
+        maps: dict[str, tuple[int, ...]] = {
+            "attn_norm": (width,),
+            "attn_q": (width, width),
+            "attn_k": (width, width),
+            "attn_v": (width, width),
+            "attn_output": (width, width),
+            "ffn_norm": (width,),
+            "ffn_up": (self.ffn_width, width),
+            "ffn_down": (width, self.ffn_width),
+        }
+        for index in range(self.n_layers):
+            for name, shape in maps.items():
+                shapes |= {f"blk.{index}.{name}.weight": shape, f"blk.{index}.{name}.bias": shape[:1]}
+        return shapes

@@ -325,7 +325,8 @@ class Encoder(Transformer):
             q, k, v = (
                 np.ascontiguousarray(self._split(self._linear(x, f"{prefix}attention.self.{name}"))) for name in names
             )
-            joined = self._attended(attend, layer, q, k, v)
+            out = self._attended(attend, layer, q, k, v)
+            joined = out.swapaxes(0, 1).reshape(len(tokens), -1)
             x = self._norm(x + self._linear(joined, f"{prefix}attention.output.dense"), f"{prefix}attention.output")
             inner = self._linear(x, f"{prefix}intermediate.dense")
             inner *= ndtr(inner)

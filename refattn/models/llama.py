@@ -19,17 +19,24 @@ import os
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
-from scipy.special import expit
 
-from refattn._validation import FloatArray, as_count
-from refattn.dense import dense_attention
+from refattn._validation import FloatArray, as_count, outside_stacklevel, require_kind
 from refattn.models._blocks import Attention as Attention
 from refattn.models._blocks import Transformer, begin
+from refattn.models.attentions.exact import ExactAttention
+from refattn.models.attentions.exact import exact_attention as exact_attention
+from refattn.models.attentions.protocol import DifferentiableAttention, own_shapes
 from refattn.models.config import LlamaConfig
+from refattn.models.layers.attention_block import attention_block_forward, projected
+from refattn.models.layers.embedding import embedding_forward
+from refattn.models.layers.feed_forward_block import feed_forward_block_forward
+from refattn.models.layers.named import named_norm_forward, within
+from refattn.models.layers.rotary import ComplexArray, rotation
 from refattn.models.weights import GGUFFile, read_gguf
 
 Observer: TypeAlias = Callable[[int, FloatArray], None]
@@ -37,41 +44,6 @@ Observer: TypeAlias = Callable[[int, FloatArray], None]
 
 _LOGIT_ROWS = 128
 """Rows of logits held at once where not all are wanted: 25 MB of float32 for a vocabulary of 49,152."""
-
-
-def exact_attention(layer: int, q: FloatArray, k: FloatArray, v: FloatArray) -> FloatArray:
-    """Causal softmax attention, the same in every layer: what a `Llama` computes unless told otherwise.
-
-    Parameters
-    ----------
-    layer : int
-        Which layer; it makes no difference.
-    q, k, v : ndarray, shapes (n_heads, n, d), (n_kv_heads, n, d), (n_kv_heads, n, d)
-        Queries, keys and values, in the model's dtype.
-
-    Returns
-    -------
-    ndarray, shape (n_heads, n, d)
-        The output.
-
-    Raises
-    ------
-    ValueError
-        Shapes do not fit, or a logit overflows.
-
-    Notes
-    -----
-    Time O(n² d) a head; `refattn.dense_attention`. Source: the definition.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from refattn.models import exact_attention
-    >>> ones = np.ones((2, 3, 4))
-    >>> exact_attention(0, ones, ones, ones).shape
-    (2, 3, 4)
-    """
-    return dense_attention(q, k, v, mask="causal", check_finite=False)
 
 
 class Llama(Transformer):
@@ -85,11 +57,14 @@ class Llama(Transformer):
         The tensors `LlamaConfig.tensor_shapes` names, ``output.weight`` if logits do not use the embedding, no others.
     dtype : {float32, float64}, optional
         Of the weights held and of every computation.
+    attention : DifferentiableAttention, optional
+        What it computes where a call names no other; the parameters it has of its own are among the weights, as those
+        of a `refattn.models.Decoder` are. Exact attention by default.
 
     Raises
     ------
     TypeError
-        `dtype` is neither float32 nor float64.
+        `dtype` is neither float32 nor float64, or `attention` is no such object.
     ValueError
         A tensor is missing, has another shape, is not finite, or is none of the model's.
 
@@ -114,11 +89,22 @@ class Llama(Transformer):
 
     config: LlamaConfig
 
-    def __init__(self, config: LlamaConfig, weights: Mapping[str, ArrayLike], *, dtype: DTypeLike = np.float32) -> None:
+    def __init__(
+        self,
+        config: LlamaConfig,
+        weights: Mapping[str, ArrayLike],
+        *,
+        dtype: DTypeLike = np.float32,
+        attention: DifferentiableAttention | None = None,
+    ) -> None:
+        self.attention = ExactAttention() if attention is None else attention
+        require_kind("attention", self.attention, DifferentiableAttention, "refattn.models")
+
         def shapes() -> Iterator[tuple[str, tuple[int, ...]]]:
             yield from config._shapes()
             if "output.weight" in weights:
                 yield "output.weight", (config.vocab_size, config.width)
+            yield from own_shapes(self.attention, config).items()
 
         super().__init__(config, shapes, weights, dtype)
 
@@ -160,7 +146,7 @@ class Llama(Transformer):
             Token numbers, each below ``config.vocab_size``.
         attention : callable, optional
             ``attention(layer, q, k, v) -> out`` with q and out (n_heads, n, d), k and v (n_kv_heads, n, d), rotary
-            positions applied; `exact_attention` by default. Its arguments are read-only. If it has a method
+            positions applied; the model's own by default. Its arguments are read-only. If it has a method
             ``begin(start)``, that is called before the first layer.
         observe : callable, optional
             ``observe(layer, a)``, called before each layer's attention with the normalised input a, shape (n, width),
@@ -183,23 +169,9 @@ class Llama(Transformer):
         UserWarning
             There are more tokens than positions the model was trained on.
         """
-        tokens = self._checked(tokens)
-        attend = exact_attention if attention is None else attention
-        begin(attend, start)
-        turn = self._rotation(as_count("start", start, least=0), len(tokens))
-        x = self.weights["token_embd.weight"][tokens]
-        for layer in range(self.config.n_layers):
-            weight = self._layer(layer)
-            a = self._rms_norm(x, weight["attn_norm"])
-            a.flags.writeable = False
-            if observe is not None:
-                observe(layer, a)
-            q, k, v = self._projected(weight, a, turn)
-            x = x + self._attended(attend, layer, q, k, v) @ weight["attn_output"].T
-            b = self._rms_norm(x, weight["ffn_norm"])
-            gate = b @ weight["ffn_gate"].T
-            x = x + (gate * expit(gate) * (b @ weight["ffn_up"].T)) @ weight["ffn_down"].T
-        return self._rms_norm(x, self.weights["output_norm.weight"])
+        for x in self.streams(tokens, attention, observe=observe, start=start):
+            last = x
+        return named_norm_forward(last, self.weights, "output_norm", float(self._norm_eps))[0]
 
     def projections(self, layer: int, a: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return q, k and v of a layer, rotary positions applied, as its attention gets them.
@@ -218,7 +190,7 @@ class Llama(Transformer):
         k, v : ndarray, shape (n_kv_heads, n, d)
             Keys and values.
         """
-        return self._projected(self._layer(layer), a, self._rotation(0, len(a)))
+        return projected(a, self._layer(layer), self.config.head_width, self._rotation(0, len(a)))[0]
 
     def logits(self, hidden: FloatArray) -> FloatArray:
         """Turn rows of `hidden` into logits of the next token, shape (m, vocab_size).
@@ -285,44 +257,78 @@ class Llama(Transformer):
             losses[start : start + len(logits)] = log_sum_exp - logits[np.arange(len(logits)), target]
         return losses
 
-    def _rotation(self, start: int, n: int) -> tuple[FloatArray, FloatArray]:
-        """Return cosine and sine of ``p · base^(−2i/d)`` for n positions p from `start` on, each (n, d/2)."""
+    def streams(
+        self, tokens: ArrayLike, attention: Attention | None = None, *, observe: Observer | None = None, start: int = 0
+    ) -> Iterator[FloatArray]:
+        """Yield the residual stream, shape (n, width), as it enters every layer, and as it leaves the last.
+
+        Errors and warnings are those of `hidden`, at the first step.
+
+        Parameters
+        ----------
+        tokens, attention, observe, start : array_like of int, callable, callable, int
+            As for `hidden`.
+
+        Yields
+        ------
+        ndarray, shape (n, width)
+            Of each layer, before its norm; one more at the end.
+        """
+        tokens = self._checked(tokens)
+        attend = self.attention if attention is None else attention
+        begin(attend, start)
+        eps = float(self._norm_eps)
+        turn = self._rotation(as_count("start", start, least=0), len(tokens))
+        x, _ = embedding_forward(tokens, self.weights["token_embd.weight"])
+        for layer in range(self.config.n_layers):
+            yield x
+            tensors = self._layer(layer)
+            shown = partial(self._shown, layer, attend, observe)
+            x, _ = attention_block_forward(x, tensors, eps, self.config.head_width, turn, shown)
+            x, _ = feed_forward_block_forward(x, tensors, eps)
+        yield x
+
+    def _shown(
+        self,
+        layer: int,
+        attend: Attention,
+        observe: Observer | None,
+        q: FloatArray,
+        k: FloatArray,
+        v: FloatArray,
+        a: FloatArray,
+    ) -> tuple[FloatArray, None]:
+        """Show a layer's normalised input to the observer, and attend."""
+        if observe is not None:
+            observe(layer, a)
+        if isinstance(attend, DifferentiableAttention):
+            attend = partial(_without_cache, attend, a, self._layer(layer))
+        return self._attended(attend, layer, q, k, v), None
+
+    def _rotation(self, start: int, n: int) -> ComplexArray:
+        """Return the turns of n positions from `start` on; warn where the model was not trained on them."""
         if start + n > self.config.context_length:
             warnings.warn(
                 f"tokens: {start + n} came, the model was trained on {self.config.context_length} positions",
-                stacklevel=3,
+                stacklevel=outside_stacklevel(),
             )
-        d = self.config.head_width
-        angles = np.arange(start, start + n)[:, None] * self.config.rope_base ** (-np.arange(0, d, 2) / d)
-        return np.cos(angles).astype(self.dtype), np.sin(angles).astype(self.dtype)
+        return rotation(start, n, self.config.head_width, self.config.rope_base, self.dtype)
 
     def _layer(self, layer: int) -> dict[str, FloatArray]:
         """Return the tensors of one layer by their names within it."""
-        prefix = f"blk.{layer}."
-        return {
-            name.removeprefix(prefix).removesuffix(".weight"): tensor
-            for name, tensor in self.weights.items()
-            if name.startswith(prefix)
-        }
-
-    def _projected(
-        self, weight: Mapping[str, FloatArray], a: FloatArray, turn: tuple[FloatArray, FloatArray]
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        q, k, v = (self._split(a @ weight[name].T) for name in ("attn_q", "attn_k", "attn_v"))
-        return _rotate(q, *turn), _rotate(k, *turn), np.ascontiguousarray(v)
-
-    def _rms_norm(self, x: FloatArray, gain: FloatArray) -> FloatArray:
-        mean_square = np.square(x).mean(axis=-1, keepdims=True)
-        return np.asarray(x / np.sqrt(mean_square + self._norm_eps) * gain)
+        return within(self.weights, f"blk.{layer}.")
 
 
-def _rotate(x: FloatArray, cos: FloatArray, sin: FloatArray) -> FloatArray:
-    """Turn each pair of neighbours ``(x_2i, x_2i+1)`` by the angle of its position; x is (heads, n, d)."""
-    out = np.empty_like(x, order="C")
-    even, odd = x[..., 0::2], x[..., 1::2]
-    out[..., 0::2] = even * cos - odd * sin
-    out[..., 1::2] = even * sin + odd * cos
-    return out
+def _without_cache(
+    attention: DifferentiableAttention,
+    a: FloatArray,
+    tensors: Mapping[str, FloatArray],
+    layer: int,
+    q: FloatArray,
+    k: FloatArray,
+    v: FloatArray,
+) -> FloatArray:
+    return attention.forward(layer, q, k, v, a, tensors)[0]
 
 
 @dataclass

@@ -96,6 +96,14 @@ class Scorer:
         """Pairs a query attends to at most, the mean of the layers, rounded up."""
         return -(-int((self.n_select + self.window).sum()) // max(len(self.n_select), 1))
 
+    def parameters(self) -> dict[str, NDArray[np.float32]]:
+        """Return weight and slope as the parameters of `SparseKAttention` in a `Decoder`, by their names: copies."""
+        return {
+            f"blk.{layer}.scorer.{name}": np.array(getattr(self, name)[layer])
+            for layer in range(len(self.weight))
+            for name in ("weight", "slope")
+        }
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write ``path`` and, beside it with the ending ``.json``, the manifest; each whole or not at all.
 

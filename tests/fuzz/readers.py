@@ -273,6 +273,72 @@ def _decomposed_seeds(folder: Path) -> list[bytes]:
     return [(folder / name).read_bytes() for name in ("seed.npz", "small.npz", "seed.npy")]
 
 
+def _tokens(folder: Path, content: bytes) -> Any:
+    from refattn.training import open_tokens
+
+    return open_tokens(_put(folder, "some.tokens", content)).tokens.sum()
+
+
+def _tokens_seeds(folder: Path) -> list[bytes]:
+    from refattn.training import ByteTokenizer, write_tokens
+
+    write_tokens(folder / "seed.tokens", ["one", "two three"], ByteTokenizer())
+    whole = (folder / "seed.tokens").read_bytes()
+    return [whole, whole.replace(b'"tokens": 14', b'"tokens": 1e9')]
+
+
+def _tokenizer(folder: Path, content: bytes) -> Any:
+    from refattn.training.tokenizer import read_tokenizer
+
+    return read_tokenizer(_put(folder, "tokenizer.json", content)).encode("to be")
+
+
+def _tokenizer_seeds(folder: Path) -> list[bytes]:
+    from refattn.training import ByteTokenizer, train_bpe
+
+    return [train_bpe(["to be or not to be"], 260).text.encode(), ByteTokenizer().text.encode()]
+
+
+def _checkpoint(folder: Path, content: bytes) -> Any:
+    from refattn.training import AdamW, read_checkpoint
+
+    parameters = {"x": np.ones((2, 3)), "y": np.ones(2, np.float32)}
+    path = _put(folder, "checkpoint.safetensors", content)
+    return read_checkpoint(path, parameters, AdamW(parameters), {"width": 3})
+
+
+def _checkpoint_seeds(folder: Path) -> list[bytes]:
+    from refattn.training import AdamW, write_checkpoint
+
+    parameters = {"x": np.ones((2, 3)), "y": np.ones(2, np.float32)}
+    write_checkpoint(folder / "seed.safetensors", parameters, AdamW(parameters), {"width": 3})
+    return [(folder / "seed.safetensors").read_bytes()]
+
+
+def _log(folder: Path, content: bytes) -> Any:
+    from refattn.training import Log, read_log
+
+    path = _put(folder, "log.jsonl", content)
+    with Log(path, steps=2) as log:
+        log.write({"step": 3, "loss": 1.0})
+    assert read_log(path)[-1]["step"] == 3
+    return read_log(_put(folder, "log.jsonl", content))
+
+
+def _training(folder: Path, content: bytes) -> Any:
+    from refattn.training.config import read_config
+
+    return read_config(_put(folder, "training.toml", content)).identity()
+
+
+_TRAINING = b"""steps = 3
+data = {kind = "recall", n_pairs = 2}
+model = {n_layers = 1, width = 8, n_heads = 2}
+batch = {n = 16, rows = 2}
+optimizer = {rate = 0.1}
+"""
+
+
 READERS = {
     "npz": Reader(_npz, _npz_seeds),
     "cache": Reader(_cache, _cache_seeds),
@@ -286,6 +352,11 @@ READERS = {
     "records": Reader(_records, _records_seeds),
     "scorer": Reader(_scorer, _scorer_seeds),
     "decompose": Reader(_decomposed, _decomposed_seeds),
+    "tokens": Reader(_tokens, _tokens_seeds),
+    "tokenizer": Reader(_tokenizer, _tokenizer_seeds, needs="tokenizers"),
+    "checkpoint": Reader(_checkpoint, _checkpoint_seeds, needs="safetensors"),
+    "training-log": Reader(_log, lambda _: [b'{"step": 1, "loss": 2.5}\n{"step": 2, "loss": 2.25}\n{"st']),
+    "training": Reader(_training, lambda _: [_TRAINING]),
 }
 
 
@@ -307,7 +378,8 @@ def main(name: str, *options: str) -> None:
         import refattn.experiments.records
         import refattn.models.scorer
         import refattn.models.weights
-        import refattn.testing  # noqa: F401
+        import refattn.testing
+        import refattn.training.config  # noqa: F401
 
     reader = READERS[name]
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as place:

@@ -186,22 +186,10 @@ def fit_layer(work: Work, layer: int, budget: int, on_pass: Callable[[int], None
     write_arrays(work.scorer_path(work.kind, budget, layer), dict(zip(_LEARNED, arrays, strict=True)))
 
 
-class _Residuals(Llama):
-    """A decoder that notes the mean square of the residual stream, as it enters each layer's two halves and the end."""
-
-    sizes: list[float]
-
-    def _rms_norm(self, x: FloatArray, gain: FloatArray) -> FloatArray:
-        self.sizes.append(float(np.square(x[FIRST_ROW:]).sum(axis=1).mean()))
-        return super()._rms_norm(x, gain)
-
-
 def residual_sizes(model: Llama, tokens: NDArray[np.int64]) -> list[float]:
     """Return the mean square of the residual stream that every layer's attention is added to."""
-    noting = _Residuals(model.config, model.weights, dtype=model.dtype)
-    noting.sizes = []
-    noting.hidden(tokens)
-    return noting.sizes[: 2 * model.config.n_layers : 2]
+    *entering, _ = (float(np.square(x[FIRST_ROW:]).sum(axis=1).mean()) for x in model.streams(tokens))
+    return entering
 
 
 def share(work: Work, budget: int, scorer: Scorer) -> list[Counts]:

@@ -3,6 +3,7 @@
 from refattn.report.claims import (
     applications,
     convbasis,
+    decoder,
     dense,
     fast,
     inference,
@@ -19,7 +20,7 @@ from refattn.report.ledger import Claim
 
 _SUBJECTS = (
     dense, convbasis, inference, tolerance, fast, real_heads, model, training, lowrank, applications,
-    sparsek, sparsek_fast, sparsek_model,
+    sparsek, sparsek_fast, sparsek_model, decoder,
 )  # fmt: skip
 
 ALL: tuple[Claim, ...] = tuple(

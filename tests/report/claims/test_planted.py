@@ -17,6 +17,8 @@ from refattn.convbasis.fast import blocks
 from refattn.convbasis.fast.softmax import FastSoftmax
 from refattn.convbasis.guarded import softmax as guarded
 from refattn.experiments.conv import full_attention
+from refattn.models.attentions import sparsek as sparsek_in_layers
+from refattn.models.layers import named
 from refattn.report.claims import ALL
 from refattn.report.ledger import FAILS, HOLDS, HOLDS_IF, run_each
 
@@ -172,6 +174,8 @@ PLANTED = {
     "sparsek.model-gap-128-long": [RECORDS_WORSE],
     "sparsek.model-learning": [RECORDS_WORSE],
     "sparsek.model-passkey": [RECORDS_WORSE],
+    "decoder.gradients": [result("rms_norm_backward", field_off("x"), named)],
+    "decoder.sparsek-gradients": [result("sparsek_attention_backward", field_off("scores"), sparsek_in_layers)],
     "sparsek.scorer-files": [result("load_scorer", planters.eight_times_as_large)],
 }  # fmt: skip
 

