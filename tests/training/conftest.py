@@ -1,7 +1,5 @@
 """A decoder small enough to train in a test, its task, and its trainer."""
 
-import os
-
 import numpy as np
 import pytest
 
@@ -13,12 +11,6 @@ TINY = LlamaConfig(
     n_layers=2, width=8, ffn_width=16, vocab_size=TASK.vocab_size, n_heads=2, n_kv_heads=1, head_width=4,
     context_length=16, rope_base=1e4, norm_eps=1e-5,
 )  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def long():
-    """Whether to take the time (``REFATTN_ROBUSTNESS=long``)."""
-    return os.environ.get("REFATTN_ROBUSTNESS") == "long"
 
 
 @pytest.fixture

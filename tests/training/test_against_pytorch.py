@@ -5,6 +5,7 @@ The PyTorch side is written out here, from the definition: nothing of this packa
 
 import numpy as np
 import pytest
+from lengths import CAMPAIGN
 
 from refattn.models import Decoder, LlamaConfig
 from refattn.training import AdamW, Trainer, WarmupCosine, Windows
@@ -13,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 SIZES = {
     "short": (LlamaConfig(2, 16, 40, 50, 4, 2, 4, 32, 1e4, 1e-5), 32, 4, 12),
-    "long": (LlamaConfig(4, 128, 344, 256, 4, 2, 32, 256, 1e4, 1e-5), 256, 4, 200),
+    "campaign": (LlamaConfig(4, 128, 344, 256, 4, 2, 32, 256, 1e4, 1e-5), 256, 4, 200),
 }
 """Configuration, n, rows and steps."""
 TOP, WARMUP, LEAST, DECAY = 3e-3, 4, 3e-4, 0.1
@@ -81,8 +82,8 @@ def torch_curve(config, parameters, windows, steps):
     return np.array(losses)
 
 
-def test_the_loss_curve_is_pytorchs(long):
-    config, n, rows, steps = SIZES["long" if long else "short"]
+def test_the_loss_curve_is_pytorchs():
+    config, n, rows, steps = SIZES["campaign" if CAMPAIGN else "short"]
     text = np.random.default_rng(0).zipf(1.5, size=40 * n) % config.vocab_size
     windows, model = Windows(text, n, rows, seed=0), Decoder.initial(config, seed=1, dtype=np.float64)
     theirs = torch_curve(config, model.parameters, windows, steps)

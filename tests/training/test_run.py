@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lengths import CAMPAIGN
 
 from refattn._files import exclusively
 from refattn.training import (
@@ -25,8 +26,8 @@ from refattn.training.run import CHECKPOINT, LOG
 pytestmark = pytest.mark.needs("safetensors")
 
 
-def test_a_training_killed_at_random_moments_ends_with_the_same_bits(tmp_path, long):
-    kills, steps = (50, 1500) if long else (3, 80)
+def test_a_training_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
+    kills, steps = (50, 1500) if CAMPAIGN else (3, 80)
     script = Path(__file__).with_name("killed.py")
     done = subprocess.run(
         [sys.executable, script, tmp_path, str(kills), str(steps)], capture_output=True, text=True, timeout=600
