@@ -76,6 +76,7 @@ PACKAGES = (
     "refattn.testing.real_heads",
     "refattn.testing.vectors",
     "refattn.models",
+    "refattn.models.layers",
     "refattn.training",
     "refattn.experiments",
     "refattn.report",

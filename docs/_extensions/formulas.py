@@ -22,7 +22,7 @@ GREEK = {
     "φ": "varphi", "ψ": "psi", "ω": "omega", "Γ": "Gamma", "Δ": "Delta", "Θ": "Theta", "Λ": "Lambda", "Π": "Pi",
     "Φ": "Phi", "Ψ": "Psi", "Ω": "Omega",
 }  # fmt: skip
-RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻ᵀʳ°", [*"0123456789", "-", r"\top ", "r", r"\circ "], strict=True))
+RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻ᵀʳⁿ°", [*"0123456789", "-", r"\top ", "r", "n", r"\circ "], strict=True))
 LOWERED = dict(zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True))
 ACCENTS = {"\u0303": "tilde", "\u0302": "hat", "\u0304": "bar"}
 OPERATORS = {"exp", "log", "max", "min", "tanh", "cos", "sin", "inf", "sup", "det"}
@@ -44,7 +44,7 @@ CODE = re.compile(r'["\\#$%@`]|->|\*\*|//|--|\w\w=\w|\w\.[a-z]\w|__|\(…')
 NUMBERED = re.compile(r"\s{3,}\(\d\)\s*$")
 """The end of a formula that the text refers to."""
 
-LETTER = r"[^\W\d_⁰¹²³⁴-⁹ᵀʳ₀-₉½¼]"
+LETTER = r"[^\W\d_⁰¹²³⁴-⁹ᵀʳⁿ₀-₉½¼]"
 RELATIONS = "=≤≥<>≈∈⊆"
 TOKEN = re.compile(
     rf"(?P<space>\s+)|(?P<name>[a-z]{{3,}}(?:_[a-z]{{3,}})+|n_[a-z]{{4,}})|(?P<word>{LETTER}(?:{LETTER}|[0-9\u0302-\u0304])*)"
