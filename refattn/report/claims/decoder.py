@@ -65,7 +65,8 @@ def _gradients(quick: bool) -> Measurement:
 @claim("decoder.sparsek-gradients", "arXiv 2406.16747, SparseK attention trained with its scoring network",
        "The gradient of a decoder's loss reaches the scorer of SparseK attention, and the layers below through it.",
        check="worst relative error of a parameter's gradient against fourth-order central differences",
-       planted="the gradient of the scores off by 0.1 %")  # fmt: skip
+       planted="the gradient of the scores off by 0.1 %",
+       covers=("scoring network with timestep normalisation",))  # fmt: skip
 def _sparsek_gradients(quick: bool) -> Measurement:
     n, attention = 12 if quick else 24, SparseKAttention(n_select=3, window=3)
     worst, inputs = _worst_error(LLAMA, n, 1e-5, attention)  # a small step, so that no kink is met
