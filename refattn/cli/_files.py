@@ -21,10 +21,11 @@ STANDARD_OUTPUT = Path("-")
 
 
 def progress_bar(*more: ProgressColumn) -> Progress:
-    """Return a bar of what is done, of how much, and since when, which vanishes at the end."""
+    """Return a bar of what is done, of how much, and since when, which vanishes at the end; none but on a terminal."""
     description = TextColumn("{task.description}", markup=False)
     columns = (description, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), *more)
-    return Progress(*columns, console=console(stderr=True), transient=True)
+    screen = console(stderr=True)
+    return Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal)  # it ends with a line
 
 
 def require_targets(targets: Mapping[str, Path | None], *, read: Path | None = None) -> None:

@@ -122,6 +122,7 @@ def read_heads(
     >>> count, next(heads).logits.shape
     (1, (5, 5))
     """
+    as_option("matrix", kind := matrix or "logits", ("logits", "attention"))
     judge = partial(_first_positions, length=length)
     arrays = read_npz(path, NAMES, judge) if path.suffix == ".npz" else {"h": read_npy(path, judge)}
     if "h" in arrays:
@@ -129,7 +130,6 @@ def read_heads(
             raise ValueError(f"{path}: arrays {', '.join(arrays)} came; q and k (and v), or h alone was wanted")
         if scale is not None:
             raise ValueError(f"scale: {scale} came with logits, which have theirs; none was wanted")
-        as_option("matrix", kind := matrix or "logits", ("logits", "attention"))
         require_memory("h: logits", 8 * arrays["h"].shape[-1] ** 2 * 6)
         (h,) = as_float_arrays(h=_at_least_single(arrays["h"]))
         chosen = _chosen(only, h.shape[:-2])
