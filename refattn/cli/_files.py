@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
@@ -56,10 +58,13 @@ def _why_not(target: Path) -> str:
             return f"the folder of {target} does not exist"
         if target.is_dir():
             return f"{target} is a folder, a file was wanted"
-        writable = os.access(target if target.exists() and not target.is_file() else folder, os.W_OK)
+        if not target.exists() or target.is_file():
+            tempfile.TemporaryFile(dir=folder).close()  # a new file takes the place of an old one
+        elif not os.access(target, os.W_OK):
+            return f"{target} cannot be written: {os.strerror(errno.EACCES)}"
     except OSError as error:
         return f"{target} cannot be written: {error.strerror}"
-    return "" if writable else f"{target} cannot be written: {os.strerror(13)}"
+    return ""
 
 
 def as_json(data: Any) -> str:

@@ -150,7 +150,7 @@ def test_one_head_can_be_chosen(tmp_path):
         (["heads.npz", "--head", "7"], "head: 7 came"),
         (["heads.npz", "--tolerance", "0"], "tolerance: 0.0 came"),
         (["heads.npz", "--length", "151"], "length: 151 came"),
-        (["heads.npz", "--matrix", "weights"], "logits or attention was wanted"),
+        (["heads.npz", "--matrix", "weights"], "one of 'logits', 'attention' was wanted"),
         (["heads.npz", "--json", "nowhere/d.json"], "does not exist"),
         (["heads.npz", "--scale", "nan"], "scale: nan came"),
     ],

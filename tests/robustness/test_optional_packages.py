@@ -40,6 +40,8 @@ NOT_BEHIND_A_SKIP = {
     ("tests/fuzz/readers.py", "_gguf_seeds"): "READERS says what each needs, and the tests are marked with it",
     ("tests/fuzz/readers.py", "_safetensors_seeds"): "the same",
     ("tests/fuzz/readers.py", "main"): "a command, not a test",
+    ("tests/decoders.py", "torch_loss_and_gradients"): "tests that call it stand behind a skip",
+    ("tests/decoders.py", "torch_loss"): "the same",
 }
 
 
