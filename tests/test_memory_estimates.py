@@ -98,10 +98,10 @@ def file_of(array, archive):
     return run
 
 
-def decomposition(n):
+def decomposition(n, *, matrix):
     def run(tmp_path):
         q, k, v = attention_inputs(n, 4, seed=0)
-        np.savez(tmp_path / "heads.npz", q=q, k=k, v=v)
+        np.savez(tmp_path / "heads.npz", **({"h": np.tril(q @ k.T)} if matrix else {"q": q, "k": k, "v": v}))
         return lambda: [measure_head(head, terms=4) for head in read_heads(tmp_path / "heads.npz")[1]]
 
     return run
@@ -169,7 +169,10 @@ ESTIMATES = {
         "one-hot, wide": ("arrays of", lambda: lambda: attention_inputs(10, 600, seed=0, kind="one-hot")),
         "rotary": ("arrays of", lambda: lambda: rope_structured(10_000, 16, starts=4, seed=0, lead=(2,))),
     },
-    "decomposition.reading": {"a head": ("logits", lambda: decomposition(500))},
+    "decomposition.reading": {
+        "a head": ("q: logits", lambda: decomposition(500, matrix=False)),
+        "a matrix": ("h: logits", lambda: decomposition(500, matrix=True)),
+    },
     "decomposition.arrays": {
         "npy": ("h", lambda: file_of(np.eye(600), archive=False)),
         "npz": ("h", lambda: file_of(np.eye(600), archive=True)),

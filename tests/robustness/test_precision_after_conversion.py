@@ -139,14 +139,17 @@ def rounded(array, stored):
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
 
 
-@pytest.mark.parametrize("saved", ["own", "float32", "float64"])
-@pytest.mark.parametrize("stored", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize(
+    ("stored", "saved"),
+    [
+        *((stored, saved) for stored in ("float16", "bfloat16", "float32") for saved in ("own", "float32", "float64")),
+        *(("float64", saved) for saved in ("own", "float64")),
+    ],
+)
 def test_columns_count_as_equal_within_the_rounding_of_what_was_stored(stored, saved, tmp_path):
     q, k, v, _ = rope_structured(64, 16, starts=[0, 20, 45], seed=3)
     coarse = {name: rounded(a, stored) for name, a in zip("qkv", (q, k, v), strict=True)}
     if saved != "own":
-        if saved == "float32" and stored == "float64":
-            pytest.skip("the file is the coarser one")
         coarse = {name: a.astype(saved) for name, a in coarse.items()}
     np.savez(tmp_path / "heads.npz", **coarse)
     own = saved == "own" and stored != "bfloat16"
