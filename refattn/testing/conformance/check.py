@@ -159,7 +159,7 @@ def _texts(argument: str, given: str | Iterable[str], names: list[str]) -> tuple
     for text in texts:
         if not isinstance(text, str):
             raise TypeError(f"{argument}: {text!r} came, a text in a case's name was wanted")
-        if not text or not any(text in name for name in names):
+        if not any(text in name for name in names):
             raise ValueError(f"{argument}: no case's name contains {text!r}; the names are {', '.join(names)}")
     return texts
 
