@@ -2,8 +2,9 @@
 
 A mask is given to `refattn.dense_attention` as ``"causal"``, ``"full"``, one of the objects below, a boolean array
 (True: may be seen), an additive floating array (−inf: may not be seen), or a tuple of these, which all apply. A tuple
-of numbers, or of tuples and lists of them, is one array, as everywhere in NumPy; a tuple of arrays that could be the
-rows of one array is refused: ``np.array(mask)`` says that it is one, ``("full", *mask)`` that all apply.
+of numbers, or of tuples and lists of them, is one array, as everywhere in NumPy; a tuple of arrays that could as well
+be the rows or the heads of one array is refused: ``np.array(mask)`` says that it is one, ``("full", *mask)`` that all
+apply.
 
 What an additive array adds to a whole row of logits cancels in the softmax, but rounds the logits away on the way to it
 if it is as large as −10⁹ or the lowest number, which the field writes for "may not be seen". Where the largest addend
@@ -154,7 +155,7 @@ class RowMask:
         self.booleans: list[NDArray[np.bool_]] = []
         self.biases: list[FloatArray] = []
         self._sizes: list[float] = []  # of the largest entry of each bias
-        for part in _parts(mask):
+        for part in _parts(mask, (*layout.lead, n_q, n_k)):
             if isinstance(part, str):
                 if as_option("mask", part, ("causal", "full")) == "causal":
                     self.patterns.append(Causal())
@@ -275,8 +276,8 @@ class RowMask:
         return seen
 
 
-def _parts(mask: Any) -> tuple[Any, ...]:
-    """Return the conditions that a mask consists of; refuse a tuple that may be several or the rows of one array."""
+def _parts(mask: Any, shape: tuple[int, ...]) -> tuple[Any, ...]:
+    """Return the conditions that a mask consists of; refuse a tuple that may be several or one array of this shape."""
     if not isinstance(mask, tuple):
         return (mask,)
     if any(isinstance(part, (str, Causal, SlidingWindow)) for part in mask):
@@ -284,9 +285,19 @@ def _parts(mask: Any) -> tuple[Any, ...]:
     arrays = [as_array("mask", part) for part in mask if hasattr(part, "__array__") or hasattr(part, "__dlpack__")]
     if mask and not any(array.ndim for array in arrays):
         return (mask,)  # numbers, or tuples and lists of them
-    if len(mask) > 1 and len({as_array("mask", part).shape for part in mask}) == 1:
+    if len(mask) > 1 and _may_be_one([as_array("mask", part) for part in mask], shape):
         raise ValueError(
             f"mask: a tuple of {len(mask)} arrays of one shape came, which may be the rows of one array or several"
             ' masks; np.array(mask) for the one, ("full", *mask) for the other was wanted'
         )
     return mask
+
+
+def _may_be_one(arrays: list[NDArray[Any]], shape: tuple[int, ...]) -> bool:
+    """Whether arrays, one below the other, are an array of one kind that broadcasts to a shape."""
+    if len({array.shape for array in arrays}) > 1 or len({array.dtype.kind for array in arrays}) > 1:
+        return False
+    try:
+        return np.broadcast_shapes((len(arrays), *arrays[0].shape), shape) == shape
+    except ValueError:
+        return False

@@ -40,19 +40,34 @@ def test_a_tuple_with_a_name_or_a_pattern_in_it_is_several_masks_and_its_tuples_
     assert np.array_equal(dense_attention(Q, K, V, mask=()), dense_attention(Q, K, V, mask="full"))
 
 
+BOTH = np.array(SQUARE), ~np.eye(N, dtype=bool)
+
+
 @pytest.mark.parametrize(
-    "mask",
+    ("heads", "mask"),
     [
-        tuple(np.array(SQUARE)),
-        (np.array(SQUARE), ~np.eye(N, dtype=bool)),
-        (np.array(SQUARE[0]), SQUARE[1], SQUARE[2]),
-        (np.zeros(N), (0.0, 1.0, 2.0)),
+        (1, tuple(np.array(SQUARE))),
+        (1, (np.array(SQUARE[0]), SQUARE[1], SQUARE[2])),
+        (1, (np.zeros(N), (0.0, 1.0, 2.0), [0.0, 0.0, 0.0])),
+        (2, BOTH),
     ],
-    ids=["rows", "two squares", "rows of two kinds", "array and tuple"],
+    ids=["rows", "rows and lists", "rows, lists, tuples", "heads"],
 )
-def test_arrays_that_may_be_rows_or_masks_are_refused_with_both_remedies(mask):
+def test_arrays_that_may_be_rows_or_masks_are_refused_with_both_remedies(heads, mask):
+    q, k, v = (np.stack(heads * [array]) for array in (Q, K, V))
     with pytest.raises(ValueError, match=r"^mask: a tuple of \d arrays of one shape came, .*np.array\(mask\) .*\*mask"):
-        dense_attention(Q, K, V, mask=mask)
+        dense_attention(q, k, v, mask=mask)
+
+
+@pytest.mark.parametrize(
+    ("heads", "mask"),
+    [(1, BOTH), (3, BOTH), (2, (BOTH[0], np.eye(N))), (1, (BOTH[0][0], BOTH[1][0]))],
+    ids=["no head", "other heads", "boolean and additive", "fewer than rows"],
+)
+def test_arrays_that_can_only_be_several_masks_all_apply(heads, mask):
+    q, k, v = (np.stack(heads * [array]) for array in (Q, K, V))
+    right = dense_attention(q, k, v, mask=("full", *mask))
+    assert np.array_equal(dense_attention(q, k, v, mask=mask), right)
 
 
 def test_both_remedies_are_taken():
