@@ -1,17 +1,22 @@
-"""Loss of a small language model against steps, in training and held out, from the shipped records."""
+"""Held-out loss of a small language model against steps, by attention, from the shipped records."""
 
-from style import BLUE, GREY, INK, plt
+from style import BLUE, INK, ORANGE, plt
 
 RECORDS = "trainings"
+ATTENTIONS = {
+    "exact": (INK, "o", "exact attention"),
+    "window": (ORANGE, "s", "16 newest pairs"),
+    "sparsek": (BLUE, "^", "16 newest, 16 selected by SparseK"),
+}
 
 
 def draw(rows):
     """Return the figure."""
     figure, axis = plt.subplots(figsize=(5.6, 3.2), layout="constrained")
-    steps = [row["step"] for row in rows]
-    axis.plot(steps, [row["loss"] for row in rows], color=BLUE, marker="o", ms=3, label="the step's batch")
-    axis.plot(steps, [row["held_out_loss"] for row in rows], color=INK, marker="o", ms=3, label="held-out plays")
-    axis.axhline(5.55, color=GREY, lw=0.8, ls=":", label="knowing nothing: log 257")
-    axis.set(xlabel="steps", ylabel="loss, nats a byte")
+    for name, (color, marker, label) in ATTENTIONS.items():
+        of_it = [row for row in rows if row["name"] == name]
+        steps, losses = ([row[key] for row in of_it] for key in ("step", "held_out_loss"))
+        axis.plot(steps, losses, color=color, marker=marker, ms=3, label=label)
+    axis.set(xlabel="steps", ylabel="held-out loss, nats a byte")
     axis.legend()
     return figure
