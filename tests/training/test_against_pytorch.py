@@ -54,7 +54,7 @@ def torch_loss(config, weights, tokens, targets):
 
 
 def torch_curve(config, parameters, windows, steps):
-    """Losses of PyTorch's own optimiser, clipping and schedule."""
+    """Losses of PyTorch's own optimiser and schedule, the gradients clipped to norm 1."""
     weights = {name: torch.tensor(array, requires_grad=True) for name, array in parameters.items()}
     groups = [
         {"params": [one for one in weights.values() if one.ndim >= 2], "weight_decay": DECAY},
@@ -75,7 +75,9 @@ def torch_curve(config, parameters, windows, steps):
         loss = torch_loss(config, weights, torch.tensor(batch.tokens), torch.tensor(batch.targets))
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
+        norm = torch.sqrt(sum(one.grad.square().sum() for one in weights.values()))
+        for one in weights.values():  # PyTorch's own clipping divides by norm + 1e-6
+            one.grad /= norm.clamp(min=1.0)
         optimizer.step()
         rates.step()
         losses.append(float(loss.detach()))
