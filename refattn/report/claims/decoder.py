@@ -49,7 +49,7 @@ def _worst_error(
 @claim("decoder.gradients", "ours",
        "The gradient of a decoder's loss with respect to every parameter, of the Llama and of the GPT-2 family, is its"
        " derivative.",
-       check="worst relative error of a parameter's gradient against fourth-order central differences",
+       check="worst relative error of a parameter's gradient against fourth-order central differences, beyond rounding",
        planted="the gradient of a norm's input off by 0.1 %")  # fmt: skip
 def _gradients(quick: bool) -> Measurement:
     n = 8 if quick else 24
@@ -64,7 +64,7 @@ def _gradients(quick: bool) -> Measurement:
 
 @claim("decoder.sparsek-gradients", "arXiv 2406.16747, SparseK attention trained with its scoring network",
        "The gradient of a decoder's loss reaches the scorer of SparseK attention, and the layers below through it.",
-       check="worst relative error of a parameter's gradient against fourth-order central differences",
+       check="worst relative error of a parameter's gradient against fourth-order central differences, beyond rounding",
        planted="the gradient of the scores off by 0.1 %",
        covers=("scoring network with timestep normalisation",))  # fmt: skip
 def _sparsek_gradients(quick: bool) -> Measurement:
