@@ -50,4 +50,5 @@ def run(item: Item) -> list[Record]:
     if outcome.interrupted:
         raise KeyboardInterrupt
     lines = read_log(Path(item["folder"], LOG))
-    return [{key: line[key] for key in ("step", "loss", "held_out_loss")} for line in lines if "held_out_loss" in line]
+    keys = ("step", "loss", "held_out_loss", "held_out_accuracy")
+    return [{key: line[key] for key in keys} for line in lines if "held_out_loss" in line]

@@ -25,6 +25,7 @@ from refattn.models.encoder import (
 )
 from refattn.models.generation import RememberingAttention, generate
 from refattn.models.llama import Attention, Capture, Llama, Observer, exact_attention
+from refattn.models.output import Evaluation
 from refattn.models.safetensors_file import minilm_folder, read_safetensors
 from refattn.models.scorer import Scorer, load_scorer, read_scorer
 from refattn.models.texts import essays, shakespeare_text
@@ -39,6 +40,7 @@ __all__ = [
     "DifferentiableAttention",
     "Encoder",
     "EncoderConfig",
+    "Evaluation",
     "ExactAttention",
     "GGUFFile",
     "GPT2Config",

@@ -6,8 +6,7 @@ the same chain, from its end:
 
     x = embedding        x = layer(x), layer by layer        h = norm(x)        loss = mean cross-entropy(W h, targets)
 
-The last two steps are taken a block of rows at a time, forward and backward, so that the logits of all rows never
-stand in memory.
+The last two steps are `refattn.models.output`: a block of rows at a time, forward and backward.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from refattn._overflow import overflow_judged
 from refattn._validation import FloatArray, as_count, as_flag, as_float_arrays, as_float_dtype, require_kind
-from refattn.models._batch import Batch, as_batch
+from refattn.models._batch import as_batch
 from refattn.models._finiteness import NotFiniteError as NotFiniteError
 from refattn.models._finiteness import require_finite_in
 from refattn.models.attentions.exact import ExactAttention
@@ -31,23 +30,17 @@ from refattn.models.layers.attention_block import (
     attention_block_backward,
     attention_block_forward,
 )
-from refattn.models.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from refattn.models.layers.embedding import embedding_backward, embedding_forward
 from refattn.models.layers.feed_forward_block import (
     FeedForwardBlockCache,
     feed_forward_block_backward,
     feed_forward_block_forward,
 )
-from refattn.models.layers.linear import linear_backward, linear_forward
 from refattn.models.layers.named import Gradients, named_norm_backward, named_norm_forward, within
 from refattn.models.layers.rotary import ComplexArray, rotation
+from refattn.models.output import Evaluation, evaluate_output, output_loss_and_gradient
 
 EMBEDDINGS = ("token_embd.weight", "position_embd.weight")
-
-_LOGITS = 1 << 21
-"""Logits that are held at once, and"""
-_LEAST_ROWS = 512
-"""at least so many rows of them: a product with fewer rows takes longer a row."""
 
 
 class _LayerCache(NamedTuple):
@@ -175,6 +168,41 @@ class Decoder:
             parameters |= {f"blk.{layer}.{name}": array.astype(kind) for name, array in own.items()}
         return cls(config, parameters)
 
+    def evaluate(
+        self,
+        tokens: ArrayLike,
+        targets: ArrayLike,
+        weights: ArrayLike | None = None,
+        attention: DifferentiableAttention | None = None,
+    ) -> Evaluation:
+        """Tell how well each target is foretold; errors are those of `loss_and_gradients`.
+
+        Parameters
+        ----------
+        tokens, targets, weights, attention : array_like, DifferentiableAttention
+            As for `Decoder.loss_and_gradients`.
+
+        Returns
+        -------
+        Evaluation
+            The loss and the share of the targets that are right, and both target by target.
+
+        Examples
+        --------
+        >>> config = GPT2Config(n_layers=1, width=8, ffn_width=16, vocab_size=10, n_heads=2, context_length=16)
+        >>> found = Decoder.initial(config, seed=0).evaluate([[3, 1, 4]], [[1, 4, 1]], weights=[[0, 1, 1]])
+        >>> found.losses.round(1), bool(found.accuracy == found.right[0, 1:].mean())
+        (array([[nan, 2.3, 2.3]]), True)
+        """
+        batch = as_batch(self.config, tokens, targets, weights)
+        attend = self._attention(attention)
+        with overflow_judged():
+            x, turn = self._embedded(batch.tokens)
+            for layer in range(self.config.n_layers):
+                x, _ = self._layer_forward(layer, x, turn, attend)
+            h, _ = named_norm_forward(x, self.parameters, "output_norm", self.config.norm_eps)
+            return evaluate_output(h, self.parameters, batch)
+
     def loss(
         self,
         tokens: ArrayLike,
@@ -189,14 +217,7 @@ class Decoder:
         tokens, targets, weights, attention : array_like, DifferentiableAttention
             As for `Decoder.loss_and_gradients`.
         """
-        batch = as_batch(self.config, tokens, targets, weights)
-        attend = self._attention(attention)
-        with overflow_judged():
-            x, turn = self._embedded(batch.tokens)
-            for layer in range(self.config.n_layers):
-                x, _ = self._layer_forward(layer, x, turn, attend)
-            h, _ = named_norm_forward(x, self.parameters, "output_norm", self.config.norm_eps)
-            return self._head(h, batch, None)[0]
+        return self.evaluate(tokens, targets, weights, attention).loss
 
     def loss_and_gradients(
         self,
@@ -261,7 +282,7 @@ class Decoder:
                     caches.append(cache)
             h, norm = named_norm_forward(x, self.parameters, "output_norm", self.config.norm_eps)
             # forward: loss = mean cross-entropy(W h, targets)
-            loss, dh = self._head(h, batch, gradients)
+            loss, dh = output_loss_and_gradient(h, self.parameters, batch, gradients)
             # forward: h = norm(x)
             dx = named_norm_backward(dh, norm, gradients, "output_norm")
             for layer in reversed(range(self.config.n_layers)):
@@ -337,30 +358,6 @@ class Decoder:
         if isinstance(config, GPT2Config) and gradients.want("position_embd.weight"):
             _, cache = embedding_forward(np.arange(tokens.shape[-1]), self.parameters["position_embd.weight"])
             gradients.add("position_embd.weight", embedding_backward(dx.sum(axis=0), cache))
-
-    def _head(self, h: FloatArray, batch: Batch, gradients: Gradients | None) -> tuple[float, FloatArray]:
-        """Return the loss, and the gradient of h if gradients are wanted, a block of rows at a time."""
-        name = "output.weight" if "output.weight" in self.parameters else "token_embd.weight"
-        table, rows = self.parameters[name], h.reshape(-1, h.shape[-1])
-        targets, share = batch.targets.ravel(), batch.shares.ravel()
-        dh = np.empty_like(rows) if gradients is not None else rows[:0]
-        losses = np.empty(len(rows))
-        step = max(_LEAST_ROWS, _LOGITS // len(table))
-        for start in range(0, len(rows), step):
-            block = slice(start, start + step)
-            logits, of_logits = linear_forward(rows[block], table)
-            losses[block], of_losses = cross_entropy_forward(logits, targets[block])
-            if gradients is not None:
-                # forward: losses, and their weighted mean
-                dlogits = cross_entropy_backward(share[block], of_losses)
-                # forward: logits = h @ table.T
-                found = linear_backward(dlogits, of_logits, weight=gradients.want(name))
-                dh[block] = found.x
-                gradients.add(name, found.weight)
-        loss = float(losses @ share)
-        if not np.isfinite(loss):
-            raise NotFiniteError("output", "the loss")
-        return loss, dh.reshape(h.shape) if gradients is not None else dh
 
     def _attention(self, attention: DifferentiableAttention | None) -> DifferentiableAttention:
         """Return the attention, whose parameters have to be there."""

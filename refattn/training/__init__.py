@@ -23,7 +23,7 @@ from refattn.training.run import Outcome, run_training
 from refattn.training.schedule import WarmupCosine
 from refattn.training.token_file import TokenFile, open_tokens, write_tokens
 from refattn.training.tokenizer import BPETokenizer, ByteTokenizer, TextTokenizer, train_bpe
-from refattn.training.trainer import Step, Trainable, Trainer, TrainingStoppedError
+from refattn.training.trainer import Evaluated, HeldOut, Step, Trainable, Trainer, TrainingStoppedError
 
 __all__ = [
     "AdamW",
@@ -32,6 +32,8 @@ __all__ = [
     "ByteTokenizer",
     "Corpus",
     "Document",
+    "Evaluated",
+    "HeldOut",
     "Log",
     "OtherCheckpointError",
     "Outcome",

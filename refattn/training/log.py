@@ -75,8 +75,8 @@ def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        ``step``, ``loss``, ``gradient_norm``, ``rate``, ``tokens_per_second``, and ``held_out_loss`` where it was
-        measured.
+        ``step``, ``loss``, ``gradient_norm``, ``rate``, ``tokens_per_second``, and ``held_out_loss`` and
+        ``held_out_accuracy`` where they were measured.
 
     Raises
     ------

@@ -78,7 +78,8 @@ def run_training(
     held_out : callable, optional
         ``held_out() -> batches``, the same ones every time; without it nothing is measured.
     evaluate_every : int, optional
-        Steps from one measurement of the held-out loss to the next; at least 1. It comes after the last step too.
+        Steps from one measurement of the held-out loss and accuracy to the next; at least 1. It comes after the last
+        step too.
     on_step : callable, optional
         ``on_step(line)``, called with every line of the log.
 
@@ -137,7 +138,8 @@ def run_training(
                 asked = interruption.asked
                 last = trainer.steps >= steps
                 if held_out is not None and (last or trainer.steps % evaluate_every == 0):
-                    line["held_out_loss"] = trainer.held_out_loss(held_out())
+                    found = trainer.held_out(held_out())
+                    line["held_out_loss"], line["held_out_accuracy"] = found
                 log.write(line)
                 if last or asked or trainer.steps % save_every == 0:
                     trainer.require_finite_parameters()

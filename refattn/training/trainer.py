@@ -46,6 +46,29 @@ class TrainingStoppedError(ArithmeticError):
         self.step = step
 
 
+class Evaluated(Protocol):
+    """What `Trainable.evaluate` returns, such as a `refattn.models.Evaluation`.
+
+    Attributes
+    ----------
+    loss, accuracy : float
+        In nats, and from 0 to 1.
+
+    Examples
+    --------
+    >>> Evaluated.__name__
+    'Evaluated'
+    """
+
+    @property
+    def loss(self) -> float:
+        """In nats."""
+
+    @property
+    def accuracy(self) -> float:
+        """From 0 to 1."""
+
+
 class Trainable(Protocol):
     """What is trained, such as a `refattn.models.Decoder`.
 
@@ -65,8 +88,8 @@ class Trainable(Protocol):
 
     parameters: dict[str, FloatArray]
 
-    def loss(self, tokens: Any, targets: Any, weights: Any = None, attention: Any = None) -> float:
-        """Return the weighted mean of the targets' cross-entropy.
+    def evaluate(self, tokens: Any, targets: Any, weights: Any = None, attention: Any = None) -> Evaluated:
+        """Return the weighted mean of the targets' cross-entropy, and the weighted share of those that are right.
 
         Parameters
         ----------
@@ -82,7 +105,7 @@ class Trainable(Protocol):
         Parameters
         ----------
         tokens, targets, weights, attention : array_like, array_like, array_like, object
-            As for `loss`.
+            As for `evaluate`.
         recompute : bool, optional
             Compute every layer's activations again in the backward, and save their memory.
         """
@@ -113,6 +136,26 @@ class Step(NamedTuple):
     gradient_norm: float
     rate: float
     tokens: int
+
+
+class HeldOut(NamedTuple):
+    """What a model makes of batches that it does not learn from.
+
+    Attributes
+    ----------
+    loss, accuracy : float
+        Weighted means over the targets: of the cross-entropy, in nats, and of being right, from 0 to 1.
+
+    Examples
+    --------
+    `Trainer.held_out` gives it.
+
+    >>> HeldOut._fields
+    ('loss', 'accuracy')
+    """
+
+    loss: float
+    accuracy: float
 
 
 class Trainer:
@@ -203,8 +246,8 @@ class Trainer:
         self.optimizer.step(self.model.parameters, gradients, rate)
         return Step(taken + 1, loss, norm, rate, batch.tokens.size)
 
-    def held_out_loss(self, batches: Iterable[Batch]) -> float:
-        """Return the mean loss over batches.
+    def held_out(self, batches: Iterable[Batch]) -> HeldOut:
+        """Return the mean loss over batches, and the share of their targets that the model gets right.
 
         Parameters
         ----------
@@ -214,19 +257,19 @@ class Trainer:
         Raises
         ------
         TrainingStoppedError
-            It is not finite.
+            The loss is not finite.
         ValueError
             There is no batch in which a target counts.
         """
-        total = weight = 0.0
+        loss = right = weight = 0.0
         for batch in batches:
             share = _weight(batch)
-            loss = partial(self.model.loss, *_arrays(batch), attention=self.attention)
-            total += share * self._finite(self.steps, loss)
-            weight += share
+            evaluate = partial(self.model.evaluate, *_arrays(batch), attention=self.attention)
+            found = self._finite(self.steps, evaluate)
+            loss, right, weight = loss + share * found.loss, right + share * found.accuracy, weight + share
         if weight == 0:
             raise ValueError("batches: none in which a target counts came, at least one was wanted")
-        return total / weight
+        return HeldOut(loss / weight, right / weight)
 
     def require_finite_parameters(self) -> None:
         """Raise ``TrainingStoppedError`` unless every parameter is finite, so that no others are kept."""
@@ -264,7 +307,7 @@ class Trainer:
             raise TrainingStoppedError(step, str(error)) from error
         except ValueError as error:  # tokens out of range, or what an attention refuses
             raise ValueError(f"step {step}: {error}") from error
-        loss = found[0] if isinstance(found, tuple) else found
+        loss = found[0]
         if not math.isfinite(loss):
             raise TrainingStoppedError(step, f"{self._first(self.model.parameters)}: the loss is {loss}")
         return found

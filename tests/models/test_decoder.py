@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from decoders import CONFIGS, GPT2, LLAMA, Batch, random_batch, random_decoder, torch_loss, torch_loss_and_gradients
 
-from refattn.models import Decoder, GPT2Config, Llama, NotFiniteError, SparseKAttention
+from refattn.models import Decoder, GPT2Config, Llama, NotFiniteError, SparseKAttention, output
 from refattn.models import decoder as decoder_module
 from refattn.models.layers import attention_block, feed_forward_block, named
 from refattn.models.layers.named import Gradients
@@ -112,8 +112,8 @@ PLANTED: dict[str, tuple[str, Any, str, Any, str]] = {
     "bias-forgotten": ("gpt2", named, "linear_backward", _field("bias", np.zeros_like), "blk.1.ffn_down.bias"),
     "rotary-sign": ("llama", attention_block, "rotary_backward", _turned_on, "blk.1.attn_k.weight"),
     "embedding-used-once": ("llama", Gradients, "add", _used_once, "token_embd.weight"),
-    "target-shifted": ("llama", decoder_module, "cross_entropy_backward", _shifted, "output_norm.weight"),
-    "mask-forgotten": ("gpt2", decoder_module, "cross_entropy_backward", _unmasked, "output_norm.weight"),
+    "target-shifted": ("llama", output, "cross_entropy_backward", _shifted, "output_norm.weight"),
+    "mask-forgotten": ("gpt2", output, "cross_entropy_backward", _unmasked, "output_norm.weight"),
     "silu-without-its-slope": ("llama", feed_forward_block, "swiglu_backward", _gate_without_slope,
                                "blk.1.ffn_gate.weight"),
     "gelu-without-its-slope": ("gpt2", feed_forward_block, "gelu_backward", _without_tanh_slope, "blk.1.ffn_up.weight"),
@@ -188,6 +188,36 @@ def test_weights_may_be_a_mask() -> None:
     model, (tokens, targets, weights) = random_decoder(LLAMA), random_batch()
     loss = model.loss(tokens, targets, np.sign(weights))
     assert model.loss(tokens, targets, weights > 0) == model.loss(tokens, targets, np.sign(weights).astype(int)) == loss
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "own-output"])
+def test_an_evaluation_is_that_of_the_logits_target_by_target(tied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, (tokens, targets, weights) = random_decoder(LLAMA, tied=tied), random_batch()
+    logits = np.stack([Llama(LLAMA, model.parameters, dtype=np.float64)(text) for text in tokens])
+    targets[0], weights[0, 5:] = logits[0].argmax(axis=-1), 1  # so that some are right
+    counts = weights > 0
+    found = model.evaluate(tokens, targets, weights)
+    right = counts & (logits.argmax(axis=-1) == targets)
+    np.testing.assert_array_equal(found.right, right)
+    assert 0.1 < found.accuracy < 0.9
+    assert found.accuracy == pytest.approx(weights[right].sum() / weights.sum(), rel=1e-12)
+    losses = np.log(np.exp(logits).sum(axis=-1))[counts] - logits[counts, targets[counts]]
+    np.testing.assert_allclose(found.losses[counts], losses, rtol=1e-12)
+    assert np.isnan(found.losses[~counts]).all()
+    assert found.loss == model.loss_and_gradients(tokens, targets, weights)[0]
+    monkeypatch.setattr(output, "_LEAST_ROWS", 7)  # blocks of rows, of which the last is a part
+    monkeypatch.setattr(output, "_LOGITS", 1)
+    in_blocks = model.evaluate(tokens, targets, weights)
+    np.testing.assert_array_equal(in_blocks.right, right)
+    assert in_blocks.loss == pytest.approx(found.loss, rel=1e-14)
+
+
+def test_of_equal_logits_the_first_token_counts() -> None:
+    model = Decoder.initial(GPT2, 0, np.float64)
+    model.parameters["token_embd.weight"][:] = 0
+    found = model.evaluate([[1, 2, 3]], [[0, 1, 0]])
+    assert found.right.tolist() == [[True, False, True]]
+    assert found.accuracy == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("attention", [None, SparseKAttention(3, 2)], ids=["exact", "sparsek"])

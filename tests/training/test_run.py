@@ -124,7 +124,9 @@ def test_held_out_loss_is_measured_as_often_as_asked_and_changes_nothing(new_tra
         return (task.batch(2, seed=0, number=number, held_out=True) for number in range(2))
 
     run_training(new_trainer(12), 12, tmp_path / "b", save_every=5, held_out=held_out, evaluate_every=5)
-    assert [line["step"] for line in read_log(tmp_path / "b" / LOG) if "held_out_loss" in line] == [5, 10, 12]
+    lines = [line for line in read_log(tmp_path / "b" / LOG) if "held_out_loss" in line]
+    assert [line["step"] for line in lines] == [5, 10, 12]
+    assert all(0 <= line["held_out_accuracy"] <= 1 for line in lines)
     assert ((tmp_path / "b" / CHECKPOINT).read_bytes(), losses(tmp_path / "b")) == whole
 
 

@@ -34,7 +34,16 @@ def test_training_lowers_the_loss_and_recomputing_changes_nothing(new_trainer, t
     np.testing.assert_array_equal(losses[:, 0], losses[:, 1])
     assert losses[-10:, 0].mean() < 0.8 * losses[:5, 0].mean()
     held = [task.batch(8, seed=0, number=number, held_out=True) for number in range(3)]
-    assert kept.held_out_loss(held) < new_trainer().held_out_loss(held)
+    assert kept.held_out(held).loss < new_trainer().held_out(held).loss
+
+
+def test_what_is_held_out_counts_by_its_weight(new_trainer, task):
+    trainer = new_trainer()
+    one, other = (task.batch(4, seed=0, number=number, held_out=True) for number in range(2))
+    other = other._replace(weights=0.25 * other.weights)
+    both = [np.concatenate(pair) for pair in zip(one, other, strict=True)]
+    whole = trainer.model.evaluate(*both)
+    assert trainer.held_out([one, other]) == pytest.approx((whole.loss, whole.accuracy), rel=1e-12)
 
 
 def test_rows_that_cannot_be_cut_are_refused(new_trainer):
