@@ -50,3 +50,40 @@ def test_an_exception_in_a_worker_names_the_item(toy, tmp_path):
     with cluster(1) as (address, _), pytest.raises(ItemFailedError, match=r"'place': 3.*three is no number"):
         run_experiment(replace(toy.TOY, run=toy.run_and_fail), tmp_path, workers=dask_workers(address))
     assert read_records(tmp_path / "toy.jsonl").results
+
+
+@pytest.mark.long
+@pytest.mark.needs("pydantic", "safetensors", "typer")
+def test_trainings_on_a_cluster_are_those_of_this_process(tmp_path):
+    from typer.testing import CliRunner
+
+    from refattn.cli import app
+    from refattn.training import read_log
+
+    sizes = {
+        "model": {"n_layers": 1, "width": 8, "n_heads": 2},
+        "batch": {"n": 16, "rows": 2},
+        "optimizer": {"rate": 0.01},
+    }
+    files = []
+    for seed in (0, 1):
+        lines = [f"steps = 5\nseed = {seed}\n[data]\nkind = 'recall'\nn_pairs = 2"]
+        lines += [f"[{table}]\n" + "\n".join(f"{key} = {x}" for key, x in of.items()) for table, of in sizes.items()]
+        files.append(tmp_path / f"seed{seed}.toml")
+        files[-1].write_text("\n".join(lines))
+
+    def logs(folder):
+        kept = ("loss", "gradient_norm", "held_out_loss", "held_out_accuracy")
+        read = [read_log(tmp_path / folder / file.stem / "log.jsonl") for file in files]
+        return [[[line.get(key) for key in kept] for line in of] for of in read]
+
+    def train(folder, *options):
+        result = CliRunner().invoke(app, ["train", "--out", str(tmp_path / folder), *options, *map(str, files)])
+        assert result.exit_code == 0, result.output
+
+    train("here")
+    with cluster(2) as (address, _):
+        train("there", "--scheduler", address)
+    assert logs("there") == logs("here")
+    rows = read_records(tmp_path / "there" / "trainings.jsonl").rows()
+    assert [(row["name"], row["step"]) for row in rows] == [("seed0", 5), ("seed1", 5)]
