@@ -337,7 +337,7 @@ MUTANTS = [
     ("the worst kept", "score <= scores[heap[0]]", "score > scores[heap[0]]"),
     ("the ring off by one", "row = n_select + position % window", "row = n_select + (position + 1) % window"),
     ("the threshold not raised", "tau[0] = candidate", "tau[0] = -np.inf"),
-    ("a key not moved", "keys[h, slot] = keys[h, row] if window > 0 else k[h]", "pass"),
+    ("a key not moved", "copy_row(keys[h, row] if window > 0 else k[h], keys[h, slot])", "pass"),
     ("admitted a step early", "if position >= window:", "if position >= window - 1:"),
 ]
 
