@@ -5,8 +5,8 @@
 JAX is not counted: it is one peer among several, and large.
 
 What takes long is marked ``long``, and left out without ``--long`` (`lengths`). Where nothing is asked for, no path, no
-``-k`` and no ``-m``, and with ``--sample``, tests with many parameters run on three sets of them: the first, the last,
-and one between.
+``-k`` and no ``-m``, and with ``--sample``, a sample runs, for which a newcomer waits: without what is marked ``slow``,
+and tests with many parameters on three sets of them, the first, the last, and one between.
 
 Compiled loops are kept for the run: in a folder that all its processes share, unless ``REFATTN_CACHE_DIR`` names one.
 
@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="run everything, what is marked long too")
-    parser.addoption("--sample", action="store_true", help="of tests with parameters, three sets: without paths the default")
+    parser.addoption("--sample", action="store_true", help="a sample of the rest: the default without paths")
     parser.addoption("--campaign", action="store_true", help="--long, with the repetitions of a campaign: hours")
 
 
@@ -49,8 +49,7 @@ def pytest_configure(config):
 def pytest_report_header(config):
     if _long_too(config):
         return None
-    sampled = "of tests with parameters three sets of them run, " if _sampled(config) else ""
-    return f"{sampled}tests marked long are left out; --long runs everything"
+    return f"{'a sample of the tests' if _sampled(config) else 'what is not marked long'}; --long runs everything"
 
 
 def pytest_collection_modifyitems(config, items):
@@ -62,10 +61,11 @@ def pytest_collection_modifyitems(config, items):
 
 
 def _sample(items):
-    """Yield the first, the last and a middle one of what is the same test."""
+    """Yield the first, the last and a middle one of what is the same test, unless it is slow."""
     tests = {}
     for item in items:
-        tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+        if not item.get_closest_marker("slow"):
+            tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for found in tests.values():
         yield from (found[place] for place in sorted({0, len(found) // 2, len(found) - 1}))
 
