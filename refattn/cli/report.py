@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from refattn.cli._files import as_json, progress_bar, require_targets, shown_beside, write_all
-from refattn.cli._streams import console
+from refattn.cli._commands import command_line
+from refattn.cli._files import announce, as_json, progress_bar, require_targets, shown_beside, write_each
+from refattn.cli._streams import OUTPUT_ERROR, console
 from refattn.report.ledger import Claim, Report, Row, run_claims
 from refattn.report.processes import run_apart
-from refattn.versions import show_versions
 
-HELP = """Run every claim and print what was measured.
+HELP = """Run every claim and print what was measured: the verdict, a line a claim, and what has to be explained.
 
 Exit status 0: every claim that must hold does. 1: one does not, or a check broke. 2: wrong usage. 3: the output or a
 file could not be written.
@@ -35,6 +35,7 @@ def report(
     html_file: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Also write the report as one HTML page; - likewise.")
     ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Explain every claim.")] = False,
     show_list: Annotated[
         bool, typer.Option("--list", help="List the claims, or those that --only chooses, and run nothing.")
     ] = False,
@@ -48,7 +49,7 @@ def report(
     from refattn.report.terminal import print_list, print_report
 
     if schema:
-        if quick or only or json_file or html_file or show_list:
+        if quick or only or verbose or json_file or html_file or show_list:
             raise typer.BadParameter("came with another option, which it would ignore", param_hint="--schema")
         print(as_json(document.schema()), end="")
         raise typer.Exit
@@ -56,22 +57,18 @@ def report(
     if not claims:
         raise typer.BadParameter(f"no claim's id contains {only!r}", param_hint="--only")
     if show_list:
-        if quick or json_file or html_file:
+        if quick or verbose or json_file or html_file:
             raise typer.BadParameter("came with another option, which it would ignore", param_hint="--list")
         print_list(claims, console())
         raise typer.Exit
     require_targets({"--json": json_file, "--html": html_file})
     result = _run(claims, quick)
+    found = document.to_document(result)
+    written = write_each({json_file: lambda: as_json(found), html_file: lambda: page.render(found)})
     with shown_beside(json_file, html_file):
-        print_report(result, console())
-        show_versions()
-    write_all(
-        {
-            json_file: lambda: as_json(document.to_document(result)),
-            html_file: lambda: page.render(document.to_document(result)),
-        }
-    )
-    raise typer.Exit(1 if result.failed else 0)
+        print_report(result, console(), verbose=verbose)
+        announce(json_file, html_file)
+    raise typer.Exit(OUTPUT_ERROR if not written else 1 if result.failed else 0)
 
 
 def _run(claims: list[Claim], quick: bool) -> Report:
@@ -82,4 +79,4 @@ def _run(claims: list[Claim], quick: bool) -> Report:
         def seen(row: Row) -> None:
             progress.update(task, advance=1, description=row.id)
 
-        return run_claims(claims, quick=quick, seen=seen, run=run_apart)
+        return run_claims(claims, quick=quick, seen=seen, run=run_apart, command=command_line())

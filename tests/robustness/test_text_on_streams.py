@@ -214,7 +214,7 @@ def test_the_standard_output_can_be_a_target(target, tmp_path):
     assert json.loads(whole[whole.index("{") :])["schema"] == "refattn-report/1"
     if target == "-":
         assert whole.startswith("{")
-        assert "claims: 1 holds" in done.stderr.decode("utf-8")
+        assert "1 claim: 1 holds" in done.stderr.decode("utf-8")
         assert os.listdir(tmp_path) == []
     done = run("decompose", save(tmp_path), "--json", "-")
     assert json.loads(done.stdout)["file"] == "one.npz"
