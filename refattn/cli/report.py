@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
+from refattn.cli import _paper
 from refattn.cli._files import as_json, progress_bar, require_targets, shown_beside, write_all
-from refattn.cli._streams import console
+from refattn.cli._streams import OUTPUT_ERROR, console
+from refattn.report.coverage import paper_of
 from refattn.report.ledger import Claim, Report, Row, run_claims
 from refattn.report.processes import run_apart
 from refattn.versions import show_versions
@@ -22,7 +24,18 @@ file could not be written.
 
 def report(
     quick: Annotated[bool, typer.Option("--quick", help="Smaller sizes: about a minute on two cores.")] = False,
-    only: Annotated[str, typer.Option("--only", metavar="TEXT", help="Only claims whose id contains TEXT.")] = "",
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="TEXT", help="Only claims whose id contains TEXT; may be repeated."),
+    ] = None,
+    paper: Annotated[
+        list[str] | None,
+        typer.Option("--paper", metavar="NAME", help="Only claims of a paper: conv-basis, sparsek, a number, or ours."),
+    ] = None,
+    from_file: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="Run nothing: write the files from a report that --json wrote."),
+    ] = None,
     json_file: Annotated[
         Path | None,
         typer.Option("--json", metavar="FILE", help="Also write the report as JSON; - is the standard output."),
@@ -30,35 +43,76 @@ def report(
     html_file: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Also write the report as one HTML page; - likewise.")
     ] = None,
+    markdown_file: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE", help="Also write a Markdown table; - likewise.")
+    ] = None,
+    latex_file: Annotated[
+        Path | None, typer.Option("--latex", metavar="FILE", help="Also write a LaTeX table; - likewise.")
+    ] = None,
+    verdict: Annotated[
+        list[str] | None,
+        typer.Option("--verdict", metavar="NAME", help="In the two tables, only rows of a verdict; may be repeated."),
+    ] = None,
+    figures: Annotated[
+        Path | None, typer.Option("--figures", metavar="DIR", help="Also write the figures as PDF and CSV.")
+    ] = None,
+    template: Annotated[
+        Path | None,
+        typer.Option("--template", metavar="DIR", help="Also write a reproducibility report to go on with, in LaTeX."),
+    ] = None,
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON Schema of --json's file, and run nothing.")
     ] = False,
 ) -> None:
     """Run the command, as `HELP` says."""
-    from refattn.report import document, page
+    from refattn.report import document, page, tables
     from refattn.report.claims import ALL
+    from refattn.report.study import study
     from refattn.report.terminal import print_report
 
+    files = {"--json": json_file, "--html": html_file, "--markdown": markdown_file, "--latex": latex_file}
+    targets = [*files.values(), figures, template]
     if schema:
-        if quick or only or json_file or html_file:
+        if quick or only or paper or verdict or from_file or any(targets):
             raise typer.BadParameter("came with another option, which it would ignore", param_hint="--schema")
         print(as_json(document.schema()), end="")
         raise typer.Exit
-    claims = [claim for claim in ALL if only in claim.id]
-    if not claims:
-        raise typer.BadParameter(f"no claim's id contains {only!r}", param_hint="--only")
-    require_targets({"--json": json_file, "--html": html_file})
-    result = _run(claims, quick)
-    with shown_beside(json_file, html_file):
-        print_report(result, console())
-        show_versions()
+    if from_file and quick:
+        raise typer.BadParameter("came with --from, which runs nothing", param_hint="--quick")
+    if from_file and json_file:
+        raise typer.BadParameter("came with --from, which reads what it would write", param_hint="--json")
+    if from_file and not any(targets):
+        raise typer.BadParameter("came without a file to write", param_hint="--from")
+    stored = _paper.read_report(from_file) if from_file else None
+    known = [(r["id"], r["paper"]) for r in stored["rows"]] if stored else [(c.id, paper_of(c.source)) for c in ALL]
+    asked = (only or [], paper or [], verdict or [])
+    table = bool(markdown_file or latex_file)
+    choice = _paper.choose(dict(known), *asked, tables=table, stored=stored is not None)
+    require_targets(files, read=from_file)
+    _paper.require_folders(figures, template)
+    if stored:
+        found = stored
+    else:
+        result = _run([claim for claim in ALL if choice.wants(claim.id, paper_of(claim.source))], quick)
+        with shown_beside(*files.values()):
+            print_report(result, console())
+            show_versions()
+        found = document.to_document(result)
+    folders = [
+        _paper.write_folder(figures, lambda: _paper.figure_files(found)),
+        _paper.write_folder(template, lambda: study(found)),
+    ]
     write_all(
         {
-            json_file: lambda: as_json(document.to_document(result)),
-            html_file: lambda: page.render(document.to_document(result)),
+            json_file: lambda: as_json(found),
+            html_file: lambda: page.render(found),
+            markdown_file: lambda: tables.markdown(found, choice),
+            latex_file: lambda: tables.latex(found, choice),
         }
     )
-    raise typer.Exit(1 if result.failed else 0)
+    if not all(folders):
+        raise typer.Exit(OUTPUT_ERROR)
+    raise typer.Exit(1 if found["failed"] else 0)
 
 
 def _run(claims: list[Claim], quick: bool) -> Report:

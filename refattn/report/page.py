@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 from refattn.report.figures import figures
+from refattn.report.selection import SHORT
 from refattn.report.svg import axis_text, swatch
 
 GROUPS: dict[str, str] = {
@@ -30,9 +31,6 @@ GROUPS: dict[str, str] = {
     "sparsek": "SparseK attention",
 }
 """Headings of the rows, by the part of the id before the dot."""
-
-SHORT: dict[str, str] = {"2405.05219": "Conv-Basis", "2406.16747": "SparseK", "ours": "ours"}
-"""Names of the papers in the filter."""
 
 
 def render(document: Mapping[str, Any]) -> str:

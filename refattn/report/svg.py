@@ -41,8 +41,8 @@ def draw(curves: Sequence[Curve], x: str, y: str, *, title: str, guide: tuple[fl
     """Return a chart as an ``<svg>`` element; `title` is for who does not see it, `guide` names a horizontal line."""
     xs = sorted({px for curve in curves for px, _ in curve.points})
     ys = [py for curve in curves for _, py in curve.points] + ([guide[0]] if guide else [])
-    across = _Axis(*_range(xs[0], xs[-1], 1.15), LEFT, WIDTH - RIGHT)
-    up = _Axis(*_range(min(ys), max(ys), 1.5), HEIGHT - BOTTOM, TOP)
+    across = _Axis(*widened(xs[0], xs[-1], 1.15), LEFT, WIDTH - RIGHT)
+    up = _Axis(*widened(min(ys), max(ys), 1.5), HEIGHT - BOTTOM, TOP)
     parts = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">',
         *_grid(across, up, xs),
@@ -64,7 +64,7 @@ def swatch(place: int) -> str:
     return f'<svg class="swatch" viewBox="0 0 30 14" aria-hidden="true">{inside}</svg>'
 
 
-def _range(low: float, high: float, margin: float) -> tuple[float, float]:
+def widened(low: float, high: float, margin: float) -> tuple[float, float]:
     """Widen a range, to at least a factor of two."""
     if high < 2 * low:
         low, high = low / math.sqrt(2), high * math.sqrt(2)
@@ -82,7 +82,7 @@ def _grid(across: _Axis, up: _Axis, xs: Sequence[float]) -> list[str]:
         if place - last > 3.4 * len(text) + 6:
             parts.append(_label("tick", place, bottom + 16, "middle", text))
             last = place + 3.4 * len(text)
-    for value in _round_values(up.low, up.high):
+    for value in round_values(up.low, up.high):
         height = up.at(value)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height:.1f}" y2="{height:.1f}"/>')
         parts.append(_label("tick", LEFT - 8, height + 4, "end", axis_text(value)))
@@ -90,7 +90,7 @@ def _grid(across: _Axis, up: _Axis, xs: Sequence[float]) -> list[str]:
     return parts
 
 
-def _round_values(low: float, high: float) -> list[float]:
+def round_values(low: float, high: float) -> list[float]:
     """Powers of ten in a range, at most eight of them; with 2 and 5 between them where there are fewer than three."""
     first, last = math.ceil(math.log10(low)), math.floor(math.log10(high))
     step = max(1, math.ceil((last - first + 1) / 8))
