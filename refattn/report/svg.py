@@ -1,7 +1,7 @@
 """Line charts on logarithmic axes as inline SVG: small, without fonts of their own, in the page's colours (ours).
 
 A curve is told from another by its marker and its dashes as well as by its colour. Classes carry the colours and the
-dashes: ``curve-0`` to ``curve-3`` of the page's style.
+dashes: ``curve-0`` to ``curve-5`` of the page's style.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from html import escape
 
 WIDTH, HEIGHT = 520, 288
 LEFT, RIGHT, TOP, BOTTOM = 58, 20, 34, 44
+STYLES = 6
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,8 @@ def _curve(place: int, pixels: Sequence[tuple[float, float]], marked: Sequence[i
     path = " ".join(f"{px:.1f},{py:.1f}" for px, py in pixels)
     chosen = pixels if marked is None else [pixels[i] for i in marked]
     return [
-        f'<polyline class="curve curve-{place % 4}" points="{path}"/>',
-        *(_marker(place % 4, px, py) for px, py in chosen),
+        f'<polyline class="curve curve-{place % STYLES}" points="{path}"/>',
+        *(_marker(place % STYLES, px, py) for px, py in chosen),
     ]
 
 
@@ -138,4 +139,8 @@ def _marker(place: int, px: float, py: float) -> str:
         return f'<rect {css} x="{px - 3.5:.1f}" y="{py - 3.5:.1f}" width="7" height="7"/>'
     if place == 2:
         return f'<path {css} d="M{px:.1f} {py - 4.5:.1f}l4.5 8h-9z"/>'
-    return f'<path {css} d="M{px:.1f} {py - 5:.1f}l5 5l-5 5l-5-5z"/>'
+    if place == 3:
+        return f'<path {css} d="M{px:.1f} {py - 5:.1f}l5 5l-5 5l-5-5z"/>'
+    if place == 4:
+        return f'<path {css} d="M{px:.1f} {py + 4.5:.1f}l4.5-8h-9z"/>'
+    return f'<path {css} d="M{px - 5:.1f} {py - 1.5:.1f}h10v3h-10z"/>'
