@@ -93,5 +93,7 @@ def torch_loss(config: LlamaConfig | GPT2Config, p: dict[str, Any], tokens: Any,
             inner = F.gelu(linear(b, name + "ffn_up"), approximate="tanh")
         x = x + linear(inner, name + "ffn_down")
     logits = norm(x, "output_norm") @ p.get("output.weight", p["token_embd.weight"]).T
-    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten().clamp(0), reduction="none")
+    hard = not targets.is_floating_point()  # else the probability of every token
+    wanted = targets.flatten().clamp(0) if hard else targets.flatten(0, 1)
+    losses = F.cross_entropy(logits.flatten(0, 1), wanted, reduction="none")
     return (losses * weights.flatten()).sum() / weights.sum()

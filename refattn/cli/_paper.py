@@ -12,6 +12,7 @@ from typing import Any
 
 import typer
 
+from refattn._needs import missing, not_there
 from refattn.cli._files import STANDARD_OUTPUT, write_one
 from refattn.report.selection import Choice, papers_named, verdicts_named
 
@@ -69,12 +70,15 @@ def require_folders(figures: Path | None, template: Path | None) -> None:
     if figures and template and os.path.realpath(figures) == os.path.realpath(template):
         told = f"{template} is the target of {FIGURES} as well, a folder of its own was wanted"
         raise typer.BadParameter(told, param_hint=TEMPLATE)
-    if figures or template:
-        try:
-            import matplotlib.figure  # noqa: F401
-        except ImportError as error:
-            told = f"needs {error.name}: python -m pip install 'refattn[report]'"
-            raise typer.BadParameter(told, param_hint=FIGURES if figures else TEMPLATE) from None
+
+
+def require_modules(targets: Mapping[str, Path | None]) -> None:
+    """Refuse targets, by option, that need a library which is not installed, before anything is computed."""
+    for option, target in targets.items():
+        wanted = () if option == "--json" else ("matplotlib",) if option == FIGURES else ("jinja2",)
+        absent = not_there((*wanted, "matplotlib") if option == TEMPLATE else wanted)
+        if target is not None and absent:
+            raise typer.BadParameter(str(missing("this", *absent)), param_hint=option)
 
 
 def _why_no_folder(folder: Path, *, empty: bool) -> str:

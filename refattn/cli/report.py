@@ -20,6 +20,12 @@ HELP = """Run every claim and print what was measured.
 Exit status 0: every claim that must hold does. 1: one does not, or a check broke. 2: wrong usage. 3: the output or a
 file could not be written.
 """
+EXAMPLES = """\
+refattn report --quick
+refattn report --quick --json report.json --html report.html
+refattn report --only sparsek.
+refattn report --from report.json --latex claims.tex --template study
+refattn report --list"""
 
 
 def report(
@@ -60,6 +66,9 @@ def report(
         Path | None,
         typer.Option("--template", metavar="DIR", help="Also write a reproducibility report to go on with, in LaTeX."),
     ] = None,
+    show_list: Annotated[
+        bool, typer.Option("--list", help="List the claims, or those that are chosen, and run nothing.")
+    ] = False,
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON Schema of --json's file, and run nothing.")
     ] = False,
@@ -68,15 +77,17 @@ def report(
     from refattn.report import document, page, tables
     from refattn.report.claims import ALL
     from refattn.report.study import study
-    from refattn.report.terminal import print_report
+    from refattn.report.terminal import print_list, print_report
 
     files = {"--json": json_file, "--html": html_file, "--markdown": markdown_file, "--latex": latex_file}
     targets = [*files.values(), figures, template]
     if schema:
-        if quick or only or paper or verdict or from_file or any(targets):
+        if quick or only or paper or verdict or from_file or show_list or any(targets):
             raise typer.BadParameter("came with another option, which it would ignore", param_hint="--schema")
         print(as_json(document.schema()), end="")
         raise typer.Exit
+    if show_list and (quick or verdict or from_file or any(targets)):
+        raise typer.BadParameter("came with another option, which it would ignore", param_hint="--list")
     if from_file and quick:
         raise typer.BadParameter("came with --from, which runs nothing", param_hint="--quick")
     if from_file and json_file:
@@ -88,12 +99,17 @@ def report(
     asked = (only or [], paper or [], verdict or [])
     table = bool(markdown_file or latex_file)
     choice = _paper.choose(dict(known), *asked, tables=table, stored=stored is not None)
+    claims = [claim for claim in ALL if choice.wants(claim.id, paper_of(claim.source))]
+    if show_list:
+        print_list(claims, console())
+        raise typer.Exit
     require_targets(files, read=from_file)
     _paper.require_folders(figures, template)
+    _paper.require_modules({**files, _paper.FIGURES: figures, _paper.TEMPLATE: template})
     if stored:
         found = stored
     else:
-        result = _run([claim for claim in ALL if choice.wants(claim.id, paper_of(claim.source))], quick)
+        result = _run(claims, quick)
         with shown_beside(*files.values()):
             print_report(result, console())
             show_versions()

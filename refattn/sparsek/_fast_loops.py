@@ -20,6 +20,13 @@ Ranges = tuple[Positions, Positions, NDArray[np.float64], NDArray[np.float64], i
 
 
 @compiled
+def copy_row(row: FloatArray, out: FloatArray) -> None:
+    """Copy a row; ``out[:] = row`` takes seconds to compile, for the messages of what does not fit."""
+    for x in range(out.size):
+        out[x] = row[x]
+
+
+@compiled
 def gather(
     earlier: Positions,
     since: int,
@@ -54,8 +61,8 @@ def gather(
         count += 1
     for c in range(count):
         j = pairs[c]
-        keys[c] = k[j]
-        values[c] = v[j]
+        copy_row(k[j], keys[c])
+        copy_row(v[j], values[c])
     return selected, count
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refattn._validation import FloatArray, as_count
+from refattn.models.token_distribution import TokenDistribution
 
 
 class Batch(NamedTuple):
@@ -22,8 +23,10 @@ class Batch(NamedTuple):
 
     Attributes
     ----------
-    tokens, targets : ndarray of int64, shape (batch, n)
-        Token numbers, and for each what the model should say after it.
+    tokens : ndarray of int64, shape (batch, n)
+        Token numbers.
+    targets : ndarray of int64, shape (batch, n), or TokenDistribution
+        For each what the model should say after it, one token or a distribution over some.
     weights : ndarray, shape (batch, n), or None
         How much every target counts, float32, at least 0; None: all the same.
 
@@ -35,7 +38,7 @@ class Batch(NamedTuple):
     """
 
     tokens: NDArray[np.int64]
-    targets: NDArray[np.int64]
+    targets: NDArray[np.int64] | TokenDistribution
     weights: FloatArray | None = None
 
 

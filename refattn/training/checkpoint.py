@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from refattn._files import write_whole
 from refattn._json import parsed
+from refattn._needs import missing
 from refattn._validation import FloatArray
 from refattn.models.safetensors_file import read_safetensors
 from refattn.training.adamw import AdamW
@@ -52,7 +53,7 @@ def write_checkpoint(
     path : path
         The file; an older one stays until the new one is complete.
     parameters : mapping from str to ndarray
-        Of the model, in any shapes, float32 or float64; those that are not trained too.
+        What is trained, in any shapes, float32 or float64.
     optimizer : AdamW
         Its moments and steps.
     about : mapping from str
@@ -78,7 +79,7 @@ def write_checkpoint(
     """
     save = _library().save
     arrays = _arrays(parameters, optimizer)
-    header = {"format": _FORMAT, "steps": optimizer.steps, "about": dict(about), "digest": _digest(arrays)}
+    header = {"format": _FORMAT, "steps": optimizer.steps, "about": dict(about), "digest": digest_of(arrays)}
     write_whole(path, save(arrays, metadata={_KEY: json.dumps(header)}))
 
 
@@ -144,7 +145,7 @@ def read_checkpoint(
                 f"{path}: a checkpoint of another model: {name} of shape {came.shape} and dtype {came.dtype} came,"
                 f" {mine.shape} and {mine.dtype} was wanted"
             )
-    if _digest(found) != header["digest"]:
+    if digest_of(found) != header["digest"]:
         raise ValueError(f"{path}: its arrays are not those that were written: damaged")
     for name, array in wanted.items():
         np.copyto(array, found[name])
@@ -158,7 +159,8 @@ def _arrays(parameters: Mapping[str, FloatArray], optimizer: AdamW) -> dict[str,
     return {f"{kind}/{name}": array for kind, arrays in kinds.items() for name, array in arrays.items()}
 
 
-def _digest(arrays: Mapping[str, NDArray[Any]]) -> str:
+def digest_of(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Return a digest of arrays with their names, dtypes and shapes."""
     whole = hashlib.blake2b(digest_size=16)
     for name in sorted(arrays):
         whole.update(f"{name} {arrays[name].dtype} {arrays[name].shape}\n".encode())
@@ -198,7 +200,5 @@ def _library() -> Any:
     try:
         import safetensors.numpy
     except ImportError as error:
-        raise ModuleNotFoundError(
-            "a checkpoint needs the safetensors library: pip install 'refattn[training]'", name="safetensors"
-        ) from error
+        raise missing("a checkpoint", "safetensors") from error
     return safetensors.numpy

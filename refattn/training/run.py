@@ -1,9 +1,10 @@
 """A training from its first step to its last, in a folder: its checkpoint, its log, Ctrl-C (ours).
 
-The folder holds ``checkpoint.safetensors``, written every so many steps and at the end, and ``log.jsonl``. Whatever
-stops the training, the same call goes on from the checkpoint, and ends with the bits of one that was not stopped: a
-batch follows from its number, and nothing else changes from step to step. Another machine, another number of threads
-of the BLAS, or another version of NumPy may sum in another order.
+The folder holds ``checkpoint.safetensors``, written every so many steps and at the end, and ``log.jsonl``. Parameters
+that are not trained are in the checkpoint as a digest alone. Whatever stops the training, the same call goes on from
+the checkpoint, and ends with the bits of one that was not stopped: a batch follows from its number, and nothing else
+changes from step to step. Another machine, another number of threads of the BLAS, or another version of NumPy may sum
+in another order.
 """
 
 from __future__ import annotations
@@ -127,11 +128,13 @@ def run_training(
     """
     steps, save_every = as_count("steps", steps, least=1), as_count("save_every", save_every, least=1)
     evaluate_every, about = as_count("evaluate_every", evaluate_every, least=1), dict(about or {})
+    if frozen := trainer.frozen_digest():
+        about["frozen"] = frozen
     folder, line, asked = Path(folder), {}, False
     folder.mkdir(parents=True, exist_ok=True)
     with exclusively(folder / "training.lock"):
         if (folder / CHECKPOINT).exists():
-            read_checkpoint(folder / CHECKPOINT, trainer.model.parameters, trainer.optimizer, about)
+            read_checkpoint(folder / CHECKPOINT, trainer.trained, trainer.optimizer, about)
         with Interruption() as interruption, Log(folder / LOG, trainer.steps) as log:
             while trainer.steps < steps and not asked:
                 line = _line(trainer)
@@ -143,7 +146,7 @@ def run_training(
                 log.write(line)
                 if last or asked or trainer.steps % save_every == 0:
                     trainer.require_finite_parameters()
-                    write_checkpoint(folder / CHECKPOINT, trainer.model.parameters, trainer.optimizer, about)
+                    write_checkpoint(folder / CHECKPOINT, trainer.trained, trainer.optimizer, about)
                 if on_step is not None:
                     on_step(line)
     return Outcome(trainer.steps, trainer.steps < steps, line or read_log(folder / LOG)[-1])

@@ -10,7 +10,7 @@ are those of the last step.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -18,6 +18,7 @@ from refattn._overflow import all_finite
 from refattn._validation import FloatArray, as_count, as_flag, as_real
 from refattn.training.adamw import AdamW
 from refattn.training.batches import Batch
+from refattn.training.checkpoint import digest_of
 from refattn.training.clipping import clip_gradients, global_norm
 
 
@@ -98,7 +99,13 @@ class Trainable(Protocol):
         """
 
     def loss_and_gradients(
-        self, tokens: Any, targets: Any, weights: Any = None, attention: Any = None, recompute: bool = False
+        self,
+        tokens: Any,
+        targets: Any,
+        weights: Any = None,
+        attention: Any = None,
+        recompute: bool = False,
+        wanted: Collection[str] | None = None,
     ) -> tuple[float, dict[str, FloatArray]]:
         """Return the same, and its gradients by the parameters' names.
 
@@ -108,6 +115,8 @@ class Trainable(Protocol):
             As for `evaluate`.
         recompute : bool, optional
             Compute every layer's activations again in the backward, and save their memory.
+        wanted : collection of str, optional
+            Parameters whose gradients are wanted; all by default.
         """
 
 
@@ -168,7 +177,7 @@ class Trainer:
     batches : callable
         ``batches(i) -> Batch``, for step i + 1: `Windows`, say.
     optimizer : AdamW
-        Made of the model's parameters, or, after a checkpoint, with its moments.
+        Made of the model's parameters, or of some: these are trained, and the others stay as they are.
     schedule : callable
         ``schedule(i) -> rate``: `WarmupCosine`, say.
     clip : float or None, optional
@@ -194,7 +203,7 @@ class Trainer:
     >>> import numpy as np
     >>> class Mean:
     ...     parameters = {"mean": np.zeros(1)}
-    ...     def loss_and_gradients(self, tokens, targets, weights=None, attention=None, recompute=False):
+    ...     def loss_and_gradients(self, tokens, targets, weights=None, attention=None, recompute=False, wanted=None):
     ...         off = self.parameters["mean"] - np.mean(targets)
     ...         return float(off[0] ** 2), {"mean": 2 * off}
     >>> model, batch = Mean(), Batch(np.array([[4, 4]]), np.array([[1, 3]]))
@@ -226,6 +235,16 @@ class Trainer:
     def steps(self) -> int:
         """Steps taken."""
         return self.optimizer.steps
+
+    @property
+    def trained(self) -> dict[str, FloatArray]:
+        """The parameters that the optimiser is of, by name."""
+        return {name: array for name, array in self.model.parameters.items() if name in self.optimizer.mean}
+
+    def frozen_digest(self) -> str:
+        """Return a digest of the parameters that are not trained, or nothing if there is none."""
+        frozen = {name: array for name, array in self.model.parameters.items() if name not in self.optimizer.mean}
+        return digest_of(frozen) if frozen else ""
 
     def advance(self) -> Step:
         """Take one step, or none.
@@ -273,7 +292,7 @@ class Trainer:
 
     def require_finite_parameters(self) -> None:
         """Raise ``TrainingStoppedError`` unless every parameter is finite, so that no others are kept."""
-        for name, parameter in self.model.parameters.items():
+        for name, parameter in self.trained.items():
             if not all_finite(parameter):
                 raise TrainingStoppedError(self.steps, f"{name}: a parameter is not finite")
 
@@ -286,8 +305,9 @@ class Trainer:
             if share == 0:
                 continue  # none of its targets counts
             both = partial(
-                self.model.loss_and_gradients, *_arrays(piece), attention=self.attention, recompute=self.recompute
-            )
+                self.model.loss_and_gradients, *_arrays(piece), attention=self.attention, recompute=self.recompute,
+                wanted=self.optimizer.mean.keys(),
+            )  # fmt: skip
             value, found = self._finite(self.steps + 1, both)
             loss += share * value
             for name, gradient in found.items():

@@ -1,6 +1,7 @@
 """What a report gives a paper, from the command line: tables, figures, a folder; and what is refused before it runs."""
 
 import json
+import sys
 
 import pytest
 
@@ -155,6 +156,19 @@ def test_what_a_written_report_cannot_give_is_refused(stored, asked, told, tmp_p
     assert result.exit_code == 2, result.output
     assert told in result.output
     assert names(tmp_path) == [stored]
+
+
+@pytest.mark.parametrize(
+    ("option", "module"),
+    [("--figures", "matplotlib"), ("--template", "matplotlib"), ("--latex", "jinja2"), ("--html", "jinja2")],
+)
+def test_a_library_that_is_not_there_is_named_before_anything_runs(option, module, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, module, None)
+    result = run(option, "new")
+    assert result.exit_code == 2
+    assert f"needs {module}: python -m pip install" in result.output
+    assert not RUNS
+    assert names(tmp_path) == []
 
 
 def test_a_folder_that_cannot_be_written_in_the_end_is_told_by_the_status(stored, monkeypatch, tmp_path):

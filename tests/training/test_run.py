@@ -130,6 +130,26 @@ def test_held_out_loss_is_measured_as_often_as_asked_and_changes_nothing(new_tra
     assert ((tmp_path / "b" / CHECKPOINT).read_bytes(), losses(tmp_path / "b")) == whole
 
 
+def test_a_checkpoint_of_some_parameters_goes_on_with_the_same_others_only(new_trainer, tmp_path):
+    def of_queries(seed=None):
+        trainer = new_trainer(12)
+        trainer.optimizer = AdamW({n: array for n, array in trainer.model.parameters.items() if "attn_q" in n})
+        if seed is not None:
+            trainer.model.parameters["token_embd.weight"][0, 0] += seed
+        return trainer
+
+    run_training(of_queries(), 12, tmp_path / "a")
+    run_training(of_queries(), 5, tmp_path / "b")
+    with pytest.raises(OtherCheckpointError, match="frozen: "):
+        run_training(of_queries(seed=1), 12, tmp_path / "b")
+    run_training(of_queries(), 12, tmp_path / "b")
+    assert (tmp_path / "b" / CHECKPOINT).read_bytes() == (tmp_path / "a" / CHECKPOINT).read_bytes()
+    assert losses(tmp_path / "b") == losses(tmp_path / "a")
+    whole = run_training(new_trainer(12), 1, tmp_path / "c")
+    assert whole.steps == 1
+    assert (tmp_path / "a" / CHECKPOINT).stat().st_size < (tmp_path / "c" / CHECKPOINT).stat().st_size / 3
+
+
 def test_one_process_at_a_time(new_trainer, tmp_path):
     with exclusively(tmp_path / "training.lock"), pytest.raises(BlockingIOError):
         run_training(new_trainer(12), 12, tmp_path)

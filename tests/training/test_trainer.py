@@ -85,7 +85,7 @@ class Wild:
         self.parameters = {"first": np.ones(2), "second": np.ones(2)}
         self._found = loss, {"first": np.zeros(2), "second": np.full(2, gradient)}
 
-    def loss_and_gradients(self, tokens, targets, weights=None, attention=None, recompute=False):
+    def loss_and_gradients(self, tokens, targets, weights=None, attention=None, recompute=False, wanted=None):
         return self._found
 
 
@@ -101,3 +101,32 @@ def test_a_model_that_does_not_look_is_looked_at(new_trainer, loss, gradient, me
     with pytest.raises(TrainingStoppedError, match=message):
         trainer.advance()
     assert (model.parameters["first"] == 1).all()
+
+
+def test_what_the_optimiser_is_not_of_stays_as_it_is(new_trainer):
+    from refattn.training import AdamW
+
+    trainer, whole = new_trainer(), new_trainer()
+    some = {name: array for name, array in trainer.model.parameters.items() if "attn_q" in name}
+    trainer.optimizer = AdamW(some)
+    assert trainer.trained.keys() == some.keys()
+    before, digest = parameters_of(trainer), trainer.frozen_digest()
+    steps = [trainer.advance() for _ in range(3)]
+    assert steps[0].loss == whole.advance().loss
+    for name, array in trainer.model.parameters.items():
+        assert np.array_equal(array, before[name]) == (name not in some)
+    assert trainer.frozen_digest() == digest != ""
+    assert whole.frozen_digest() == ""
+
+
+def test_pieces_of_a_distribution_are_its_texts(new_trainer, task):
+    from refattn.models import TokenDistribution
+
+    def batches(number):
+        batch = task.batch(4, seed=0, number=number)
+        targets = np.stack([batch.targets, (batch.targets + 1) % task.vocab_size], axis=-1)
+        return batch._replace(targets=TokenDistribution(targets, np.broadcast_to([0.75, 0.25], targets.shape)))
+
+    whole, pieces = new_trainer(batches=batches), new_trainer(batches=batches, accumulate=4)
+    for _ in range(3):
+        assert pieces.advance().loss == pytest.approx(whole.advance().loss, rel=1e-12)

@@ -59,7 +59,8 @@ def find_starts(
     t = Q.shape[0] - v.size
     starts[0] = 0
     found = 1
-    if not _probe(Q, K[0], 0, scale, largest, v):
+    zero = int(np.int64(0))  # a literal would be a type of its own, for which all is compiled anew
+    if not _probe(Q, K[0], zero, scale, largest, v):
         return -1
     while found < starts.size and starts[found - 1] < t:
         low = starts[found - 1] + 1
@@ -78,7 +79,7 @@ def find_starts(
             break
         starts[found] = low
         found += 1
-        v[:] = column
+        v, column = column, v
     return found
 
 
@@ -98,7 +99,8 @@ def logit_columns(
     """
     d, block = rows.shape
     last = min(first + block, Q.shape[0])
-    to_columns(Q, first, last, 0, 0, rows)
+    zero = int(np.int64(0))
+    to_columns(Q, first, last, zero, zero, rows)
     bad = 0
     for i in range(starts.size):
         start = starts[i]

@@ -35,7 +35,7 @@ def shortest_partitions(costs: Floats, before: Floats, errors: Floats, parents: 
                     current[b] = total
                     arg[b] = a
         errors[layer] = current[m]
-        previous[:] = current
+        previous, current = current, previous
 
 
 @compiled
