@@ -24,7 +24,7 @@ def read(text: str | bytes) -> dict[str, Any]:
     >>> read('{"schema": "refattn-report/0"}')
     Traceback (most recent call last):
         ...
-    ValueError: the layout 'refattn-report/0' came, a report of the layout 'refattn-report/1' was wanted
+    ValueError: the layout 'refattn-report/0' came, a report of the layout 'refattn-report/...' was wanted
     """
     try:
         found = json.loads(text)

@@ -62,19 +62,25 @@ def view(document: Mapping[str, Any], choice: Choice = EVERYTHING) -> dict[str, 
 
 def provenance(document: Mapping[str, Any]) -> dict[str, str]:
     """Return, by name, where a report's numbers come from: sources, command, machine, libraries, time."""
-    environment, run = document["environment"], document["run"]
-    machine = environment["machine"]
+    environment, run, machine = document["environment"], document["run"], document["environment"]["machine"]
+    sources = environment.get("sources", {})
+    commit = (
+        f", commit {sources['commit']}{' with changes' if sources['changed'] else ''}" if sources.get("commit") else ""
+    )
+    digest = f", digest {sources['digest']}" if sources.get("digest") else ""
+    memory = f", {machine['memory_gib']} GiB" if machine.get("memory_gib") else ""
+    processor = f"{machine['cpu']}, {machine['cores']} cores{memory}"
     blas = [f"{one['internal_api']} {one.get('version', '')} {one.get('architecture', '')}".strip()
             for one in environment["blas"] if one["internal_api"] != "openmp"]  # fmt: skip
     packages = [f"{name} {environment['packages'][name]}" for name in ("numpy", "scipy", "numba")]
     return {
-        "sources": f"refattn {document['version']}",
+        "sources": f"refattn {document['version']}{commit}{digest}",
         "command": str(run.get("command", "")),
         "run": f"begun {run['begun'].replace('T', ' ').replace('+00:00', ' UTC')}, {run['seconds']:.0f} s, "
         f"{'quick: smaller sizes and fewer seeds' if document['quick'] else 'full sizes'}",
-        "machine": f"{machine['cpu']}, {machine['cores']} cores, {machine['architecture']}, {machine['system']}",
+        "machine": f"{processor}, {machine['architecture']}, {machine['system']}",
         "libraries": ", ".join([f"Python {environment['python']}", *packages, *dict.fromkeys(blas)]),
-        "threads": str(environment["numba"]["threads"]),
+        "threads": str(environment.get("threads", environment["numba"]["threads"])),
     }
 
 

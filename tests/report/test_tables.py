@@ -55,6 +55,22 @@ def test_both_say_counts_failures_and_origin(written, render):
 
 
 @pytest.mark.parametrize("render", [markdown, latex])
+def test_both_say_commit_digest_command_and_machine_and_what_is_from_records(written, render):
+    document = {**written, "rows": [dict(row) for row in written["rows"]]}
+    document["run"] = {**written["run"], "command": "refattn report --quick --json 'a b.json'"}
+    sources = {"commit": "0123456789abcdef", "changed": True, "digest": "fedcba987654"}
+    document["environment"] = {**written["environment"], "sources": sources, "threads": 7}
+    document["environment"]["machine"] = {**written["environment"]["machine"], "cpu": "Some CPU", "memory_gib": 23.4}
+    document["rows"][0]["recorded"] = {"experiment": "x", "begun": "2031-02-03T04:05:06", "version": "0.0.9"}
+    text = render(document).replace(r"\allowbreak{}", "").replace(r"\textquotesingle{}", "'")
+    assert "commit 0123456789abcdef with changes, digest fedcba987654" in text
+    assert "refattn report --quick --json 'a b.json'" in text
+    assert "Some CPU, " in text
+    assert "23.4 GiB" in text
+    assert text.count("recorded 2031-02-03, refattn 0.0.9") == 1
+
+
+@pytest.mark.parametrize("render", [markdown, latex])
 def test_a_choice_of_rows_is_named_and_hides_no_failure(written, render):
     text = render(written, Choice(verdicts=("holds",), papers=("ours",)))
     assert "Shown are 1 of the 6: paper ours; verdict holds." in text
