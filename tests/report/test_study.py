@@ -18,6 +18,7 @@ CHALLENGE = [
 """Headings of the ML Reproducibility Challenge's summary."""
 
 
+@pytest.mark.slow
 def test_it_compiles_with_its_bibliography(written, compiled):
     log = compiled(study(written), "pdflatex report", "bibtex report", "pdflatex report", "pdflatex report")
     assert "undefined" not in log
