@@ -14,6 +14,7 @@ from typing import Any
 
 from refattn.report.citation import said
 from refattn.report.figures import figures
+from refattn.report.selection import SHORT
 from refattn.report.svg import axis_text, swatch
 from refattn.report.verdict import sentence
 
@@ -32,9 +33,6 @@ GROUPS: dict[str, str] = {
     "sparsek": "SparseK attention",
 }
 """Headings of the rows, by the part of the id before the dot."""
-
-SHORT: dict[str, str] = {"2405.05219": "Conv-Basis", "2406.16747": "SparseK", "ours": "ours"}
-"""Names of the papers in the filter."""
 
 
 def render(document: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from refattn.report.citation import said
+from refattn.report.compare import Change
 from refattn.report.coverage import PAPERS, coverage
 from refattn.report.document import to_document
 from refattn.report.figures import flat
@@ -43,6 +44,19 @@ def print_report(report: Report, console: Console, *, verbose: bool = False) -> 
     _print(console, _evidence(report.environment), "dim")
     console.print()
     _print(console, verdict, "bold red" if report.failed else "bold")
+
+
+def print_changes(changed: list[Change], console: Console) -> None:
+    """Print what changed since another report."""
+    console.print()
+    _print(
+        console,
+        f"{len(changed) or 'no'} change{'' if len(changed) == 1 else 's'} since the report compared with",
+        "bold",
+    )
+    for id, what, before, after in changed:
+        told = {"new": f"new, {after}", "gone": f"gone, was {before}"}.get(what, f"{what}: {before} -> {after}")
+        _print(console, f"  {id}: {told}")
 
 
 def print_list(claims: Iterable[Claim], console: Console) -> None:

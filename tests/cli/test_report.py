@@ -146,3 +146,48 @@ def test_only_chooses_by_id_and_refuses_what_matches_nothing(one_claim):
 
 def test_versions_as_json():
     assert json.loads(run("versions", "--json").output)["refattn"] == refattn.__version__
+
+
+def test_a_second_run_is_compared_with_a_first(one_claim, tmp_path):
+    first, second = f"{tmp_path}/first.json", f"{tmp_path}/second.json"
+    assert run("report", "--quick", "--json", first).exit_code == 0
+    same = run("report", "--quick", "--compare", first)
+    assert same.exit_code == 0
+    assert "no changes since the report compared with" in same.output
+    one_claim(0.7)
+    moved = run("report", "--quick", "--compare", first, "--json", second)
+    assert moved.exit_code == 4
+    assert "1 change since the report compared with\n  a.b: measured: holds, 0.5 -> holds, 0.7\n" in moved.output
+    one_claim(2.0)
+    assert run("report", "--quick", "--compare", first).exit_code == 1
+    stored = run("report", "--from", second, "--compare", first)
+    assert stored.exit_code == 4
+    assert "0.5 -> holds, 0.7" in stored.output
+
+
+@pytest.mark.parametrize("kind", ["full", "layout", "garbled", "missing", "folder"])
+def test_what_cannot_be_compared_with_is_refused_before_anything_runs(one_claim, tmp_path, monkeypatch, kind):
+    file = tmp_path / "old.json"
+    run("report", *(() if kind == "full" else ("--quick",)), "--json", str(file))
+    text = file.read_text(encoding="utf-8")
+    file.write_text(
+        {"layout": text.replace("refattn-report/2", "refattn-report/1"), "garbled": text[:99]}.get(kind, text)
+    )
+    if kind in ("missing", "folder"):
+        file.unlink()
+    if kind == "folder":
+        file.mkdir()
+    monkeypatch.setattr("refattn.cli.report._run", lambda claims, quick: pytest.fail("it ran"))
+    result = run("report", "--quick", "--compare", str(file))
+    assert result.exit_code == 2
+    assert "--compare" in result.output
+    assert "wanted" in result.output or "directory" in result.output
+
+
+def test_only_the_chosen_rows_are_compared(one_claim, tmp_path, monkeypatch):
+    claims = [
+        Claim(f"a.{x}", "ours", "x.", "looking", lambda quick: Measurement("none", 1.0, at_most=1.0)) for x in "bc"
+    ]
+    monkeypatch.setattr(refattn.report.claims, "ALL", tuple(claims))
+    run("report", "--quick", "--json", f"{tmp_path}/r.json")
+    assert run("report", "--quick", "--only", "a.b", "--compare", f"{tmp_path}/r.json").exit_code == 0

@@ -211,7 +211,7 @@ def test_the_standard_output_can_be_a_target(target, tmp_path):
     done = run("0.5", "report", "--json", target, program=REPORT)
     assert done.returncode == 0, done.stderr
     whole = done.stdout.decode("utf-8")
-    assert json.loads(whole[whole.index("{") :])["schema"] == "refattn-report/1"
+    assert json.loads(whole[whole.index("{") :])["schema"] == "refattn-report/2"
     if target == "-":
         assert whole.startswith("{")
         assert "1 claim: 1 holds" in done.stderr.decode("utf-8")

@@ -24,7 +24,7 @@ CLOSE = 2e-3
 JUDGED_ANEW = {2048: "useful", 8192: "popular"}
 """Text of the item that the full report computes anew, by length."""
 _SHORT_TEXTS = "16,384 tokens held out"
-_LONG = ("in every layer, at 8,192 tokens,", "24,576 tokens held out in windows of 8,192")
+_LONG = ("in every layer, at 8,192 tokens", "24,576 tokens held out in windows of 8,192")
 
 
 class RecordError(ValueError):
