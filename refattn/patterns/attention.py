@@ -216,7 +216,7 @@ def indexed_attention_backward(dout: ArrayLike, cache: IndexedForwardCache) -> A
     layout = cache.layout
     dout = as_upstream((*layout.lead, cache.q.shape[-2], cache.v.shape[-1]), dout=dout)
     with overflow_judged(), one_blas_thread():
-        gradients = _METHODS[cache.method].backward(cast("dout", dout, cache.q.dtype), cache)
+        gradients: AttentionGradients = _METHODS[cache.method].backward(cast("dout", dout, cache.q.dtype), cache)
     return finite_gradients(gradients)
 
 

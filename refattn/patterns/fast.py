@@ -14,6 +14,7 @@ no bit.
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,7 @@ def forward(problem: IndexedProblem) -> FloatArray:
 
     def work(task: tuple[Head, slice]) -> bool:
         head, rows = task
-        place = (*head, rows)
+        place: tuple[Any, ...] = (*head, rows)
         return loop(
             as_input(queries[place]), as_input(keys[head]), as_input(values[head]), as_input(lists[place]), scale,
             np.empty(pairs, out.dtype), out[place],
@@ -85,7 +86,7 @@ def backward(dout: FloatArray, problem: IndexedProblem) -> AttentionGradients:
 
         def block(task: tuple[slice, tuple[FloatArray, FloatArray]]) -> bool:
             rows, (dk_part, dv_part) = task
-            place = (*head, rows)
+            place: tuple[Any, ...] = (*head, rows)
             return loop(
                 as_input(queries[place]), *arrays, as_input(lists[place]), scale, as_input(upstream[place]),
                 np.empty((2, pairs), dtype), dq[place], dk_part, dv_part,
