@@ -142,10 +142,12 @@ def indexed_attention_forward(
 
     Parameters
     ----------
-    q, k, v, check_finite : array_like, bool
+    q, k, v : array_like
         As for `refattn.dense_attention`.
     indices, scale, method : array_like, and options
         As for `indexed_attention`.
+    check_finite : bool, optional
+        As for `refattn.dense_attention`.
 
     Returns
     -------
