@@ -20,7 +20,17 @@ _REPORTS_ON_THE_CACHE = ("cache", "warmup", "versions")
 
 
 class Command(TyperCommand):
-    """A command that refuses an option of one value that is given twice."""
+    """A command that refuses an option of one value that is given twice; its epilog is lines that can be typed."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help, and the examples below it as they are."""
+        examples, self.epilog = self.epilog, None
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self.epilog = examples
+        if examples:
+            formatter.write("Examples:\n\n" + "".join(f"  {line}\n" for line in examples.splitlines()))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments, after a look at how often each option stands among them."""
@@ -46,7 +56,7 @@ class Group(TyperGroup):
             return super().invoke(ctx)
         try:
             named = [*getattr(ctx, "_protected_args", ()), *ctx.args]
-            if "--help" not in named:
+            if not {"--help", "-h"} & {*named}:
                 require_environment(cache=bool(named) and named[0] not in _REPORTS_ON_THE_CACHE)
         except (ValueError, OSError, ImportError) as error:
             print(f"refattn: {error}", file=sys.stderr)

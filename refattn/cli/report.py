@@ -18,6 +18,11 @@ HELP = """Run every claim and print what was measured.
 Exit status 0: every claim that must hold does. 1: one does not, or a check broke. 2: wrong usage. 3: the output or a
 file could not be written.
 """
+EXAMPLES = """\
+refattn report --quick
+refattn report --quick --json report.json --html report.html
+refattn report --only sparsek.
+refattn report --list"""
 
 
 def report(
@@ -30,6 +35,9 @@ def report(
     html_file: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Also write the report as one HTML page; - likewise.")
     ] = None,
+    show_list: Annotated[
+        bool, typer.Option("--list", help="List the claims, or those that --only chooses, and run nothing.")
+    ] = False,
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON Schema of --json's file, and run nothing.")
     ] = False,
@@ -37,16 +45,21 @@ def report(
     """Run the command, as `HELP` says."""
     from refattn.report import document, page
     from refattn.report.claims import ALL
-    from refattn.report.terminal import print_report
+    from refattn.report.terminal import print_list, print_report
 
     if schema:
-        if quick or only or json_file or html_file:
+        if quick or only or json_file or html_file or show_list:
             raise typer.BadParameter("came with another option, which it would ignore", param_hint="--schema")
         print(as_json(document.schema()), end="")
         raise typer.Exit
     claims = [claim for claim in ALL if only in claim.id]
     if not claims:
         raise typer.BadParameter(f"no claim's id contains {only!r}", param_hint="--only")
+    if show_list:
+        if quick or json_file or html_file:
+            raise typer.BadParameter("came with another option, which it would ignore", param_hint="--list")
+        print_list(claims, console())
+        raise typer.Exit
     require_targets({"--json": json_file, "--html": html_file})
     result = _run(claims, quick)
     with shown_beside(json_file, html_file):

@@ -1,6 +1,6 @@
 """NumPy transformers with a pluggable attention, and where their weights, tokens and texts come from.
 
-Importing this package needs NumPy and SciPy only; reading a weight file needs ``pip install refattn[models]``.
+Importing this package needs NumPy and SciPy only; reading a weight file needs the extra ``models``.
 """
 
 from refattn.models.attentions import (

@@ -19,11 +19,11 @@ from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
+from refattn._needs import install, not_there
 from refattn.versions import environment
 
 HOLDS, HOLDS_IF, FAILS, NOT_RUN = "holds", "holds if", "does not hold", "not run"
@@ -352,11 +352,11 @@ def run_claims(
 def run_each(claims: Iterable[Claim], *, quick: bool) -> Iterator[Row]:
     """Yield the row of every claim as it is measured."""
     for claim in claims:
-        missing = [name for name in claim.needs if find_spec(name) is None]
+        absent = not_there(claim.needs)
         if claim.measure is None:
             yield Row(claim, None, claim.why_not)
-        elif missing:
-            yield Row(claim, None, f"needs {', '.join(missing)}, which is not installed")
+        elif absent:
+            yield Row(claim, None, f"needs {', '.join(absent)}: {install(absent)}")
         else:
             yield _measure(claim, claim.measure, quick)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from refattn.report.coverage import PAPERS, coverage
 from refattn.report.figures import flat
-from refattn.report.ledger import FAILS, HOLDS, HOLDS_IF, NOT_RUN, Report, Row
+from refattn.report.ledger import FAILS, HOLDS, HOLDS_IF, NOT_RUN, Claim, Report, Row
 from refattn.report.page import number
 
 _STYLE = {HOLDS: "green", HOLDS_IF: "yellow", FAILS: "red", NOT_RUN: "dim"}
@@ -34,6 +36,14 @@ def print_report(report: Report, console: Console) -> None:
     for row in report.failed:
         console.print(Text(f"FAILED {row.id}: {row.reason or f'{row.measured:.3g}, bound {row.bound}'}", style="red"))
     _print_coverage(console)
+
+
+def print_list(claims: Iterable[Claim], console: Console) -> None:
+    """Print id and sentence of claims."""
+    table = Table("id", "claim", "source", box=None)
+    for claim in claims:
+        table.add_row(Text(claim.id, style="bold", overflow="fold"), Text(claim.claim), Text(claim.source, style="dim"))
+    console.print(table)
 
 
 def _print_coverage(console: Console) -> None:

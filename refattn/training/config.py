@@ -11,12 +11,12 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias, get_args
 
+from refattn._needs import missing
+
 try:
     from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 except ImportError as error:
-    raise ModuleNotFoundError(
-        "a configuration of a training needs the pydantic library: pip install 'refattn[training]'", name="pydantic"
-    ) from error
+    raise missing("a configuration of a training", "pydantic") from error
 
 Positive: TypeAlias = Annotated[int, Field(ge=1)]
 Seed: TypeAlias = Annotated[int, Field(ge=0)]

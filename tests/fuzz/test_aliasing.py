@@ -170,6 +170,7 @@ def forwards():
 FORWARDS = [pytest.param(*rest, id=name) for name, *rest in forwards()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("forward", "backward", "arrays", "options"), FORWARDS)
 def test_a_backward_is_the_same_after_everything_it_came_from_is_overwritten(forward, backward, arrays, options):
     arrays, options = copy.deepcopy((arrays, options))
@@ -240,6 +241,7 @@ def test_a_row_mask_is_read_only():
     assert not any(array.flags.writeable for array in (*cache.mask.booleans, *cache.mask.biases))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hard", [False, True], ids=["soft", "hard"])
 def test_a_generation_is_the_same_after_its_tokens_and_outputs_are_overwritten(hard):
     q, k, v = numbers(3, N, D)

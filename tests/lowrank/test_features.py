@@ -236,6 +236,7 @@ def test_random_features_are_unbiased(orthogonal):
     assert (np.abs(np.mean(estimates, axis=0) - exact) <= 4.5 * spread).all()
 
 
+@pytest.mark.slow
 def test_the_variance_of_independent_random_features_is_the_stated_one_and_orthogonal_ones_have_less():
     rng = np.random.default_rng(5)
     q, k = 0.3 * rng.standard_normal((2, 4, 6))
