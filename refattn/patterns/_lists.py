@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refattn._memory import require_memory
 from refattn._validation import as_array
 
 Indices = NDArray[np.int64]
@@ -34,6 +35,11 @@ def as_lists(indices: Any, n_q: int, n_k: int) -> Indices:
             f"indices: {lists[..., 1:][twice][0]} came twice for query {query}, different positions were wanted"
         )
     return lists
+
+
+def require_room(names: str, lists: int, pairs: int) -> None:
+    """Raise ``MemoryError``, naming arguments, where so many lists do not fit: sorting takes as much again, twice."""
+    require_memory(f"{names}: {lists} lists of {pairs} positions", 24 * lists * pairs)
 
 
 def packed(indices: Indices) -> Indices:

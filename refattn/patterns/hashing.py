@@ -15,9 +15,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from refattn._memory import require_memory
 from refattn._validation import as_count, as_float_arrays, require_rank
 from refattn.patterns._groups import earlier_of_group, or_itself
-from refattn.patterns._lists import Indices, packed
+from refattn.patterns._lists import Indices, packed, require_room
 
 
 def hashed_indices(x: ArrayLike, *, n_buckets: int, chunk: int, rounds: int = 1, seed: int = 0) -> Indices:
@@ -43,8 +44,8 @@ def hashed_indices(x: ArrayLike, *, n_buckets: int, chunk: int, rounds: int = 1,
 
     Raises
     ------
-    TypeError, ValueError
-        An entry is not finite, or a number of the wrong kind or out of range.
+    TypeError, ValueError, MemoryError
+        An entry is not finite, a number of the wrong kind or out of range, or what is needed does not fit.
 
     Notes
     -----
@@ -64,6 +65,11 @@ def hashed_indices(x: ArrayLike, *, n_buckets: int, chunk: int, rounds: int = 1,
     if n_buckets % 2:
         raise ValueError(f"n_buckets: {n_buckets} came, an even number was wanted (a vector and its opposite)")
     n, d = vectors.shape[-2:]
+    most = min(2 * chunk - 1, n)
+    require_room("x, chunk, rounds", vectors.size // d, rounds * most + 1)
+    require_memory(
+        f"x, n_buckets: {vectors.size // d} vectors in {n_buckets} directions", 24 * vectors.size * n_buckets
+    )
     flat = vectors.reshape(-1, n, d).astype(np.float64)
     flat = flat / np.maximum(np.abs(flat).max(axis=-1, keepdims=True), 1e-300)  # the same bucket; no product overflows
     rng = np.random.default_rng(seed)
@@ -71,5 +77,5 @@ def hashed_indices(x: ArrayLike, *, n_buckets: int, chunk: int, rounds: int = 1,
     for _ in range(rounds):
         turned = flat @ rng.standard_normal((d, n_buckets // 2))
         groups = np.concatenate([turned, -turned], axis=-1).argmax(axis=-1)
-        lists.append(earlier_of_group(groups, min(2 * chunk - 1, n), chunk))
+        lists.append(earlier_of_group(groups, most, chunk))
     return packed(or_itself(np.concatenate(lists, axis=-1)).reshape(*vectors.shape[:-1], -1))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refattn._validation import as_count
-from refattn.patterns._lists import Indices, packed
+from refattn.patterns._lists import Indices, packed, require_room
 
 
 def random_block_indices(
@@ -43,8 +43,8 @@ def random_block_indices(
 
     Raises
     ------
-    TypeError, ValueError
-        A number is of the wrong kind or out of range.
+    TypeError, ValueError, MemoryError
+        A number is of the wrong kind or out of range, or the lists do not fit.
 
     Notes
     -----
@@ -54,15 +54,18 @@ def random_block_indices(
     --------
     >>> from refattn.patterns import random_block_indices
     >>> random_block_indices(12, 2, n_window=2, n_random=1, n_global=1)[0, 10].tolist()
-    [0, 1, 6, 7, 8, 9, 10]
+    [-1, 0, 1, 6, 7, 8, 9, 10]
     """
     n, block, heads = as_count("n", n, least=1), as_count("block", block, least=1), as_count("heads", heads, least=1)
     n_window, seed = as_count("n_window", n_window, least=1), as_count("seed", seed, least=0)
     n_random, n_global = as_count("n_random", n_random, least=0), as_count("n_global", n_global, least=0)
-    count = -(-n // block)
+    count, block = -(-n // block), min(block, n)
+    n_window, n_random, n_global = (min(number, count) for number in (n_window, n_random, n_global))
+    pairs = (n_window + n_random + n_global) * block
+    require_room("n, block, n_window, n_random, n_global, heads", heads * n, pairs)
     own = np.arange(count)
-    window = np.maximum(own[:, None] - np.arange(min(n_window, count)), -1)
-    first = np.where(np.arange(min(n_global, count)) <= own[:, None], np.arange(min(n_global, count)), -1)
+    window = np.maximum(own[:, None] - np.arange(n_window), -1)
+    first = np.where(np.arange(n_global) <= own[:, None], np.arange(n_global), -1)
     between = np.maximum(own - n_window + 1 - n_global, 0)
     drawn = _drawn(between, n_random, heads, seed)
     known = np.broadcast_to(np.concatenate([first, window], axis=1), (heads, count, first.shape[1] + window.shape[1]))

@@ -17,10 +17,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from refattn._memory import require_memory
 from refattn._threads import for_each
 from refattn._validation import as_count, as_float_arrays, as_real, require_rank
 from refattn.patterns._groups import earlier_of_group, or_itself
-from refattn.patterns._lists import Indices, packed
+from refattn.patterns._lists import Indices, packed, require_room
 
 
 def routed_indices(x: ArrayLike, *, n_clusters: int, members: int, decay: float = 0.99, seed: int = 0) -> Indices:
@@ -46,8 +47,8 @@ def routed_indices(x: ArrayLike, *, n_clusters: int, members: int, decay: float 
 
     Raises
     ------
-    TypeError, ValueError
-        An entry is not finite, or a number of the wrong kind or out of range.
+    TypeError, ValueError, MemoryError
+        An entry is not finite, a number of the wrong kind or out of range, or what is needed does not fit.
 
     Notes
     -----
@@ -57,7 +58,7 @@ def routed_indices(x: ArrayLike, *, n_clusters: int, members: int, decay: float 
     Examples
     --------
     >>> from refattn.patterns import routed_indices
-    >>> routed_indices([[1.0], [-2.0], [3.0], [-4.0], [5.0]], n_clusters=2, members=1, seed=1).ravel().tolist()
+    >>> routed_indices([[1.0], [-2.0], [3.0], [-4.0], [5.0]], n_clusters=2, members=1).ravel().tolist()
     [0, 1, 0, 1, 2]
     """
     from refattn._compiled import as_input
@@ -68,6 +69,8 @@ def routed_indices(x: ArrayLike, *, n_clusters: int, members: int, decay: float 
     n_clusters, members = as_count("n_clusters", n_clusters, least=1), as_count("members", members, least=1)
     decay, seed = as_real("decay", decay, positive=True, most=1.0), as_count("seed", seed, least=0)
     n, d = vectors.shape[-2:]
+    require_room("x, members", vectors.size // d, min(members, n) + 1)
+    require_memory(f"x, n_clusters: {n_clusters} centroids a head", 32 * d * n_clusters)
     flat = _directions(vectors.reshape(-1, n, d).astype(np.float64))
     centroids = _directions(np.random.default_rng(seed).standard_normal((n_clusters, d)))
     groups = np.empty(flat.shape[:2], np.int64)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from refattn._validation import as_count
-from refattn.patterns._lists import Indices, packed
+from refattn.patterns._lists import Indices, packed, require_room
 
 
 def strided_indices(n: int, stride: int) -> Indices:
@@ -34,8 +34,8 @@ def strided_indices(n: int, stride: int) -> Indices:
 
     Raises
     ------
-    TypeError, ValueError
-        A number is of the wrong kind or out of range.
+    TypeError, ValueError, MemoryError
+        A number is of the wrong kind or out of range, or the lists do not fit.
 
     Notes
     -----
@@ -49,6 +49,7 @@ def strided_indices(n: int, stride: int) -> Indices:
     """
     n, stride = as_count("n", n, least=1), as_count("stride", stride, least=1)
     stride = min(stride, n)
+    require_room("n, stride", n, stride + 1 + n // stride)
     i = np.arange(n)[:, None]
     newest = np.maximum(i - np.arange(stride, -1, -1), -1)
     far = i % stride + stride * np.arange(n // stride)
@@ -74,8 +75,8 @@ def fixed_indices(n: int, block: int, summaries: int = 1) -> Indices:
 
     Raises
     ------
-    TypeError, ValueError
-        A number is of the wrong kind or out of range.
+    TypeError, ValueError, MemoryError
+        A number is of the wrong kind or out of range, or the lists do not fit.
 
     Notes
     -----
@@ -89,8 +90,10 @@ def fixed_indices(n: int, block: int, summaries: int = 1) -> Indices:
     """
     n, block = as_count("n", n, least=1), as_count("block", block, least=1)
     summaries = as_count("summaries", summaries, least=1, most=block, most_is="the block")
+    most = min(block, n)
+    require_room("n, block, summaries", n, most + min(summaries * (n // most), n))
     i = np.arange(n)[:, None]
-    own = i // block * block + np.arange(min(block, n))
+    own = i // block * block + np.arange(most)
     ends = np.arange(n)
     ends = ends[ends % block >= block - summaries]
     return packed(np.concatenate([np.where(one <= i, one, -1) for one in (own, ends[None])], axis=1))

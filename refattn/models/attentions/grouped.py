@@ -184,7 +184,7 @@ class RoutingAttention(_SharedKeysAttention):
     >>> import numpy as np
     >>> from refattn.models import RoutingAttention
     >>> q = k = v = np.array([1.0, -1.0, 2.0, -3.0, 4.0])[None, :, None]
-    >>> RoutingAttention(2, members=1, seed=1)(0, q, k, v).ravel()
+    >>> RoutingAttention(2, members=1)(0, q, k, v).ravel()
     array([ 1., -1.,  1., -1.,  2.])
     """
 

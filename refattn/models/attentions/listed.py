@@ -90,7 +90,7 @@ class StridedAttention(_ListedAttention):
     >>> from refattn.models import StridedAttention
     >>> q = k = np.zeros((1, 5, 1)); v = np.arange(5.0)[None, :, None]
     >>> StridedAttention(2)(0, q, k, v).ravel()
-    array([0. , 0.5, 1. , 2. , 2.25])
+    array([0.  , 0.5 , 1.  , 2.  , 2.25])
     """
 
     def __init__(self, stride: int) -> None:
