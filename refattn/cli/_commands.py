@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
+import shlex
 import sys
 from typing import Any
 
@@ -66,6 +68,17 @@ class Group(TyperGroup):
         except KeyboardInterrupt:
             print("refattn: stopped", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
+
+
+def command_line() -> str:
+    """Return the command as it was typed, but for the folders that its files are in.
+
+    >>> sys.argv, before = ["/home/me/bin/refattn", "report", "--json", "/home/me/r.json"], sys.argv
+    >>> command_line()
+    'refattn report --json r.json'
+    >>> sys.argv = before
+    """
+    return shlex.join(["refattn", *(re.sub(r"^(--?[\w-]+=)?.*/(?=.)", r"\1", word) for word in sys.argv[1:])])
 
 
 def require_environment(*, cache: bool) -> None:

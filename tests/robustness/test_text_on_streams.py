@@ -211,10 +211,10 @@ def test_the_standard_output_can_be_a_target(target, tmp_path):
     done = run("0.5", "report", "--json", target, program=REPORT)
     assert done.returncode == 0, done.stderr
     whole = done.stdout.decode("utf-8")
-    assert json.loads(whole[whole.index("{") :])["schema"] == "refattn-report/1"
+    assert json.loads(whole[whole.index("{") :])["schema"] == "refattn-report/2"
     if target == "-":
         assert whole.startswith("{")
-        assert "claims: 1 holds" in done.stderr.decode("utf-8")
+        assert "1 claim: 1 holds" in done.stderr.decode("utf-8")
         assert os.listdir(tmp_path) == []
     done = run("decompose", save(tmp_path), "--json", "-")
     assert json.loads(done.stdout)["file"] == "one.npz"
