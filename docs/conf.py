@@ -71,6 +71,7 @@ PACKAGES = (
     "refattn.convbasis",
     "refattn.sparsek",
     "refattn.lowrank",
+    "refattn.patterns",
     "refattn.masks",
     "refattn.tuning",
     "refattn.testing",

@@ -45,6 +45,7 @@ from refattn.lowrank import (
 )
 from refattn.masks import RowMask
 from refattn.models import Capture, Encoder, EncoderConfig, GeneratingAttention, Llama, LlamaConfig, Scorer
+from refattn.patterns import indexed_attention_backward, indexed_attention_forward
 from refattn.sparsek import SparseKCache, sparsek_scores_backward, sparsek_scores_forward
 from refattn.testing import attention_inputs, load_vectors
 from refattn.testing.real_heads import load_real_heads
@@ -140,6 +141,10 @@ def forwards():
     yield "dense", *dense, (q, k, v), {}
     yield "dense masked by booleans", *dense, (q, k, v), {"mask": lower}
     yield "dense with a bias", *dense, (q, k, v), {"mask": ("causal", bias)}
+    lists = np.where(lower, np.arange(N), -1)
+    for method in ("fast", "oracle"):
+        indexed = indexed_attention_forward, indexed_attention_backward
+        yield f"indexed {method}", *indexed, (q, k, v, lists), {"method": method}
     for method in ("fast", "paper", "oracle"):
         sparse = sparsek_attention_forward, sparsek_attention_backward
         options = {"n_select": 3, "window": 4, "method": method}
