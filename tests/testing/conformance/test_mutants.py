@@ -325,6 +325,7 @@ CONV_FAST = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("planted", ids(CONV_FAST))
 def test_an_error_planted_in_the_fast_conv_path_is_caught(planted, kernels):
     cause, path, replacements = CONV_FAST[planted]
@@ -377,6 +378,7 @@ def test_an_error_planted_in_the_papers_sparsek_path_is_caught(planted, kernels)
     caught(check_attention(forward, "sparsek", backward=backward), cause)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("planted", ids(SPARSEK_FAST))
 def test_an_error_planted_in_the_fast_sparsek_path_is_caught(planted, kernels):
     cause, replacements = SPARSEK_FAST[planted]
@@ -384,6 +386,7 @@ def test_an_error_planted_in_the_fast_sparsek_path_is_caught(planted, kernels):
     caught(check_attention(forward, "sparsek", backward=backward), cause)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cause", "changed"),
     [
