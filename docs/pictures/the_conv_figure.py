@@ -24,6 +24,8 @@ def draw(rows):
             axis.plot([r["k"] for r in found], [r["error"] for r in found], color=colour, marker="o", ms=3, label=name)
         axis.set(xscale="log", xlabel="k", title=f"{title}, n = {n:,}", ylim=(0, None))
     axes[0].set_ylim(0, SHOWN)
+    if min(row["error"] for row in rows if row["scale"] == "1/d") > SHOWN:
+        axes[0].text(0.5, 0.5, "nothing of ours is as low", ha="center", transform=axes[0].transAxes, color=GREY)
     axes[1].axhspan(0, SHOWN, color=RED, alpha=0.3, lw=0, label="what their axis shows")
     axes[0].set_ylabel("‖Y − Ỹ‖ / ‖Y‖")
     figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=5)

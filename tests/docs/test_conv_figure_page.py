@@ -24,6 +24,8 @@ GROUPS = {
     "d": (8192, "1/d", "rotary"), "e": (8192, "1/sqrt(d)", "zero"), "f": (8192, "1/sqrt(d)", "rotary"),
 }  # fmt: skip
 
+PLACES = {"mean": ("mean", 0), "five": ("first", 5), "most": ("first", 640), "window": ("window", 20)}
+
 
 def figures():
     records = read_records(DOCS / "records" / "conv-figure-long.jsonl")
@@ -35,18 +37,21 @@ def figures():
             for row in records.rows()
             if (row["n"], row["scale"], row["positions"]) == group
         }
-        for key, place in {
-            "mean": ("mean", 0),
-            "five": ("first", 5),
-            "most": ("first", 640),
-            "window": ("window", 20),
-        }.items():
+        for key, place in PLACES.items():
             found[f"{name}_{key}"] = rows[place]["error"]
         if name == "a":
             last = rows["first", 640]
             found |= {"a_squared": last["error"] ** 2, "a_least": last["least"]}
             found |= {"cost": last["flops"], "cost_authors": last["flops_authors"]}
     return found
+
+
+def test_recover_s_errors_are_those_of_the_first_columns():
+    rows = read_records(DOCS / "records" / "conv-figure-long.jsonl").rows()
+    errors = {(row["n"], row["scale"], row["positions"], row["method"], row["k"]): row["error"] for row in rows}
+    recovered = [place for place in errors if place[3] == "recover"]
+    assert recovered
+    assert all(errors[place] == errors[*place[:3], "first", place[4]] for place in recovered)
 
 
 def test_the_numbers_are_those_of_the_records():
