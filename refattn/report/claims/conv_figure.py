@@ -183,7 +183,8 @@ def _window_trained_scale(quick: bool) -> Measurement:
 def _largest_rise(quick: bool, scale: str) -> Measurement:
     """Largest quotient of the median error at one k and at the one before, over ways to choose starts."""
     what, heads = _heads(quick)
-    rises, detail: dict[str, object] = {}, {}
+    rises: dict[str, float] = {}
+    detail: dict[str, object] = {}
     for method in METHODS:
         counts = counts_of(method, len(heads[0][0]))
         few = [counts[0], counts[len(counts) // 2], counts[-1]]
