@@ -238,6 +238,7 @@ def test_an_estimate_is_near_what_is_held(module, case, one_thread, monkeypatch,
     assert peak / factor <= sum(estimates.values()) <= peak * factor
 
 
+@pytest.mark.slow
 def test_every_estimate_is_measured():
     root = Path(refattn.__file__).parent
     for path in set(root.rglob("*.py")) - set((root / "experiments").rglob("*.py")):  # an experiment's: a whole model's

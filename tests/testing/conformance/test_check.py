@@ -58,6 +58,7 @@ def test_the_papers_conv_path_conforms(kernels, seeds):
     assert_conforms(forward, "conv", backward=backward, seeds=seeds)
 
 
+@pytest.mark.slow
 @SEEDS
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_fast_conv_path_conforms(kernels, dtype, seeds):
@@ -234,6 +235,7 @@ def test_nothing_run_is_not_a_pass():
     assert not report.passed
 
 
+@pytest.mark.slow
 def test_a_kernel_that_multiplies_in_bfloat16_may_say_so():
     low = PRECISIONS["bfloat16"].round
 
@@ -267,6 +269,7 @@ def test_a_wrong_argument_is_refused_by_name(options, error, match):
 # --- the plain implementations ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_the_plain_implementation_in_float64_is_the_truth(name):
     operation = OPERATIONS[name]
@@ -282,6 +285,7 @@ def test_the_plain_implementation_in_float64_is_the_truth(name):
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", PRECISIONS)
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_no_plain_implementation_warns_whatever_its_precision_and_its_mistake(name, dtype):
@@ -297,6 +301,7 @@ def test_no_plain_implementation_warns_whatever_its_precision_and_its_mistake(na
             }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_every_known_mistake_changes_a_result(name):
     operation, precision = OPERATIONS[name], PRECISIONS["float64"]
@@ -354,6 +359,7 @@ def test_a_row_may_be_off_by_the_worst_of_four_plain_runs_and_some_units_of_roun
     assert not np.array_equal(given[1], given[2])
 
 
+@pytest.mark.slow
 def test_every_problem_is_the_same_for_the_same_seed():
     for operation in OPERATIONS.values():
         for case in operation.cases:
