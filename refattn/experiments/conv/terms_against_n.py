@@ -12,8 +12,9 @@ encoder (MiniLM-L6, up to the 512 tokens it has positions for), and on inputs wh
 
 k(n) is the least k of a ladder (1, 2, 3, 4, 6, 8, 11, 16, …, a factor of √2 apart, then 7n/8, 15n/16 and n) with
 ``‖Y − Ỹ‖_F / ‖Y‖_F`` within the tolerance, for three ways to choose starts: the first k columns, k spread ones, and the
-best in the least-squares sense among places n / 256 apart. k = n is exact for the first two. The exponent is the slope
-of log k against log n. Everything is in float32; nothing here is timed.
+best in the least-squares sense among places n / 256 apart. k = n is exact for the first two. Where it is known at which
+columns segments begin, these are a fourth way. The exponent is the slope of log k against log n. Everything is in
+float32; nothing here is timed.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 
 from refattn._memory import require_memory
 from refattn._validation import FloatArray, as_option
+from refattn.convbasis import basis_from_starts, conv_attention
 from refattn.dense import dense_attention
 from refattn.experiments.conv.figure import MOST_BEST, needed_bytes, with_basis
 from refattn.experiments.conv.figure_setting import SCALES, as_factor, running_mean
@@ -113,6 +115,19 @@ def terms_needed(
         yield from ({"method": method, "tolerance": one, "k": None, "error": None} for one in waiting)
 
 
+def with_known_starts(
+    head: Head, scale: str | float, starts: NDArray[np.int64], tolerances: Sequence[float] = TOLERANCES
+) -> Iterator[Record]:
+    """Yield the same for a basis whose segments begin where those of the input do."""
+    factor = as_factor(scale, head[0].shape[1])
+    basis = basis_from_starts(head[0], head[1], starts, scale=factor)
+    out = conv_attention(*head, basis=basis, scale=factor)
+    error = relative_error(out, dense_attention(*head, scale=factor))
+    for tolerance in tolerances:
+        k, reached = (len(starts), significant(error)) if error <= tolerance else (None, None)
+        yield {"method": "known", "tolerance": tolerance, "k": k, "error": reached}
+
+
 class Exponent(NamedTuple):
     """Slope of log k against log n, the median over heads, and the ends of its 95 % interval."""
 
@@ -192,13 +207,16 @@ def items(sizes: Sequence[int]) -> list[Item]:
 
 def run(item: Item) -> list[Record]:
     """Return for every head, method and tolerance the terms needed, and the error of the running mean beside them."""
-    n, scale = item["n"], item["scale"]
+    n, inputs, scale = item["n"], item["inputs"], item["scale"]
     require_memory(f"terms-against-n: n = {n}", needed_bytes(n, 30, n))
     found: list[Record] = []
-    for name, head in _heads(item["inputs"], item["layer"], n).items():
+    for name, head in _heads(inputs, item["layer"], n).items():
         exact = dense_attention(*head, scale=as_factor(scale, head[0].shape[1]))
         mean = significant(relative_error(running_mean(head[2]), exact))
-        found += [{"head": name, **one, "mean": mean} for one in terms_needed(head, scale)]
+        needed = list(terms_needed(head, scale))
+        if inputs in STARTS:
+            needed += with_known_starts(head, scale, STARTS[inputs](n))
+        found += [{"head": name, **one, "mean": mean} for one in needed]
     return found
 
 

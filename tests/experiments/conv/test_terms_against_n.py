@@ -18,14 +18,17 @@ def test_sixteen_segments_take_sixteen_terms_at_any_length(n):
     assert needed("16 segments", n) == {"uniform": 16}
 
 
-@pytest.mark.parametrize("n", [512, 1024])
+@pytest.mark.parametrize("n", [256, 512])
 def test_segments_of_one_length_take_as_many_terms_as_there_are(n):
     assert needed("64 tokens each", n) == {"uniform": n // 64}
 
 
-def test_segments_that_double_take_few_terms_only_where_they_begin():
-    found = needed("doubling segments", 512, ("uniform", "best"))
-    assert found["best"] <= 11 < found["uniform"]  # 0 and the powers of two below 512
+def test_segments_that_double_take_few_terms_where_they_begin():
+    head, starts = terms.structured("doubling segments", 512, 0), terms.STARTS["doubling segments"](512)
+    assert starts.tolist() == [0, 1, 2, 4, 8, 16, 32, 64, 128, 256]
+    (found,) = terms.with_known_starts(head, "1/sqrt(d)", starts, [1e-5])
+    assert found["k"] == 10
+    assert needed("doubling segments", 512)["uniform"] > 100
 
 
 def test_without_structure_nearly_every_column_is_a_term():
@@ -67,7 +70,8 @@ def test_items_have_every_input_and_the_encoder_no_more_than_its_positions():
 def test_a_structured_item_names_its_draws_and_its_running_mean():
     records = terms.run({"n": 64, "inputs": "16 segments", "layer": None, "scale": "1/d"})
     assert {one["head"] for one in records} == {"0", "1", "2"}
-    assert len(records) == 3 * len(terms.METHODS) * len(terms.TOLERANCES)
+    assert len(records) == 3 * (len(terms.METHODS) + 1) * len(terms.TOLERANCES)
+    assert all(one["k"] == 16 and one["error"] < 1e-5 for one in records if one["method"] == "known")
     assert all(0 < one["mean"] < 1 for one in records)
 
 
