@@ -62,8 +62,7 @@ def test_the_times_are_those_of_the_records(model):
     rows = records_of("whole-models")
     times, ahead = timings(rows), overtakes(rows)
     for name in METHODS if model == "decoder" else METHODS[:3]:
-        lengths = LENGTHS if model == "decoder" else (512, 4096, 8192)
-        cells = [times.get((model, n, name)) for n in lengths]
+        cells = [times.get((model, n, name)) for n in LENGTHS]
         quotients = ["–" if one is None else f"{one.quotient:.2f}" for one in cells]
         error = times[model, 4096 if model == "decoder" else 512, name].error
         assert f"| {model} | {name} | {' | '.join(quotients)} | {where(ahead, model, name)} | {error:.2f} |" in page()
