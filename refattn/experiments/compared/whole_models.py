@@ -145,7 +145,7 @@ def timed_methods(model: str, n: int) -> list[tuple[str, int | None]]:
     >>> timed_methods("encoder", 1024)
     [('exact', None), ('conv', 16), ('conv', 512), ('low rank', 256)]
     """
-    half = [("conv", segments(HALF, n))] if n <= LONGEST_HALF else []
+    half = [("conv", segments(HALF, n))] if segments(HALF, n) > FEW and n <= LONGEST_HALF else []
     selective = [("SparseK", PAIRS)] if model == "decoder" else []
     return [("exact", None), ("conv", min(FEW, n)), *half, ("low rank", RANK), *selective]
 

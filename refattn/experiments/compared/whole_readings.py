@@ -45,7 +45,8 @@ def method_name(row: Record) -> str:
     """
     if row["method"] != "conv":
         return str(row["method"])
-    return f"conv, k = {FEW}" if row["k"] == FEW else "conv, k = n/2"
+    n, k = int(row["n"] or 0), int(row["k"] or 0)
+    return "conv, k = n/2" if k != FEW and k == round(n / 2) else f"conv, k = {k}"
 
 
 def timings(rows: Iterable[Record]) -> dict[tuple[str, int, str], Timing]:
@@ -112,7 +113,9 @@ def searched(rows: Iterable[Record], tolerance: float) -> dict[tuple[str, int, s
 def _found(group: list[Record], tolerance: float) -> Found:
     (exact,) = (row for row in group if row["method"] == "exact")
     for row in group:
-        if row["method"] == "conv" and float(row["error"] or 0) <= tolerance:
+        if row["method"] != "conv" or row["k"] == row["n"]:  # all columns are exact attention
+            continue
+        if float(row["error"] or 0) <= tolerance:
             return Found(int(row["k"] or 0), float(row["seconds"] or 0) / float(exact["seconds"] or 1))
     return Found(None, None)
 

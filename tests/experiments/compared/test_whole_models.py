@@ -113,6 +113,14 @@ def test_a_length_beyond_memory_is_refused_with_the_estimate(model, part):
         whole.run(item)
 
 
+@pytest.mark.parametrize("n", [1, 8, 32, 33])
+def test_no_method_is_timed_twice(n):
+    for model in whole.MODELS:
+        found = whole.timed_methods(model, n)
+        assert len(set(found)) == len(found)
+        assert all(k <= n for method, k in found if method == "conv")
+
+
 def test_a_text_that_is_too_short_is_said(monkeypatch):
     pytest.importorskip("tokenizers")
     monkeypatch.setattr("refattn.laboratory.smollm2.hamlet", lambda n: [1, 2, 3])

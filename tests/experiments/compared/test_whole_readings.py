@@ -34,6 +34,7 @@ ROWS = [
             {"method": "exact", "k": None, "seconds": 2.0, "attention": 1.0},
             {"method": "conv", "k": 25, "seconds": 3.0, "attention": 2.0, "error": 0.45},
             {"method": "conv", "k": 50, "seconds": 5.0, "attention": 4.0, "error": 0.55},
+            {"method": "conv", "k": 100, "seconds": 9.0, "attention": 8.0, "error": 0.0},
         )
     ),
 ]
@@ -58,6 +59,8 @@ def test_a_search_says_its_least_k_or_that_there_is_none(tolerance, right):
 
 def test_half_of_the_columns_are_called_so():
     assert readings.method_name({"method": "conv", "k": 50, "n": 100}) == "conv, k = n/2"
+    assert readings.method_name({"method": "conv", "k": 16, "n": 32}) == "conv, k = 16"
+    assert readings.method_name({"method": "conv", "k": 8, "n": 8}) == "conv, k = 8"
     assert readings.method_name({"method": "low rank", "k": 256, "n": 100}) == "low rank"
 
 
