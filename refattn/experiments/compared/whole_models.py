@@ -16,11 +16,12 @@ after the other: an item is a round, so that rounds of several methods are inter
 can be judged, up to the length at which all layers are run and the model has positions; beyond MiniLM's 512 positions
 its table is repeated, which changes no time.
 
-Everything has one thread, ours and BLAS's, so that what else the machine does weighs on all methods alike; to be read
-are quotients within a round, and their medians. Above n = 4,096 a forward is one of the model's first layers, as many
-as take about as long as all at 4,096, and its time is theirs times the quotient of the numbers of layers (``layers``
-says how many were run). Memory is the largest that NumPy held during a forward of the first two layers, beyond the
-weights, since layers follow each other in the same memory; that forward also makes what is planned at a first call.
+Everything has one thread, ours and BLAS's, and seconds are those that the processor spent on it: other programs do not
+count, but for what they take of its caches. To be read are quotients within a round, and their medians. Above n = 4,096
+a forward is one of the model's first layers, as many as take about as long as all at 4,096, and its time is theirs
+times the quotient of the numbers of layers (``layers`` says how many were run). Memory is the largest that NumPy held
+during a forward of the first two layers, beyond the weights, since layers follow each other in the same memory; that
+forward also makes what is planned at a first call.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ RANK, PAIRS = 256, 128
 
 @dataclass
 class Watched:
-    """An attention and its observer, and the seconds that both took."""
+    """An attention and its observer, and the processor's seconds that both took."""
 
     attention: Attention
     observer: Observer | None = None
@@ -86,15 +87,15 @@ class Watched:
     def observe(self, layer: int, a: FloatArray) -> None:
         """Show a layer's input to the observer."""
         if self.observer is not None:
-            begun = time.perf_counter()
+            begun = time.process_time()
             self.observer(layer, a)
-            self.seconds += time.perf_counter() - begun
+            self.seconds += time.process_time() - begun
 
     def __call__(self, layer: int, q: FloatArray, k: FloatArray, v: FloatArray) -> FloatArray:
         """Attend."""
-        begun = time.perf_counter()
+        begun = time.process_time()
         out = self.attention(layer, q, k, v)
-        self.seconds += time.perf_counter() - begun
+        self.seconds += time.process_time() - begun
         return out
 
 
@@ -223,12 +224,12 @@ def output(model: Llama | Encoder, tokens: NDArray[np.int64], attend: Watched) -
 def measured(
     model: Llama | Encoder, tokens: NDArray[np.int64], attend: Watched, whole: int
 ) -> tuple[FloatArray, Record]:
-    """Return the output, and the seconds that all the layers take, of them those of the attention."""
+    """Return the output, and the processor's seconds for all the layers, of them those of the attention."""
     attend.seconds = 0.0
-    begun = time.perf_counter()
+    begun = time.process_time()
     out = output(model, tokens, attend)
     factor = whole / model.config.n_layers
-    seconds = factor * (time.perf_counter() - begun)
+    seconds = factor * (time.process_time() - begun)
     return out, {"seconds": significant(seconds), "attention": significant(factor * attend.seconds)}
 
 
@@ -250,10 +251,10 @@ def needed_bytes(n: int, terms: int) -> int:
 def rounds(n: int) -> int:
     """Return how many rounds there are of a length.
 
-    >>> [rounds(n) for n in (512, 2048, 4096)]
-    [3, 2, 1]
+    >>> [rounds(n) for n in (512, 2048)]
+    [3, 1]
     """
-    return 3 if n <= 1024 else 2 if n < WHOLE else 1
+    return 3 if n <= 1024 else 1
 
 
 def items(sizes: Sequence[int]) -> list[Item]:

@@ -1,4 +1,8 @@
-"""What the records of `whole_models` say: quotients within rounds, the k found, where exact is overtaken (ours)."""
+"""What the records of `whole_models` say: quotients within rounds, the k found, where exact is overtaken (ours).
+
+What a model does beside its attention is the same work with every one. So that its noise does not decide between them,
+it is taken to be the median of the round's, and a method's whole is that and its own attention.
+"""
 
 from __future__ import annotations
 
@@ -56,30 +60,41 @@ def timings(rows: Iterable[Record]) -> dict[tuple[str, int, str], Timing]:
         if row["part"] == "time":
             place = str(row["model"]), int(row["n"] or 0), int(row["round"] or 0)
             rounds.setdefault(place, {})[method_name(row)] = row
-    by_method: dict[tuple[str, int, str], list[tuple[Record, Record]]] = {}
+    by_method: dict[tuple[str, int, str], list[_Round]] = {}
     for (model, n, _), one in rounds.items():
+        rest = float(np.median([_seconds(row, "seconds") - _seconds(row, "attention") for row in one.values()]))
         for name, row in one.items():
-            by_method.setdefault((model, n, name), []).append((row, one["exact"]))
-    return {key: _timing(key[1], pairs) for key, pairs in by_method.items()}
+            found = _Round(row, _seconds(row, "attention"), _seconds(one["exact"], "attention"), rest)
+            by_method.setdefault((model, n, name), []).append(found)
+    return {key: _timing(key[1], some) for key, some in by_method.items()}
 
 
-def _timing(n: int, pairs: list[tuple[Record, Record]]) -> Timing:
-    def of(name: str) -> list[tuple[float, float]]:
-        return [(float(row[name] or 0), float(exact[name] or 0)) for row, exact in pairs]
+class _Round(NamedTuple):
+    """A method in a round: its record, the seconds of its attention and of exact attention, and of all the rest."""
 
-    seconds, attention = of("seconds"), of("attention")
-    first = pairs[0][0]
-    held, error = first.get("megabytes"), first.get("error")
+    row: Record
+    attention: float
+    exact: float
+    rest: float
+
+
+def _timing(n: int, some: list[_Round]) -> Timing:
+    row = some[0].row
+    held, error = row.get("megabytes"), row.get("error")
     return Timing(
-        k=None if first["k"] is None else int(first["k"]),
-        tokens=n / float(np.median([ours for ours, _ in seconds])),
-        share=float(np.median([part / whole for (part, _), (whole, _) in zip(attention, seconds, strict=True)])),
-        quotient=float(np.median([ours / exact for ours, exact in seconds])),
-        of_attention=float(np.median([ours / exact for ours, exact in attention])),
+        k=None if row["k"] is None else int(row["k"]),
+        tokens=n / float(np.median([one.attention + one.rest for one in some])),
+        share=float(np.median([one.attention / (one.attention + one.rest) for one in some])),
+        quotient=float(np.median([(one.attention + one.rest) / (one.exact + one.rest) for one in some])),
+        of_attention=float(np.median([one.attention / one.exact for one in some])),
         megabytes=None if held is None else float(held),
         error=None if error is None else float(error),
-        layers=int(first["layers"] or 0),
+        layers=int(row["layers"] or 0),
     )
+
+
+def _seconds(row: Record, name: str) -> float:
+    return float(row[name] or 0)
 
 
 def overtakes(rows: Iterable[Record]) -> dict[tuple[str, str], int | None]:
@@ -116,7 +131,9 @@ def _found(group: list[Record], tolerance: float) -> Found:
         if row["method"] != "conv" or row["k"] == row["n"]:  # all columns are exact attention
             continue
         if float(row["error"] or 0) <= tolerance:
-            return Found(int(row["k"] or 0), float(row["seconds"] or 0) / float(exact["seconds"] or 1))
+            rest = float(np.median([_seconds(one, "seconds") - _seconds(one, "attention") for one in group]))
+            quotient = (_seconds(row, "attention") + rest) / (_seconds(exact, "attention") + rest)
+            return Found(int(row["k"] or 0), quotient)
     return Found(None, None)
 
 

@@ -24,7 +24,7 @@ ROWS = [
     ),
     timed(200, 0, "exact", None, 8.0, 4.0),
     timed(200, 0, "conv", 16, 6.0, 3.0),
-    timed(200, 0, "SparseK", 128, 9.0, 0.5),
+    timed(200, 0, "SparseK", 128, 9.0, 5.0),
     timed(400, 0, "exact", None, 32.0, 16.0),
     timed(400, 0, "conv", 16, 16.0, 8.0),
     timed(400, 0, "SparseK", 128, 16.0, 1.0),
@@ -55,6 +55,17 @@ def test_a_method_overtakes_where_it_stays_ahead():
 @pytest.mark.parametrize(("tolerance", "right"), [(0.5, (25, 1.5)), (0.1, (None, None))])
 def test_a_search_says_its_least_k_or_that_there_is_none(tolerance, right):
     assert readings.searched(ROWS, tolerance) == {("decoder", 100, "first"): right}
+
+
+def test_what_is_the_same_work_is_taken_for_the_same_time():
+    rows = [
+        timed(100, 0, "exact", None, 9.0, 1.0),
+        timed(100, 0, "conv", 16, 3.0, 2.0),
+        timed(100, 0, "x", 1, 4.0, 2.0),
+    ]
+    found = readings.timings(rows)  # the rest took 8, 1 and 2
+    assert found["decoder", 100, "conv, k = 16"].quotient == pytest.approx(4 / 3)
+    assert found["decoder", 100, "exact"].tokens == pytest.approx(100 / 3)
 
 
 def test_half_of_the_columns_are_called_so():
