@@ -92,17 +92,15 @@ def test_the_sentences_are_those_of_the_records():
     shares = [f"{100 * exact[n].share:.0f} %" for n in (512, 4096, 32_768)]
     wanted = [
         "{} of the decoder's time at n = 512, {} at 4,096 and {} at 32,768".format(*shares),
-        f"{half.k} of 1,024 columns for 50 % and {tenth.k} for 10 %, at {half.quotient:.1f} and"
-        f" {tenth.quotient:.1f} times",
+        f"{half.k} of 1,024 columns for 50 % and {tenth.k} for 10 %, at {half.quotient:.1f} and {tenth.quotient:.1f}"
+        " times",
     ]
     assert [one for one in wanted if one not in page()] == []
 
 
 def test_what_is_said_of_memory_is_in_the_records():
-    found = timings(records_of("whole-models"))
-    for n in (512, 2048):
-        names = [*METHODS, "exact"]
-        held = [found["decoder", n, name].megabytes for name in names]
-        assert max(held) < 1.35 * min(held)
-    longest = [found["decoder", 32_768, name].megabytes for name in (METHODS[0], "SparseK", "exact")]
-    assert max(longest) < 1.1 * min(longest)
+    held = {}
+    for (model, n, _), one in timings(records_of("whole-models")).items():
+        held.setdefault((model, n), []).append(one.megabytes)
+    assert all(max(some) < 4 / 3 * min(some) for some in held.values())
+    assert max(held["decoder", 32_768]) < 1.1 * min(held["decoder", 32_768])
