@@ -13,9 +13,13 @@ from refattn.dense import dense_attention_backward, dense_attention_forward
 from refattn.testing.conformance import heads, softmax
 from refattn.testing.conformance.dense_cases import CASES
 from refattn.testing.conformance.operation import Arrays, Operation, Problem
-from refattn.testing.conformance.precision import Precision
+from refattn.testing.conformance.precision import PRECISIONS, Precision
+from refattn.testing.conformance.rounding import Attention, Spread, attention_spread, normalised
+
+OVERFLOW = "products overflow before the scale"
 
 FAULTS = {
+    OVERFLOW: "q·k is kept in float16, which ends at 65,504, and scaled afterwards",
     "missing scale": "the logits are not multiplied by the scale",
     "scale applied twice": "the logits are multiplied by the square of the scale",
     "scale argument ignored": "the logits are multiplied by 1/√d whatever the scale given",
@@ -55,24 +59,17 @@ def truth(problem: Problem, upstream: FloatArray | None) -> Arrays:
     return {"out": out, "dq": gradients.q, "dk": gradients.k, "dv": gradients.v}
 
 
-def sizes(problem: Problem, upstream: FloatArray | None) -> dict[str, float]:
-    """``‖V‖_∞`` for the output; for the gradients the products whose differences they are.
-
-    A backward may compute the weights again from logits and log-sum-exps that are rounded, as flash kernels do: every
-    weight is then off by the rounding of a number as large as the logits, hence the factor ``1 + max |logit| / 4``.
-    """
+def spread(problem: Problem, upstream: FloatArray | None, to: Precision) -> dict[str, Spread]:
+    """What rounding does to every result, from its own terms."""
     q, k, v = (problem.arrays[x].astype(np.float64) for x in ("q", "k", "v"))
-    largest = {"out": float(np.abs(v).max())}
-    if upstream is not None:
-        rows, columns = (float(np.sqrt(np.square(x).sum(axis=-1).max())) for x in (q, k))
-        dout = float(np.sqrt(np.mean(np.square(upstream, dtype=np.float64))))
-        dout *= 1 + abs(problem.options["scale"]) * rows * columns / 4
-        dlogits = abs(problem.options["scale"]) * dout * largest["out"] * math.sqrt(v.shape[-1])
-        group = math.sqrt(q.shape[1] / k.shape[1])
-        largest["dq"] = dlogits * float(np.abs(k).max())
-        largest["dk"] = dlogits * float(np.abs(q).max()) * group
-        largest["dv"] = dout * group * math.log2(2 + q.shape[-2])  # early keys collect from many rows
-    return largest
+    n_kv = k.shape[1]
+    shared = heads.shared_heads(q.shape[1], n_kv, None)
+    k, v = k[:, shared], v[:, shared]
+    scale = float(problem.options["scale"])
+    logits = scale * (q @ k.swapaxes(-1, -2))
+    weights = normalised(logits, allowed_keys(problem, None))
+    dout = None if upstream is None else upstream.astype(np.float64)
+    return attention_spread(Attention(q, k, v, scale, logits, weights, dout, n_kv), to)
 
 
 def allowed_keys(problem: Problem, fault: str | None) -> NDArray[np.bool_]:
@@ -103,8 +100,8 @@ def scale_used(problem: Problem, fault: str | None) -> float:
 
 
 def plain(problem: Problem, upstream: FloatArray | None, to: Precision, fault: str | None = None) -> Arrays:
-    """Attention as a beginner writes it, every intermediate in the precision; and, on request, with one mistake."""
-    q, k, v = (to.round(problem.arrays[x]) for x in ("q", "k", "v"))
+    """Attention as a beginner writes it, in the arithmetic of kernels; and, on request, with one mistake."""
+    q, k, v = to.round(problem.arrays["q"]), to.keys(problem.arrays["k"]), to.round(problem.arrays["v"])
     n_kv = k.shape[1]
     shared = heads.shared_heads(q.shape[1], n_kv, fault)
     keys, values = k[:, shared], v[:, shared]
@@ -112,27 +109,32 @@ def plain(problem: Problem, upstream: FloatArray | None, to: Precision, fault: s
     allowed = allowed_keys(problem, fault)
 
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        logits = to.round(to.round(q @ keys.swapaxes(-1, -2)) * scale)
+        products = to.carry(q @ keys.swapaxes(-1, -2))
+        if fault == OVERFLOW:
+            products = np.where(
+                np.abs(products) > PRECISIONS["float16"].largest, np.copysign(np.inf, products), products
+            )
+        logits = to.carry(products * scale)
         weights = softmax.softmax(logits, allowed, to, fault)
         if fault == "last row lost":
             weights[..., -1, :] = 0
-        out = to.round(weights @ values)
+        out = to.result(to.round(weights) @ values)
         if upstream is None:
             return {"out": out}
         if fault == "mask missing in the backward":
             weights = softmax.softmax(logits, np.ones_like(allowed), to, None)
         # forward: out = weights @ values
-        dvalues = to.round(weights.swapaxes(-1, -2) @ upstream)
-        dweights = to.round(upstream @ values.swapaxes(-1, -2))
+        dvalues = to.carry(to.round(weights).swapaxes(-1, -2) @ upstream)
+        dweights = to.carry(upstream @ values.swapaxes(-1, -2))
         # forward: weights = softmax(logits)
-        dlogits = softmax.softmax_backward(weights, dweights, to, fault)
+        dlogits = to.round(softmax.softmax_backward(weights, dweights, to, fault))
         # forward: logits = scale · q kᵀ
-        dq = to.round(to.round(dlogits @ keys) * scale)
+        dq = to.result(to.carry(dlogits @ keys) * scale)
         square = dlogits.shape[-1] == dlogits.shape[-2]
         turned = dlogits if fault == "transposed gradient" and square else dlogits.swapaxes(-1, -2)
-        dkeys = to.round(to.round(turned @ q) * scale)
+        dkeys = to.carry(to.carry(turned @ q) * scale)
         # forward: keys, values = k, v of the shared heads
-        dk, dv = (heads.add_shared(x, shared, n_kv, to, fault) for x in (dkeys, dvalues))
+        dk, dv = (to.result(heads.add_shared(x, shared, n_kv, to, fault)) for x in (dkeys, dvalues))
     if fault == "gradients of q and k exchanged" and dq.shape == dk.shape:
         dq, dk = dk, dq
     return {"out": out, "dq": dq, "dk": dk, "dv": dv}
@@ -148,7 +150,7 @@ DENSE = Operation(
     cases=CASES,
     truth=truth,
     plain=plain,
-    sizes=sizes,
+    spread=spread,
     faults=FAULTS,
     perturbed=("q", "k", "v"),
 )

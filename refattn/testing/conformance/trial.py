@@ -83,7 +83,7 @@ def try_case(subject: Subject, case: Case, n: int, seed: int) -> tuple[CaseResul
 
     got = {name: array for name, array, _ in found}
     allowed = allowances(operation, problem, upstream, truth, subject.precision, subject.factor)
-    judgements = judge(operation, got, truth, allowed)
+    judgements = judge(operation, got, truth, allowed, subject.precision)
     trial = Trial(problem, upstream, truth, got, allowed, judgements)
     for name, _, dtype in found:
         if dtype in PRECISIONS and PRECISIONS[dtype].unit > subject.precision.unit:
