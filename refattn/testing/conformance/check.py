@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from refattn._validation import as_count, as_option, as_real
+from refattn._validation import as_count, as_flag, as_option, as_real
 from refattn.testing.conformance.adapters import Adapter, Caller
 from refattn.testing.conformance.arrays import jax_vjp, torch_autograd
 from refattn.testing.conformance.causes import guess_causes
+from refattn.testing.conformance.isolation import Isolated
 from refattn.testing.conformance.judge import FACTOR
-from refattn.testing.conformance.operation import Case
+from refattn.testing.conformance.operation import PROFILES, Case, Operation
 from refattn.testing.conformance.precision import precision as precision_named
 from refattn.testing.conformance.registry import OPERATIONS
 from refattn.testing.conformance.report import FAIL, NOT_RUN, CaseResult, ConformanceReport
-from refattn.testing.conformance.trial import Subject, Trial, try_case
+from refattn.testing.conformance.selection import select
+from refattn.testing.conformance.takes import Takes, parse
+from refattn.testing.conformance.trial import CLAIMS, EMPTY_ROWS, Subject, try_case
 
 AUTOMATIC = {"torch": torch_autograd, "jax": jax_vjp}
 
@@ -30,8 +33,18 @@ def check_attention(
     precision: str | None = None,
     seeds: int | Iterable[int] = 0,
     factor: float = FACTOR,
+    profile: str = "standard",
+    takes: str | Mapping[str, Any] = "",
+    strict: bool = False,
+    empty_rows: str = "zeros",
     only: str | Iterable[str] = (),
     skip: str | Iterable[str] = (),
+    without: str | Iterable[str] = (),
+    names: Mapping[str, str] | None = None,
+    returns: str = "out",
+    claims: str | Iterable[str] = (),
+    isolate: bool = False,
+    timeout: float | None = None,
 ) -> ConformanceReport:
     """Check an implementation of attention, and its gradients, against the truth.
 
@@ -118,28 +131,50 @@ def check_attention(
         backward = AUTOMATIC[as_option("arrays with backward='autograd'", arrays, AUTOMATIC)](function)
     if isinstance(backward, str) or not (backward is None or callable(backward)):
         raise TypeError(f"backward: {backward!r} came, a callable, 'autograd' or None was wanted")
+    said = parse(takes, operation) if takes else Takes()
+    if said.dtypes and dtype not in said.dtypes:
+        raise ValueError(f"dtype: {dtype} came, which is not among the dtypes of takes: {', '.join(said.dtypes)}")
+    gradients = backward if operation.differentiable else None
+    caller = Caller(adapter, arrays, dtype, operation.axes, _returns(returns))
+    call: Caller | Isolated = caller
+    if as_flag("isolate", isolate) or timeout is not None:
+        seconds = None if timeout is None else as_real("timeout", timeout, positive=True)
+        functions = {"forward": function} | ({} if gradients is None else {"backward": gradients})
+        call = Isolated(caller, functions, seconds)
     subject = Subject(
         function,
-        backward if operation.differentiable else None,
+        gradients,
         operation,
-        Caller(adapter, arrays, dtype, operation.axes),
+        call,
         precision_named(dtype),
         precision_named(dtype if precision is None else precision),
         as_real("factor", factor, least=1.0),
+        as_option("empty_rows", empty_rows, EMPTY_ROWS),
+        as_flag("strict", strict),
+        _claims(claims),
+        _names(names, operation),
     )
-    names = [case.name for case in operation.cases]
-    wanted, left_out = _texts("only", only, names), _texts("skip", skip, names)
-    cases = [case for case in operation.cases if not wanted or any(text in case.name for text in wanted)]
+    chosen = select(operation, as_option("profile", profile, PROFILES), said, only, skip, without)
     numbers = _seeds(seeds)
     results, trials = [], []
     first: tuple[Case, int] | None = None
-    for seed in numbers:
-        for case in cases:
-            result, trial = _run(subject, case, seed, left_out)
-            results.append(result)
-            if result.verdict == FAIL:
-                first = first or (case, result.seed)
-                trials += [trial] if trial is not None else []
+    try:
+        for seed in numbers:
+            for case in chosen.cases:
+                result, trial = try_case(subject, case, case.n, seed)
+                results.append(result)
+                if result.verdict == FAIL:
+                    trials += [trial] if trial is not None else []
+                    if trial is not None and first is None:  # a wrong result can be made smaller, none cannot
+                        first = (case, seed)
+            results += [
+                CaseResult(case.name, case.kind, seed, case.n, {}, NOT_RUN, reason, tags=tuple(sorted(case.tags)))
+                for case, reason in chosen.left_out
+            ]
+        shrunk = None if first is None else _shrunk(subject, *first, said)
+    finally:
+        if isinstance(subject.call, Isolated):
+            subject.call.child.close()
     return ConformanceReport(
         operation.name,
         getattr(function, "__qualname__", repr(function)),
@@ -148,20 +183,31 @@ def check_attention(
         subject.factor,
         subject.backward is not None,
         tuple(results),
-        None if first is None else _shrunk(subject, *first),
+        shrunk,
         guess_causes(subject, trials),
+        profile,
+        tuple(chosen.notes),
     )
 
 
-def _texts(argument: str, given: str | Iterable[str], names: list[str]) -> tuple[str, ...]:
-    """Return the texts given, each of which is part of a case's name."""
-    texts = (given,) if isinstance(given, str) else tuple(given)
-    for text in texts:
-        if not isinstance(text, str):
-            raise TypeError(f"{argument}: {text!r} came, a text in a case's name was wanted")
-        if not any(text in name for name in names):
-            raise ValueError(f"{argument}: no case's name contains {text!r}; the names are {', '.join(names)}")
-    return texts
+def _returns(given: str) -> tuple[str, ...]:
+    """Return the names of what a function returns."""
+    return tuple(as_option("returns", given, ("out", "out, lse")).split(", "))
+
+
+def _claims(given: str | Iterable[str]) -> frozenset[str]:
+    found = [given] if isinstance(given, str) else list(given)
+    return frozenset(as_option("claims", one, CLAIMS) for one in found)
+
+
+def _names(given: Mapping[str, str] | None, operation: Operation) -> dict[str, str]:
+    """Return the function's own names of options of the operation."""
+    known = list(operation.cases[0].build(1, 0).options)
+    for name, theirs in dict(given or {}).items():
+        as_option("names", name, known)
+        if not isinstance(theirs, str):
+            raise TypeError(f"names: {theirs!r} came for {name}, the name of a parameter was wanted")
+    return dict(given or {})
 
 
 def _seeds(given: int | Iterable[int]) -> list[int]:
@@ -215,17 +261,13 @@ def assert_conforms(function: Callable[..., Any], spec: str, **options: Any) -> 
     return report
 
 
-def _run(subject: Subject, case: Case, seed: int, left_out: tuple[str, ...]) -> tuple[CaseResult, Trial | None]:
-    if any(text in case.name for text in left_out):
-        return CaseResult(case.name, case.kind, seed, case.n, {}, NOT_RUN, "left out, as asked"), None
-    return try_case(subject, case, case.n, seed)
-
-
-def _shrunk(subject: Subject, case: Case, seed: int) -> CaseResult:
-    """Return the case at the smallest n, of those tried, at which it fails."""
+def _shrunk(subject: Subject, case: Case, seed: int, takes: Takes) -> CaseResult:
+    """Return the case at the smallest n, of those tried and taken, at which it fails."""
     for n in _sizes(case.n):
-        result, _ = try_case(subject, case, n, seed)
-        if result.verdict == FAIL:
+        if n < case.n and takes.nearest(case.shape.at(n)) != case.shape.at(n):
+            continue
+        result, trial = try_case(subject, case, n, seed)
+        if result.verdict == FAIL and trial is not None:
             break
     else:
         result, _ = try_case(subject, case, case.n, seed)

@@ -7,7 +7,7 @@ and v, and its gradient is the derivative with the starts held fixed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,8 @@ from refattn._validation import FloatArray
 from refattn.convbasis.attention import conv_attention
 from refattn.convbasis.basis import ConvBasis, basis_from_starts
 from refattn.testing.conformance import heads, softmax
-from refattn.testing.conformance.dense_cases import real_arrays
-from refattn.testing.conformance.operation import Arrays, Case, Operation, Problem
+from refattn.testing.conformance.dense_cases import REAL, case, real_arrays, too_long
+from refattn.testing.conformance.operation import Arrays, Operation, Problem, Shape
 from refattn.testing.conformance.precision import PRECISIONS, Precision
 from refattn.testing.conformance.rounding import Attention, Spread, attention_spread, normalised
 from refattn.testing.inputs import attention_inputs, rope_structured
@@ -84,7 +84,7 @@ def spread(problem: Problem, upstream: FloatArray | None, to: Precision) -> dict
     logits = exact[..., row, np.broadcast_to(start, row.shape)]
     dout = None if upstream is None else upstream.astype(np.float64)
     weights = normalised(logits, allowed)
-    found = attention_spread(Attention(q, k, v, scale, logits, weights, dout, n_kv, products=products), to)
+    found, _ = attention_spread(Attention(q, k, v, scale, logits, weights, dout, n_kv, products=products), to)
     excused = 1 + math.log2(2 * n) / 2
     return {name: found[name].and_of(excused * size, to.inner) for name, size in sizes(problem, upstream).items()}
 
@@ -191,72 +191,95 @@ def _exponentials_added(exact: FloatArray, starts: NDArray[np.int64], lag: NDArr
     return np.asarray(np.log(np.maximum(total, np.finfo(exact.dtype).tiny)))
 
 
-def structured(
-    d: int = 16, *, starts: int = 4, deviation: float = 2.0, lead: tuple[int, int] = (1, 2), d_v: int | None = None
-) -> Callable[[int, int], Problem]:
-    """Return a builder of rotary inputs, whose logits are exactly k-conv."""
+@dataclass(frozen=True)
+class Structured:
+    """Rotary inputs, whose logits are exactly k-conv; key-value heads are not shared."""
 
-    def build(n: int, seed: int) -> Problem:
+    starts: int = 4
+    deviation: float = 2.0
+
+    def __call__(self, shape: Shape, seed: int) -> Problem:
+        """Build one."""
         q, k, v, found = rope_structured(
-            n, d, starts=min(starts, n), seed=seed, deviation=deviation, lead=lead, d_v=d_v
-        )
-        return Problem({"q": q, "k": k, "v": v}, {"starts": found, "scale": 1 / math.sqrt(d)}, seed=seed)
+            shape.n, shape.d, starts=min(self.starts, shape.n), seed=seed, deviation=self.deviation,
+            lead=(shape.batch, shape.heads), d_v=shape.d_v,
+        )  # fmt: skip
+        group = shape.heads // shape.kv_heads
+        given = {"starts": found, "scale": 1 / math.sqrt(shape.d)}
+        return Problem({"q": q, "k": k[:, ::group], "v": v[:, ::group]}, given, seed=seed)
 
-    return build
+    def refuses(self, shape: Shape) -> str:
+        """Why there is none of a shape."""
+        return f"rotary embeddings have an even d, not {shape.d}" if shape.d % 2 else ""
 
 
-def unstructured(
-    d: int = 16,
-    *,
-    segments: Callable[[int], int] = lambda n: 5,
-    heads_: tuple[int, int, int] = (1, 2, 2),
-    scale: float | None = None,
-    **options: Any,
-) -> Callable[[int, int], Problem]:
-    """Return a builder of unstructured inputs with random starts: the basis is then not that of exact attention."""
-    batch, n_heads, n_kv = heads_
+@dataclass(frozen=True)
+class Unstructured:
+    """Unstructured inputs with random starts: the basis is then not that of exact attention."""
 
-    def build(n: int, seed: int) -> Problem:
+    segments: int = 5  # all columns where 0
+    scale: float | None = None
+    kind: str = "normal"
+    deviation: float = 1.0
+
+    def __call__(self, shape: Shape, seed: int) -> Problem:
+        """Build one."""
+        n = shape.n
         rng = np.random.default_rng([seed, 5])
-        count = min(segments(n), n)
+        count = min(self.segments or n, n)
         starts = np.concatenate([[0], 1 + np.sort(rng.choice(n - 1, count - 1, replace=False))]).astype(np.int64)
-        q, k, v = attention_inputs(n, d, seed=seed, lead=(batch, n_heads), kv_lead=(batch, n_kv), **options)
-        given = {"starts": starts, "scale": 1 / math.sqrt(d) if scale is None else scale}
+        q, k, v = attention_inputs(
+            n, shape.d, seed=seed, lead=(shape.batch, shape.heads), kv_lead=(shape.batch, shape.kv_heads),
+            d_v=shape.d_v, kind=self.kind, deviation=self.deviation,
+        )  # fmt: skip
+        given = {"starts": starts, "scale": 1 / math.sqrt(shape.d) if self.scale is None else self.scale}
         return Problem({"q": q, "k": k, "v": v}, given, seed=seed)
 
-    return build
+    @property
+    def tags(self) -> frozenset[str]:
+        """Whether a scale is given."""
+        return frozenset() if self.scale is None else frozenset({"scale"})
 
 
-def real_layer(layer: int) -> Callable[[int, int], Problem]:
+@dataclass(frozen=True)
+class Real:
     """Real heads on eight evenly spaced segments."""
 
-    def build(n: int, seed: int) -> Problem:
-        starts = np.unique(np.linspace(0, n, 8, endpoint=False).astype(np.int64))
-        return Problem(real_arrays(layer, n, seed), {"starts": starts, "scale": 1 / 8}, seed=seed)
+    layer: int
+    fixed: Shape = REAL  # all of it but n
 
-    return build
+    def __call__(self, shape: Shape, seed: int) -> Problem:
+        """Build one."""
+        starts = np.unique(np.linspace(0, shape.n, 8, endpoint=False).astype(np.int64))
+        return Problem(real_arrays(self.layer, shape.n, seed), {"starts": starts, "scale": 1 / 8}, seed=seed)
+
+    def refuses(self, shape: Shape) -> str:
+        """Why there is none of a shape."""
+        return too_long(shape)
 
 
 CASES = (
-    *(Case(f"rotary, n = {n}", "ordinary", n, structured()) for n in (8, 63, 64, 65, 150)),
-    *(Case(f"unstructured, n = {n}", "ordinary", n, unstructured()) for n in (7, 64, 101)),
-    Case("rotary, d = 64", "ordinary", 80, structured(64)),
-    Case("rotary, d_v ≠ d", "ordinary", 33, structured(d_v=24)),
-    Case("one segment", "ordinary", 40, unstructured(segments=lambda n: 1)),
-    Case("two segments", "ordinary", 40, unstructured(segments=lambda n: 2)),
-    Case("as many segments as columns", "ordinary", 33, unstructured(segments=lambda n: n)),
-    Case("grouped heads, 4 on 2", "ordinary", 33, unstructured(heads_=(2, 4, 2))),
-    Case("one key-value head for 4", "ordinary", 33, unstructured(heads_=(1, 4, 1))),
-    Case("scale given", "ordinary", 33, unstructured(scale=0.11)),
-    Case("logits of deviation 8", "adversarial", 65, unstructured(deviation=8.0)),
-    Case("rotary, logits of deviation 16", "adversarial", 65, structured(deviation=16.0)),
-    Case("logits of 10⁴", "adversarial", 40, unstructured(deviation=1e4)),
-    Case("all logits equal to 200", "adversarial", 40, unstructured(4, kind="constant", deviation=200.0)),
-    Case("one-hot, logits 0 and 30", "adversarial", 40, unstructured(kind="one-hot", deviation=30.0)),
-    Case("n = 1", "degenerate", 1, unstructured()),
-    Case("n = 2, two segments", "degenerate", 2, unstructured(segments=lambda n: 2)),
-    Case("d = 1", "degenerate", 21, unstructured(1)),
-    *(Case(f"real heads, group {layer}", "real", 128, real_layer(layer)) for layer in (0, 2, 4)),
+    *(case(f"rotary, n = {n}", "ordinary", n, Structured()) for n in (8, 63, 64, 65, 150)),
+    *(case(f"unstructured, n = {n}", "ordinary", n, Unstructured()) for n in (7, 64, 101)),
+    case("rotary, d = 64", "ordinary", 80, Structured(), d=64),
+    case("rotary, d_v ≠ d", "ordinary", 33, Structured(), d_v=24),
+    case("one segment", "ordinary", 40, Unstructured(segments=1)),
+    case("two segments", "ordinary", 40, Unstructured(segments=2)),
+    case("as many segments as columns", "ordinary", 33, Unstructured(segments=0)),
+    case("grouped heads, 4 on 2", "ordinary", 33, Unstructured(), heads=(2, 4, 2)),
+    case("one key-value head for 4", "ordinary", 33, Unstructured(), heads=(1, 4, 1)),
+    case("scale given", "ordinary", 33, Unstructured(scale=0.11)),
+    case("logits of deviation 8", "adversarial", 65, Unstructured(deviation=8.0)),
+    case("rotary, logits of deviation 16", "adversarial", 65, Structured(deviation=16.0)),
+    case("logits of 10⁴", "adversarial", 40, Unstructured(deviation=1e4)),
+    case("all logits equal to 200", "adversarial", 40, Unstructured(kind="constant", deviation=200.0), d=4),
+    case("one-hot, logits 0 and 30", "adversarial", 40, Unstructured(kind="one-hot", deviation=30.0)),
+    case("n = 1", "degenerate", 1, Unstructured()),
+    case("n = 2, two segments", "degenerate", 2, Unstructured(segments=2)),
+    case("d = 1", "degenerate", 21, Unstructured(), d=1),
+    *(case(f"real heads, group {g}", "real", 128, Real(g), heads=(1, 3, 1), d=64) for g in (0, 2, 4)),
+    *(case(f"rotary, n = {n}", "ordinary", n, Structured(), profile="standard") for n in (256, 257)),
+    *(case(f"unstructured, n = {n}", "ordinary", n, Unstructured(), profile="standard") for n in (255,)),
 )
 
 CONV = Operation(

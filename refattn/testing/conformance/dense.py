@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,11 +12,19 @@ from numpy.typing import NDArray
 
 from refattn._validation import FloatArray
 from refattn.dense import dense_attention_backward, dense_attention_forward
-from refattn.testing.conformance import heads, softmax
+from refattn.testing.conformance import heads, sampled, softmax
 from refattn.testing.conformance.dense_cases import CASES
 from refattn.testing.conformance.operation import Arrays, Operation, Problem
 from refattn.testing.conformance.precision import PRECISIONS, Precision
-from refattn.testing.conformance.rounding import Attention, Spread, attention_spread, normalised
+from refattn.testing.conformance.rounding import (
+    Attention,
+    Pairs,
+    Rows,
+    Spread,
+    attention_spread,
+    key_spread,
+    normalised,
+)
 
 OVERFLOW = "products overflow before the scale"
 
@@ -46,7 +56,16 @@ def defaults(problem: Problem) -> dict[str, Any]:
 
 
 def truth(problem: Problem, upstream: FloatArray | None) -> Arrays:
-    """Exact attention and its gradients in float64."""
+    """Exact attention and its gradients in float64, by the definition; of the sampled rows where there is a sample."""
+    if problem.sample is not None:
+        return _of_sample(problem, upstream, PRECISIONS["float64"], None, _truth_of_rows)
+    return _truth_of_rows(problem, upstream)
+
+
+def _truth_of_rows(problem: Problem, upstream: FloatArray | None) -> Arrays:
+    if problem.rows is not None:  # some of the queries: what they see is said by a mask
+        seen = allowed_keys(problem, None)
+        problem = replace(problem, options={**problem.options, "causal": False, "mask": seen})
     q, k, v = (problem.arrays[x].astype(np.float64) for x in ("q", "k", "v"))
     causal, mask = problem.options["causal"], problem.options["mask"]
     rule: tuple[Any, ...] = (
@@ -59,32 +78,99 @@ def truth(problem: Problem, upstream: FloatArray | None) -> Arrays:
     return {"out": out, "dq": gradients.q, "dk": gradients.k, "dv": gradients.v}
 
 
+def whole(problem: Problem, upstream: FloatArray | None) -> Arrays:
+    """Exact attention and its gradients of all rows, by tiles: in float64 where that is soon done, or in float32."""
+    n_q, n_k = problem.arrays["q"].shape[-2], problem.arrays["k"].shape[-2]
+    work = np.float64 if math.prod(problem.arrays["q"].shape[:2]) * n_q * n_k <= 2**26 else np.float32
+    q, k, v = (problem.arrays[x].astype(work) for x in ("q", "k", "v"))
+    causal, mask = problem.options["causal"], problem.options["mask"]
+    rule: tuple[Any, ...] = ("causal" if causal else "full",) + (() if mask is None else (mask,))
+    out, cache = dense_attention_forward(q, k, v, mask=rule, scale=problem.options["scale"])
+    if upstream is None:
+        return {"out": out}
+    gradients = dense_attention_backward(upstream.astype(work), cache)
+    return {"out": out, "dq": gradients.q, "dk": gradients.k, "dv": gradients.v}
+
+
+def _of_sample(
+    problem: Problem,
+    upstream: FloatArray | None,
+    to: Precision,
+    fault: str | None,
+    of_rows: Callable[[Problem, FloatArray | None], Arrays],
+) -> Arrays:
+    """Rows of out and dq as those of a problem with these queries alone; rows of dk and dv by their columns."""
+    assert problem.sample is not None
+    part = problem.at_rows(problem.sample.queries)
+    if upstream is None:
+        return of_rows(part, None)
+    found = of_rows(part, upstream[..., problem.sample.queries, :])
+    by_key = sampled.key_gradients(problem, upstream, to, allowed_keys, scale_used(problem, fault), fault)
+    return {"out": found["out"], "dq": found["dq"], **by_key}
+
+
 def spread(problem: Problem, upstream: FloatArray | None, to: Precision) -> dict[str, Spread]:
-    """What rounding does to every result, from its own terms."""
+    """What rounding does to every result, from its own terms; of the sampled rows where there is a sample."""
+    if problem.sample is not None:
+        return _spread_of_sample(problem, upstream, to)
+    return attention_spread(_attention(problem, upstream), to)[0]
+
+
+def _attention(problem: Problem, upstream: FloatArray | None) -> Attention:
     q, k, v = (problem.arrays[x].astype(np.float64) for x in ("q", "k", "v"))
-    n_kv = k.shape[1]
+    n_kv, scale = k.shape[1], float(problem.options["scale"])
     shared = heads.shared_heads(q.shape[1], n_kv, None)
     k, v = k[:, shared], v[:, shared]
-    scale = float(problem.options["scale"])
     logits = scale * (q @ k.swapaxes(-1, -2))
     weights = normalised(logits, allowed_keys(problem, None))
-    dout = None if upstream is None else upstream.astype(np.float64)
-    return attention_spread(Attention(q, k, v, scale, logits, weights, dout, n_kv), to)
+    return Attention(q, k, v, scale, logits, weights, None if upstream is None else upstream.astype(np.float64), n_kv)
+
+
+def _spread_of_sample(problem: Problem, upstream: FloatArray | None, to: Precision) -> dict[str, Spread]:
+    """Rows by query as those of a problem with these queries alone; rows by key from the columns of these keys.
+
+    Of the other rows the variances of L and δ are taken to be the largest of those sampled.
+    """
+    assert problem.sample is not None
+    at = problem.sample.queries
+    part = problem.at_rows(at)
+    dout = None if upstream is None else upstream[..., at, :]
+    found, pairs = attention_spread(_attention(part, dout), to)
+    if upstream is None:
+        return found
+    held = sampled.row_sums(problem, upstream, allowed_keys)
+    largest = [np.max(x, axis=-2, keepdims=True) for x in (pairs.rows.var_l, pairs.rows.var_delta)]
+    keys = problem.sample.keys
+    arrays = {x: a.astype(np.float64) for x, a in problem.arrays.items()}
+    n_kv, scale = arrays["k"].shape[1], float(problem.options["scale"])
+    shared = heads.shared_heads(arrays["q"].shape[1], n_kv, None)
+    k, v = (arrays[x][:, shared][..., keys, :] for x in ("k", "v"))
+    parts = []
+    for rows in sampled.blocks(problem):
+        q, dout = arrays["q"][..., rows, :], upstream[..., rows, :].astype(np.float64)
+        logits = scale * (q @ k.swapaxes(-1, -2))
+        seen = allowed_keys(problem.at_rows(rows), None)[..., keys]
+        weights = np.where(seen, np.exp(np.where(seen, logits - held["lse"][..., rows, :], 0)), 0)
+        own = Rows(held["mean_key"][..., rows, :], held["delta"][..., rows, :], *largest)
+        pairs = Pairs(Attention(q, k, v, scale, logits, weights, dout, n_kv), own, to)
+        pairs.backward(dout)
+        parts.append(pairs.by_key(dout))
+    return found | key_spread(pairs, parts, arrays["q"].shape[-2])
 
 
 def allowed_keys(problem: Problem, fault: str | None) -> NDArray[np.bool_]:
-    """Return which keys every query may see, shape (n_q, n_k)."""
+    """Return which keys every query may see: (n_q, n_k), or with the leading axes of the mask."""
     n_q, n_k = problem.arrays["q"].shape[-2], problem.arrays["k"].shape[-2]
-    lag = np.arange(n_q)[:, None] - np.arange(n_k)
+    lag = (np.arange(n_q) if problem.rows is None else problem.rows)[:, None] - np.arange(n_k)
     latest = {"mask off by one (sees one later key)": -1, "mask off by one (misses its own key)": 1}.get(fault or "", 0)
     if fault == "future leak" or not (problem.options["causal"] or fault == "causal where full was asked"):
         latest = -n_k
     allowed = np.asarray(lag >= latest)
     mask = problem.options["mask"]
     if mask is not None and fault != "mask argument ignored":
-        allowed &= ~mask if fault == "mask inverted" else mask
+        allowed = allowed & (~mask if fault == "mask inverted" else mask)
     if fault == "last key dropped":
-        allowed[:, -1] = False
+        allowed[..., -1] = False
     return allowed
 
 
@@ -101,6 +187,8 @@ def scale_used(problem: Problem, fault: str | None) -> float:
 
 def plain(problem: Problem, upstream: FloatArray | None, to: Precision, fault: str | None = None) -> Arrays:
     """Attention as a beginner writes it, in the arithmetic of kernels; and, on request, with one mistake."""
+    if problem.sample is not None:
+        return _of_sample(problem, upstream, to, fault, lambda part, dout: plain(part, dout, to, fault))
     q, k, v = to.round(problem.arrays["q"]), to.keys(problem.arrays["k"]), to.round(problem.arrays["v"])
     n_kv = k.shape[1]
     shared = heads.shared_heads(q.shape[1], n_kv, fault)
@@ -153,4 +241,6 @@ DENSE = Operation(
     spread=spread,
     faults=FAULTS,
     perturbed=("q", "k", "v"),
+    whole=whole,
+    empty_rows=lambda problem: ~allowed_keys(problem, None).any(axis=-1),
 )

@@ -4,20 +4,20 @@ Row i of a result may differ from the truth, which is computed in float64, by
 
     max( factor · plain_i,  6 · deviation_i + last_i )
 
-``plain_i`` is the largest error of row i over four runs of a plain implementation in the arithmetic of kernels (`Precision`):
-on the inputs, and on inputs changed by a unit of rounding: of the type for queries, which a kernel may scale and round, and
-of its sums for keys and values. It sees errors that are the same along a row, and what a precision does beyond its first
-order.
+``plain_i`` is the largest error of row i over four runs of a plain implementation in the arithmetic of kernels
+(`precision`): on the inputs, and on inputs changed by a unit of rounding, of the type for queries, which a kernel may
+scale and round, and of its sums for keys and values. It sees errors that are the same along a row, and what a precision
+does beyond its first order. Of a problem that is sampled there is one run.
 
 ``deviation_i`` is the standard deviation of the error of independent roundings, derived stage by stage from the terms
-of row i itself (`rounding`), with every place where right kernels round; ``last_i`` bounds the rounding of the result. A
-normal error beyond six deviations comes once in 5·10⁸ entries, and sums of rounding errors, which are bounded, less
+of row i itself (`rounding`), with every place where right kernels round; ``last_i`` bounds the rounding of the result.
+A normal error beyond six deviations comes once in 5·10⁸ entries, and sums of rounding errors, which are bounded, less
 often. So a row is not held to the luck of four runs, and no row is judged by the size of another. The two explain the
 same error, hence the larger and not the sum.
 
-In float64 the truth is off by as much itself, and twice the second is allowed. Where the truth is beyond the largest number of the precision, that number and infinity, of its sign, are right. A row
-on which the plain implementation gives no number is not judged; the others are. A result without a last axis of width D
-is judged entry by entry.
+In float64 the truth is off by as much itself, and twice the second is allowed. Where the truth is beyond the largest
+number of the precision, that number and infinity, of its sign, are right. A row on which the plain implementation gives
+no number is not judged; the others are. A result without a last axis of width D is judged entry by entry.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def allowances(
     """Return what every result is allowed on a problem."""
     units = {x: precision.inner if x in ("k", "v") else precision.unit for x in operation.perturbed}
     draws: list[Arrays] = []
-    for draw in range(DRAWS):
+    for draw in range(DRAWS if problem.sample is None else 1):
         moved = problem.perturbed(units, draw) if draw else problem
         draws.append(operation.plain(moved, upstream, precision))
     spreads = operation.spread(problem, upstream, precision)

@@ -5,8 +5,8 @@ their inputs, the weights before the second product, and their results, and keep
 ``accumulate="float32"``. Implementations made of an array library's operations keep every intermediate in the dtype,
 and overflow where it does: ``accumulate="dtype"``.
 
-Results of the 8-bit formats are bfloat16, as those of the kernels are that multiply in them. ``"int8-keys"`` holds every
-key as integers up to 127 and a factor, all else in bfloat16.
+Results of the 8-bit formats are bfloat16, as those of the kernels are that multiply in them. ``"int8-keys"`` holds
+every key as integers up to 127 and a factor, all else in bfloat16.
 """
 
 from __future__ import annotations

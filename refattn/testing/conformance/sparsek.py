@@ -77,12 +77,14 @@ def spread(problem: Problem, upstream: FloatArray | None, to: Precision) -> dict
     logits = scale * (q @ k.swapaxes(-1, -2)) * gate_k
     dout = None if upstream is None else upstream.astype(np.float64)
     weights = normalised(logits, chosen | near)
-    found = attention_spread(Attention(q, k, v, scale, logits, weights, dout, n_kv, gate_k, gate_v, var_k, var_v), to)
+    found, pairs = attention_spread(
+        Attention(q, k, v, scale, logits, weights, dout, n_kv, gate_k, gate_v, var_k, var_v), to
+    )
     if dout is None:
         return found
     inside = (soft > 0) & (soft < 1)
     count = np.maximum(inside.sum(axis=-1, keepdims=True), 1)
-    gates = found.pop("gates")
+    gates = pairs.gates()
     variance = np.where(chosen, gates.deviation**2, 0)
     mean = np.where(inside, variance, 0).sum(axis=-1, keepdims=True) / count**2
     right = truth(problem, upstream)["dscores"]
