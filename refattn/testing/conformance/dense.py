@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from refattn._validation import FloatArray
 from refattn.dense import dense_attention_backward, dense_attention_forward
 from refattn.testing.conformance import heads, sampled, softmax
+from refattn.testing.conformance.crossed_cases import CROSSED
 from refattn.testing.conformance.dense_cases import CASES
+from refattn.testing.conformance.long_cases import LONG
 from refattn.testing.conformance.operation import Arrays, Operation, Problem
 from refattn.testing.conformance.precision import PRECISIONS, Precision
 from refattn.testing.conformance.rounding import (
@@ -235,7 +237,7 @@ DENSE = Operation(
     axes={"q": "BHND", "k": "BHND", "v": "BHND", "out": "BHND"},
     differentiable=("q", "k", "v"),
     defaults=defaults,
-    cases=CASES,
+    cases=(*CASES, *LONG, *CROSSED),
     truth=truth,
     plain=plain,
     spread=spread,
