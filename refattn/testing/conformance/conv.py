@@ -295,4 +295,5 @@ CONV = Operation(
     spread=spread,
     faults=FAULTS,
     perturbed=("q", "k", "v"),
+    mistakes=("missing scale", "start off by one (late)"),
 )
