@@ -13,11 +13,12 @@ from refattn.testing.conformance.isolation import Isolated
 from refattn.testing.conformance.judge import FACTOR
 from refattn.testing.conformance.operation import PROFILES, Case, Operation
 from refattn.testing.conformance.precision import precision as precision_named
+from refattn.testing.conformance.properties import try_property
 from refattn.testing.conformance.registry import OPERATIONS
 from refattn.testing.conformance.report import FAIL, NOT_RUN, CaseResult, ConformanceReport
 from refattn.testing.conformance.selection import select
 from refattn.testing.conformance.takes import Takes, parse
-from refattn.testing.conformance.trial import CLAIMS, EMPTY_ROWS, Subject, try_case
+from refattn.testing.conformance.trial import CLAIMS, EMPTY_ROWS, Subject, Trial, try_case
 
 AUTOMATIC = {"torch": torch_autograd, "jax": jax_vjp}
 
@@ -161,7 +162,7 @@ def check_attention(
     try:
         for seed in numbers:
             for case in chosen.cases:
-                result, trial = try_case(subject, case, case.n, seed)
+                result, trial = _run(subject, case, seed)
                 results.append(result)
                 if result.verdict == FAIL:
                     trials += [trial] if trial is not None else []
@@ -261,17 +262,30 @@ def assert_conforms(function: Callable[..., Any], spec: str, **options: Any) -> 
     return report
 
 
+def _run(subject: Subject, case: Case, seed: int) -> tuple[CaseResult, Trial | None]:
+    if case.asks:
+        return try_property(subject, case, case.n, seed), None
+    return try_case(subject, case, case.n, seed)
+
+
 def _shrunk(subject: Subject, case: Case, seed: int, takes: Takes) -> CaseResult:
     """Return the case at the smallest n, of those tried and taken, at which it fails."""
+    passed = 0
     for n in _sizes(case.n):
-        if n < case.n and takes.nearest(case.shape.at(n)) != case.shape.at(n):
-            continue
-        result, trial = try_case(subject, case, n, seed)
-        if result.verdict == FAIL and trial is not None:
-            break
-    else:
-        result, _ = try_case(subject, case, case.n, seed)
-    return result
+        found = _failing(subject, case, n, seed, takes)
+        if found is not None:
+            between = (_failing(subject, case, m, seed, takes) for m in range(passed + 1, n))
+            return next((one for one in between if one is not None), found)
+        passed = n
+    return _run(subject, case, seed)[0]
+
+
+def _failing(subject: Subject, case: Case, n: int, seed: int, takes: Takes) -> CaseResult | None:
+    """The result at size n, if that size is taken and the result is wrong."""
+    if n < case.n and takes.nearest(case.shape.at(n)) != case.shape.at(n):
+        return None
+    result, trial = try_case(subject, case, n, seed)
+    return result if result.verdict == FAIL and trial is not None else None
 
 
 def _sizes(n: int) -> Iterator[int]:
