@@ -14,9 +14,10 @@ from __future__ import annotations
 import numpy as np
 
 from refattn._validation import FloatArray
-from refattn.testing.conformance.judge import FLOOR, allowances, judge, row_error, rows_of
+from refattn.testing.conformance.judge import allowances, judge, row_error, rows_of
 from refattn.testing.conformance.precision import PRECISIONS
 from refattn.testing.conformance.report import Cause
+from refattn.testing.conformance.rounding import FLOOR
 from refattn.testing.conformance.trial import Subject, Trial
 
 TRIALS = 7
@@ -157,7 +158,7 @@ def _coarser_precision(subject: Subject, trials: list[Trial]) -> list[Cause]:
             continue
         for trial in trials:
             allowed = allowances(subject.operation, trial.problem, trial.upstream, trial.truth, coarser, subject.factor)
-            if not all(j.passed for j in judge(subject.operation, trial.got, trial.truth, allowed)):
+            if not all(j.passed for j in judge(subject.operation, trial.got, trial.truth, allowed, coarser)):
                 break
         else:
             sentence = f"errors are those of {coarser.name}: something is kept or added up in it"

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from refattn._validation import FloatArray
 from refattn.convbasis.attention import conv_attention
 from refattn.convbasis.basis import ConvBasis, basis_from_starts
-from refattn.testing.conformance import dense, heads, softmax
+from refattn.testing.conformance import heads, softmax
 from refattn.testing.conformance.dense_cases import REAL, case, real_arrays, too_long
 from refattn.testing.conformance.operation import Arrays, Operation, Problem, Shape
 from refattn.testing.conformance.precision import PRECISIONS, Precision
 from refattn.testing.conformance.property_cases import properties
+from refattn.testing.conformance.rounding import Attention, Spread, attention_spread, normalised
 from refattn.testing.inputs import attention_inputs, rope_structured
 
 FAULTS = {
@@ -60,10 +61,52 @@ def truth(problem: Problem, upstream: FloatArray | None) -> Arrays:
     return {**plain(problem, upstream.astype(np.float64), PRECISIONS["float64"]), "out": out}
 
 
+def spread(problem: Problem, upstream: FloatArray | None, to: Precision) -> dict[str, Spread]:
+    """That of attention with these logits, and what products by FFT of length 2n are excused, whose errors are shared.
+
+    An FFT's error is a few units of the size of all it transforms, times ``1 + log₂(2n) / 2``.
+    """
+    q, k, v = (problem.arrays[x].astype(np.float64) for x in ("q", "k", "v"))
+    n, n_kv, scale = q.shape[-2], k.shape[1], float(problem.options["scale"])
+    group = heads.shared_heads(q.shape[1], n_kv, None)
+    k, v = k[:, group], v[:, group]
+    columns = np.arange(n)
+    start, lag = segment_columns(problem, None), columns[:, None] - columns
+    row = np.minimum(start + np.maximum(lag, 0), n - 1)
+    allowed = lag >= 0
+    there: Any = (..., row[allowed], np.broadcast_to(start, row.shape)[allowed])
+
+    def products(pairs: FloatArray) -> FloatArray:
+        total = np.zeros_like(pairs)
+        np.add.at(total, there, pairs[..., allowed])
+        return total
+
+    exact = scale * (q @ k.swapaxes(-1, -2))
+    logits = exact[..., row, np.broadcast_to(start, row.shape)]
+    dout = None if upstream is None else upstream.astype(np.float64)
+    weights = normalised(logits, allowed)
+    found, _ = attention_spread(Attention(q, k, v, scale, logits, weights, dout, n_kv, products=products), to)
+    excused = 1 + math.log2(2 * n) / 2
+    return {name: found[name].and_of(excused * size, to.inner) for name, size in sizes(problem, upstream).items()}
+
+
 def sizes(problem: Problem, upstream: FloatArray | None) -> dict[str, float]:
-    """Those of exact attention, times what products by FFT of length 2n are excused: ``1 + log₂(2n) / 2``."""
-    excused = 1 + math.log2(2 * problem.arrays["q"].shape[-2]) / 2
-    return {name: excused * size for name, size in dense.sizes(problem, upstream).items()}
+    """``‖V‖_∞`` for the output; for the gradients the products whose differences they are.
+
+    A weight computed again from logits and log-sum-exps is off by the rounding of a number as large as the logits.
+    """
+    q, k, v = (problem.arrays[x].astype(np.float64) for x in ("q", "k", "v"))
+    largest = {"out": float(np.abs(v).max())}
+    if upstream is not None:
+        rows, columns = (float(np.sqrt(np.square(x).sum(axis=-1).max())) for x in (q, k))
+        dout = float(np.sqrt(np.mean(np.square(upstream, dtype=np.float64))))
+        dout *= 1 + abs(problem.options["scale"]) * rows * columns / 4
+        dlogits = abs(problem.options["scale"]) * dout * largest["out"] * math.sqrt(v.shape[-1])
+        group = math.sqrt(q.shape[1] / k.shape[1])
+        largest["dq"] = dlogits * float(np.abs(k).max())
+        largest["dk"] = dlogits * float(np.abs(q).max()) * group
+        largest["dv"] = dout * group * math.log2(2 + q.shape[-2])  # early keys collect from many rows
+    return largest
 
 
 def segment_columns(problem: Problem, fault: str | None) -> NDArray[np.int64]:
@@ -85,7 +128,7 @@ def segment_columns(problem: Problem, fault: str | None) -> NDArray[np.int64]:
 
 def plain(problem: Problem, upstream: FloatArray | None, to: Precision, fault: str | None = None) -> Arrays:
     """Conv attention with its logits formed entry by entry; and, on request, with one mistake."""
-    q, k, v = (to.round(problem.arrays[x]) for x in ("q", "k", "v"))
+    q, k, v = to.round(problem.arrays["q"]), to.keys(problem.arrays["k"]), to.round(problem.arrays["v"])
     n, n_kv = q.shape[-2], k.shape[1]
     shared = heads.shared_heads(q.shape[1], n_kv, fault)
     keys, values = k[:, shared], v[:, shared]
@@ -107,19 +150,19 @@ def plain(problem: Problem, upstream: FloatArray | None, to: Precision, fault: s
         allowed = allowed & (columns < problem.options["starts"][-1])
 
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        exact = to.round(to.round(q @ keys.swapaxes(-1, -2)) * scale)
+        exact = to.carry(to.carry(q @ keys.swapaxes(-1, -2)) * scale)
         logits = exact[..., np.minimum(row, n - 1), np.broadcast_to(start, row.shape)]
         if fault == "exponentials added":
             logits = _exponentials_added(exact, np.asarray(problem.options["starts"]), lag)
         weights = softmax.softmax(logits, allowed, to, fault)
-        out = to.round(weights @ values)
+        out = to.result(to.round(weights) @ values)
         if upstream is None:
             return {"out": out}
         # forward: out = weights @ values
-        dvalues = to.round(weights.swapaxes(-1, -2) @ upstream)
-        dweights = to.round(upstream @ values.swapaxes(-1, -2))
+        dvalues = to.round(weights).swapaxes(-1, -2) @ upstream
+        dweights = to.carry(upstream @ values.swapaxes(-1, -2))
         # forward: weights = softmax(logits)
-        dlogits = softmax.softmax_backward(weights, dweights, to, fault)
+        dlogits = to.round(softmax.softmax_backward(weights, dweights, to, fault))
         # forward: logits = exact[row, start]
         if fault == "gradient of exact attention":
             dexact = dlogits
@@ -129,10 +172,10 @@ def plain(problem: Problem, upstream: FloatArray | None, to: Precision, fault: s
             there: Any = (..., np.minimum(row, n - 1)[allowed], np.broadcast_to(start, row.shape)[allowed])
             np.add.at(dexact, there, given[..., allowed])
         # forward: exact = scale · q kᵀ
-        dq = to.round(to.round(dexact @ keys) * scale)
-        dkeys = to.round(to.round(dexact.swapaxes(-1, -2) @ q) * scale)
+        dq = to.result(to.carry(dexact @ keys) * scale)
+        dkeys = to.carry(dexact.swapaxes(-1, -2) @ q) * scale
         # forward: keys, values = k, v of the shared heads
-        dk, dv = (heads.add_shared(x, shared, n_kv, to, fault) for x in (dkeys, dvalues))
+        dk, dv = (to.result(heads.add_shared(to.carry(x), shared, n_kv, to, fault)) for x in (dkeys, dvalues))
     if fault == "query gradient dropped":
         dq = np.zeros_like(dq)
     return {"out": out, "dq": dq, "dk": dk, "dv": dv}
@@ -250,7 +293,7 @@ CONV = Operation(
     cases=(*CASES, *properties(Unstructured(), Shape(60, heads=4, kv_heads=2), prefixes=False)),
     truth=truth,
     plain=plain,
-    sizes=sizes,
+    spread=spread,
     faults=FAULTS,
     perturbed=("q", "k", "v"),
 )

@@ -19,8 +19,20 @@ from refattn.testing.conformance.long_cases import LONG
 from refattn.testing.conformance.operation import Arrays, Operation, Problem
 from refattn.testing.conformance.precision import PRECISIONS, Precision
 from refattn.testing.conformance.property_cases import DENSE_PROPERTIES
+from refattn.testing.conformance.rounding import (
+    Attention,
+    Pairs,
+    Rows,
+    Spread,
+    attention_spread,
+    key_spread,
+    normalised,
+)
+
+OVERFLOW = "products overflow before the scale"
 
 FAULTS = {
+    OVERFLOW: "q·k is kept in float16, which ends at 65,504, and scaled afterwards",
     "missing scale": "the logits are not multiplied by the scale",
     "scale applied twice": "the logits are multiplied by the square of the scale",
     "scale argument ignored": "the logits are multiplied by 1/√d whatever the scale given",
@@ -100,24 +112,53 @@ def _of_sample(
     return {"out": found["out"], "dq": found["dq"], **by_key}
 
 
-def sizes(problem: Problem, upstream: FloatArray | None) -> dict[str, float]:
-    """``‖V‖_∞`` for the output; for the gradients the products whose differences they are.
+def spread(problem: Problem, upstream: FloatArray | None, to: Precision) -> dict[str, Spread]:
+    """What rounding does to every result, from its own terms; of the sampled rows where there is a sample."""
+    if problem.sample is not None:
+        return _spread_of_sample(problem, upstream, to)
+    return attention_spread(_attention(problem, upstream), to)[0]
 
-    A backward may compute the weights again from logits and log-sum-exps that are rounded, as flash kernels do: every
-    weight is then off by the rounding of a number as large as the logits, hence the factor ``1 + max |logit| / 4``.
-    """
+
+def _attention(problem: Problem, upstream: FloatArray | None) -> Attention:
     q, k, v = (problem.arrays[x].astype(np.float64) for x in ("q", "k", "v"))
-    largest = {"out": float(np.abs(v).max())}
-    if upstream is not None:
-        rows, columns = (float(np.sqrt(np.square(x).sum(axis=-1).max())) for x in (q, k))
-        dout = float(np.sqrt(np.mean(np.square(upstream, dtype=np.float64))))
-        dout *= 1 + abs(problem.options["scale"]) * rows * columns / 4
-        dlogits = abs(problem.options["scale"]) * dout * largest["out"] * math.sqrt(v.shape[-1])
-        group = math.sqrt(q.shape[1] / k.shape[1])
-        largest["dq"] = dlogits * float(np.abs(k).max())
-        largest["dk"] = dlogits * float(np.abs(q).max()) * group
-        largest["dv"] = dout * group * math.log2(2 + q.shape[-2])  # early keys collect from many rows
-    return largest
+    n_kv, scale = k.shape[1], float(problem.options["scale"])
+    shared = heads.shared_heads(q.shape[1], n_kv, None)
+    k, v = k[:, shared], v[:, shared]
+    logits = scale * (q @ k.swapaxes(-1, -2))
+    weights = normalised(logits, allowed_keys(problem, None))
+    return Attention(q, k, v, scale, logits, weights, None if upstream is None else upstream.astype(np.float64), n_kv)
+
+
+def _spread_of_sample(problem: Problem, upstream: FloatArray | None, to: Precision) -> dict[str, Spread]:
+    """Rows by query as those of a problem with these queries alone; rows by key from the columns of these keys.
+
+    Of the other rows the variances of L and δ are taken to be the largest of those sampled.
+    """
+    assert problem.sample is not None
+    at = problem.sample.queries
+    part = problem.at_rows(at)
+    dout = None if upstream is None else upstream[..., at, :]
+    found, pairs = attention_spread(_attention(part, dout), to)
+    if upstream is None:
+        return found
+    held = sampled.row_sums(problem, upstream, allowed_keys)
+    largest = [np.max(x, axis=-2, keepdims=True) for x in (pairs.rows.var_l, pairs.rows.var_delta)]
+    keys = problem.sample.keys
+    arrays = {x: a.astype(np.float64) for x, a in problem.arrays.items()}
+    n_kv, scale = arrays["k"].shape[1], float(problem.options["scale"])
+    shared = heads.shared_heads(arrays["q"].shape[1], n_kv, None)
+    k, v = (arrays[x][:, shared][..., keys, :] for x in ("k", "v"))
+    parts = []
+    for rows in sampled.blocks(problem):
+        q, dout = arrays["q"][..., rows, :], upstream[..., rows, :].astype(np.float64)
+        logits = scale * (q @ k.swapaxes(-1, -2))
+        seen = allowed_keys(problem.at_rows(rows), None)[..., keys]
+        weights = np.where(seen, np.exp(np.where(seen, logits - held["lse"][..., rows, :], 0)), 0)
+        own = Rows(held["mean_key"][..., rows, :], held["delta"][..., rows, :], *largest)
+        pairs = Pairs(Attention(q, k, v, scale, logits, weights, dout, n_kv), own, to)
+        pairs.backward(dout)
+        parts.append(pairs.by_key(dout))
+    return found | key_spread(pairs, parts, arrays["q"].shape[-2])
 
 
 def allowed_keys(problem: Problem, fault: str | None) -> NDArray[np.bool_]:
@@ -148,10 +189,10 @@ def scale_used(problem: Problem, fault: str | None) -> float:
 
 
 def plain(problem: Problem, upstream: FloatArray | None, to: Precision, fault: str | None = None) -> Arrays:
-    """Attention as a beginner writes it, every intermediate in the precision; and, on request, with one mistake."""
+    """Attention as a beginner writes it, in the arithmetic of kernels; and, on request, with one mistake."""
     if problem.sample is not None:
         return _of_sample(problem, upstream, to, fault, lambda part, dout: plain(part, dout, to, fault))
-    q, k, v = (to.round(problem.arrays[x]) for x in ("q", "k", "v"))
+    q, k, v = to.round(problem.arrays["q"]), to.keys(problem.arrays["k"]), to.round(problem.arrays["v"])
     n_kv = k.shape[1]
     shared = heads.shared_heads(q.shape[1], n_kv, fault)
     keys, values = k[:, shared], v[:, shared]
@@ -159,27 +200,32 @@ def plain(problem: Problem, upstream: FloatArray | None, to: Precision, fault: s
     allowed = allowed_keys(problem, fault)
 
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        logits = to.round(to.round(q @ keys.swapaxes(-1, -2)) * scale)
+        products = to.carry(q @ keys.swapaxes(-1, -2))
+        if fault == OVERFLOW:
+            products = np.where(
+                np.abs(products) > PRECISIONS["float16"].largest, np.copysign(np.inf, products), products
+            )
+        logits = to.carry(products * scale)
         weights = softmax.softmax(logits, allowed, to, fault)
         if fault == "last row lost":
             weights[..., -1, :] = 0
-        out = to.round(weights @ values)
+        out = to.result(to.round(weights) @ values)
         if upstream is None:
             return {"out": out}
         if fault == "mask missing in the backward":
             weights = softmax.softmax(logits, np.ones_like(allowed), to, None)
         # forward: out = weights @ values
-        dvalues = to.round(weights.swapaxes(-1, -2) @ upstream)
-        dweights = to.round(upstream @ values.swapaxes(-1, -2))
+        dvalues = to.carry(to.round(weights).swapaxes(-1, -2) @ upstream)
+        dweights = to.carry(upstream @ values.swapaxes(-1, -2))
         # forward: weights = softmax(logits)
-        dlogits = softmax.softmax_backward(weights, dweights, to, fault)
+        dlogits = to.round(softmax.softmax_backward(weights, dweights, to, fault))
         # forward: logits = scale · q kᵀ
-        dq = to.round(to.round(dlogits @ keys) * scale)
+        dq = to.result(to.carry(dlogits @ keys) * scale)
         square = dlogits.shape[-1] == dlogits.shape[-2]
         turned = dlogits if fault == "transposed gradient" and square else dlogits.swapaxes(-1, -2)
-        dkeys = to.round(to.round(turned @ q) * scale)
+        dkeys = to.carry(to.carry(turned @ q) * scale)
         # forward: keys, values = k, v of the shared heads
-        dk, dv = (heads.add_shared(x, shared, n_kv, to, fault) for x in (dkeys, dvalues))
+        dk, dv = (to.result(heads.add_shared(x, shared, n_kv, to, fault)) for x in (dkeys, dvalues))
     if fault == "gradients of q and k exchanged" and dq.shape == dk.shape:
         dq, dk = dk, dq
     return {"out": out, "dq": dq, "dk": dk, "dv": dv}
@@ -195,7 +241,7 @@ DENSE = Operation(
     cases=(*CASES, *LONG, *CROSSED, *DENSE_PROPERTIES),
     truth=truth,
     plain=plain,
-    sizes=sizes,
+    spread=spread,
     faults=FAULTS,
     perturbed=("q", "k", "v"),
     whole=whole,

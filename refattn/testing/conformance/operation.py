@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from refattn._validation import FloatArray
 from refattn.testing.conformance.precision import Precision
+from refattn.testing.conformance.rounding import Spread
 
 Arrays = dict[str, FloatArray]
 
@@ -66,11 +67,11 @@ class Problem:
         rng = np.random.default_rng([self.seed, 1])
         return to.round(rng.standard_normal(self.output_shape))
 
-    def perturbed(self, names: tuple[str, ...], unit: float, draw: int) -> Problem:
-        """Return the problem with the entries of the named arrays changed by about a unit of rounding, relatively."""
+    def perturbed(self, units: Mapping[str, float], draw: int) -> Problem:
+        """Return the problem with the entries of the named arrays changed, relatively, by up to the unit given."""
         rng = np.random.default_rng([self.seed, 2, draw])
         arrays = dict(self.arrays)
-        for name in names:
+        for name, unit in units.items():
             noise = rng.uniform(-1, 1, arrays[name].shape).astype(arrays[name].dtype)
             arrays[name] = arrays[name] * (1 + arrays[name].dtype.type(unit) * noise)
         return replace(self, arrays=arrays)
@@ -173,8 +174,8 @@ class Operation:
     cases: tuple[Case, ...]
     truth: Callable[[Problem, FloatArray | None], Arrays]  # of a problem and an upstream gradient, in float64
     plain: Plain  # the yardstick, and the source of wrong references
-    sizes: Callable[[Problem, FloatArray | None], dict[str, float]]
-    """The natural size of each result: what its rounding errors are a few units of, however small it is itself."""
+    spread: Callable[[Problem, FloatArray | None, Precision], dict[str, Spread]]
+    """What independent roundings do to each result."""
     faults: Mapping[str, str]  # known mistakes `plain` can make, and what each is in a sentence
     perturbed: tuple[str, ...]  # inputs on which the results depend continuously
     whole: Callable[[Problem, FloatArray | None], Arrays] | None = None

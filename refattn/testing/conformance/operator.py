@@ -11,6 +11,7 @@ from refattn.sparsek.bisection import sparsek_by_bisection
 from refattn.sparsek.operator import sparsek_operator, sparsek_threshold, sparsek_vjp
 from refattn.testing.conformance.operation import Arrays, Case, Operation, Problem, Shape
 from refattn.testing.conformance.precision import Precision
+from refattn.testing.conformance.rounding import Spread, of_size
 
 MARGIN = 1e-3
 """Problems whose gradients are judged keep every entry this far from 0 and 1, where the derivative jumps."""
@@ -117,11 +118,12 @@ def truth_thresholds(problem: Problem, upstream: FloatArray | None) -> Arrays:
     return {"out": sparsek_threshold(prefixes(problem.arrays["z"].astype(np.float64)), problem.options["k"])}
 
 
-def sizes(problem: Problem, upstream: FloatArray | None) -> dict[str, float]:
+def spread(problem: Problem, upstream: FloatArray | None, to: Precision) -> dict[str, Spread]:
     """Of an entry, 1 or the rounding of the scores it is the difference of; of the gradient, the upstream one."""
     z = problem.arrays["z"]
     size = float(np.abs(z[np.isfinite(z)]).max(initial=1.0))
-    return {"out": max(size, 1.0)} | ({} if upstream is None else {"dz": float(np.abs(upstream).max())})
+    found = {"out": of_size(max(size, 1.0), to.unit)}
+    return found if upstream is None else {**found, "dz": of_size(float(np.abs(upstream).max()), to.unit)}
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ OPERATOR = Operation(
     cases=CASES,
     truth=truth,
     plain=plain,
-    sizes=sizes,
+    spread=spread,
     faults=OPERATOR_FAULTS,
     perturbed=("z",),
 )
@@ -212,7 +214,7 @@ THRESHOLDS = Operation(
     cases=CASES,
     truth=truth_thresholds,
     plain=plain_thresholds,
-    sizes=sizes,
+    spread=spread,
     faults=THRESHOLD_FAULTS,
     perturbed=("z",),
 )

@@ -26,12 +26,12 @@ AllowedKeys = Callable[[Problem, str | None], NDArray[np.bool_]]
 
 
 def row_sums(problem: Problem, upstream: FloatArray, allowed_keys: AllowedKeys) -> Arrays:
-    """Return ℓ and δ of all rows, (B, H, n_q, 1), in float64; computed at the first call, then held by the sample."""
+    """Return ℓ, δ and ``Σ_j P_ij k_j`` of all rows in float64; computed at the first call, then held by the sample."""
     assert problem.sample is not None
     if not problem.sample.held:
         q, k, v, dout = (x.astype(np.float64) for x in (*(problem.arrays[x] for x in "qkv"), upstream))
         shared = heads.shared_heads(q.shape[1], k.shape[1], None)
-        lse, delta = np.empty((*q.shape[:-1], 1)), np.empty((*q.shape[:-1], 1))
+        lse, delta, mean = np.empty((*q.shape[:-1], 1)), np.empty((*q.shape[:-1], 1)), np.empty(q.shape)
         for rows in blocks(problem):
             part = problem.at_rows(rows)
             logits = q[..., rows, :] @ k[:, shared].swapaxes(-1, -2) * problem.options["scale"]
@@ -41,9 +41,10 @@ def row_sums(problem: Problem, upstream: FloatArray, allowed_keys: AllowedKeys) 
             total = weights.sum(axis=-1, keepdims=True)
             with np.errstate(divide="ignore"):
                 lse[..., rows, :] = np.where(total > 0, top + np.log(total), np.inf)  # nothing seen: weights of zero
-            out = weights @ v[:, shared] / np.where(total > 0, total, 1)
+            weights /= np.where(total > 0, total, 1)
+            out, mean[..., rows, :] = weights @ v[:, shared], weights @ k[:, shared]
             delta[..., rows, :] = (dout[..., rows, :] * out).sum(axis=-1, keepdims=True)
-        problem.sample.held.update(lse=lse, delta=delta)
+        problem.sample.held.update(lse=lse, delta=delta, mean_key=mean)
     return problem.sample.held
 
 
@@ -67,7 +68,7 @@ def key_gradients(
     assert problem.sample is not None
     at = problem.sample.keys
     held = row_sums(problem, upstream, allowed_keys)
-    q, k, v = (to.round(problem.arrays[x]) for x in ("q", "k", "v"))
+    q, k, v = to.round(problem.arrays["q"]), to.keys(problem.arrays["k"]), to.round(problem.arrays["v"])
     n_kv = k.shape[1]
     shared = heads.shared_heads(q.shape[1], n_kv, fault)
     keys, values = k[:, shared][..., at, :], v[:, shared][..., at, :]
@@ -87,5 +88,5 @@ def key_gradients(
             # forward: logits = scale · q kᵀ
             dkeys += dlogits.swapaxes(-1, -2) @ q[..., rows, :]
         dkeys *= to.work.type(scale)
-        dk, dv = (heads.add_shared(to.round(x), shared, n_kv, to, fault) for x in (dkeys, dvalues))
+        dk, dv = (to.result(heads.add_shared(x, shared, n_kv, to, fault)) for x in (dkeys, dvalues))
     return {"dk": dk, "dv": dv}

@@ -124,7 +124,7 @@ def try_case(subject: Subject, case: Case, n: int, seed: int) -> tuple[CaseResul
     if empty.any():
         truth["out"], got["out"] = _by_convention(subject.empty_rows, problem, empty, truth["out"], got["out"])
         allowed["out"] = _as_the_others(allowed["out"], empty)
-    judgements = judge(operation, got, truth, allowed)
+    judgements = judge(operation, got, truth, allowed, subject.precision)
     trial = Trial(problem, upstream, truth, got, allowed, judgements)
     judgements = tuple(_placed(problem, j) for j in judgements)
     for name, _, dtype in found:
