@@ -153,11 +153,11 @@ class Caller:
         came = function(*theirs.values(), **given)
         for name, array in before.items():
             if array is not None and not np.array_equal(array, to_numpy(watched[name], name)[0], equal_nan=True):
-                self.written.append(name)
+                self.written.append(f"the input {name}")
         if around is not None:
             whole, guard = to_numpy(around, "out")[0], around.shape[0] // 4
             if (np.concatenate([whole[:guard], whole[-guard:]]) != GARBAGE).any():
-                self.written.append("memory around out")
+                self.written.append("the memory around the output")
             came = given[buffer]
         several = list(came) if isinstance(came, (tuple, list)) else [came]
         if len(several) != len(results):

@@ -13,11 +13,12 @@ from refattn.testing.conformance.isolation import Isolated
 from refattn.testing.conformance.judge import FACTOR
 from refattn.testing.conformance.operation import PROFILES, Case, Operation
 from refattn.testing.conformance.precision import precision as precision_named
+from refattn.testing.conformance.properties import try_property
 from refattn.testing.conformance.registry import OPERATIONS
 from refattn.testing.conformance.report import FAIL, NOT_RUN, CaseResult, ConformanceReport
 from refattn.testing.conformance.selection import select
 from refattn.testing.conformance.takes import Takes, parse
-from refattn.testing.conformance.trial import CLAIMS, EMPTY_ROWS, Subject, try_case
+from refattn.testing.conformance.trial import CLAIMS, EMPTY_ROWS, Subject, Trial, try_case
 
 AUTOMATIC = {"torch": torch_autograd, "jax": jax_vjp}
 
@@ -48,9 +49,10 @@ def check_attention(
 ) -> ConformanceReport:
     """Check an implementation of attention, and its gradients, against the truth.
 
-    Every case of a grid (ordinary, adversarial, degenerate, real) goes through the function. A row of a result may
-    differ from a float64 reference by `factor` times the error of a plain implementation in the same precision; the
-    rule is written out in ``refattn.testing.conformance.judge``.
+    Every case of a grid (ordinary, adversarial, degenerate, real; lengths at the edges of tiles; options crossed;
+    properties beyond values) goes through the function. A row of a result may differ from a float64 reference by
+    `factor` times the error of a plain implementation in the same precision; the rule is written out in
+    ``refattn.testing.conformance.judge``.
 
     Parameters
     ----------
@@ -60,8 +62,8 @@ def check_attention(
     spec : {"dense", "conv", "sparsek", "sparsek-operator", "sparsek-thresholds"}
         The operation:
 
-        - ``"dense"``: ``fn(q, k, v, *, causal, scale, mask) -> out``. `mask` is None or boolean, (n_q, n_k), True where
-          a key may be seen; rows that see none give zeros.
+        - ``"dense"``: ``fn(q, k, v, *, causal, scale, mask) -> out``. `mask` is None or boolean, (n_q, n_k) or
+          (B, H, n_q, n_k) with B or H perhaps 1, True where a key may be seen.
         - ``"conv"``: ``fn(q, k, v, *, starts, scale) -> out``. Causal attention whose logits are k-conv with these
           starts: column j of segment i is column ``starts[i]``, shifted down by ``j − starts[i]``.
         - ``"sparsek"``: ``fn(q, k, v, scores, *, n_select, window, gate, hard, scale) -> out``, as
@@ -84,22 +86,53 @@ def check_attention(
         Seeds of the inputs; the whole grid runs for each.
     factor : float, optional
         How many times the error of the plain implementation is excused; at least 1.
+    profile : {"quick", "standard", "long"}, optional
+        ``"quick"``: up to 200 rows, seconds. ``"standard"``: lengths up to 4,096 too, options crossed, properties; under
+        a minute for a fast kernel. ``"long"``: up to 65,536 rows and 262,145 keys too. Of a problem with more than 2¹⁹
+        logits some rows are judged, and the report says which.
+    takes : str or mapping, optional
+        What the function takes, as ``"n%128, d=64|128, batch=1, n<=4096"``, as a mapping such as
+        ``{"n": "%128", "d": [64, 128], "batch": 1}``, or the name of a JSON or TOML file with one. Keys are n, n_k (as n
+        where absent), d, d_v (as d where absent), batch, heads, kv_heads, dtypes and layouts (how arrays lie in memory:
+        contiguous, transposed, rows, columns). Every case is moved to the nearest shape that is taken, and cases that
+        come to the same are one.
+    strict : bool, optional
+        Whether a call that raises is a failure. It is *refused* otherwise: listed, and neither a pass nor a failure.
+    empty_rows : {"zeros", "mean", "nan", "skip"}, optional
+        What a row gives that sees no key: zeros, the mean of all values, NaN; or it is not judged.
     only : str or iterable of str, optional
-        Run only the cases whose name contains one of these; all by default.
+        Run only the cases, of any profile, that have one of these as a tag, or as whole words in their name.
     skip : str or iterable of str, optional
-        Cases whose name contains one of these are not run, and are reported so.
+        Cases that have one of these are not run, and are reported so.
+    without : str or iterable of str, optional
+        Tags of features that the function lacks, as ``["grouped", "d_v"]``; cases that need one are not run.
+    names : mapping of str to str, optional
+        The function's names of the options, as ``{"mask": "bias"}``; ``is_causal``, ``sm_scale``, ``softmax_scale``,
+        ``scaling``, ``attn_mask`` and ``attention_mask`` are known.
+    returns : {"out", "out, lse"}, optional
+        What the function returns: the output, or it and the log-sum-exps of the rows.
+    claims : str or iterable of str, optional
+        Properties that have to hold bit for bit: ``"deterministic"``, ``"batch-invariant"``, ``"prefix-invariant"``.
+        They are otherwise judged as values are. ``"nan-safe"``: NaN in keys and values that the mask hides does not
+        reach the output; not asked for otherwise.
+    isolate : bool, optional
+        Whether the function runs in a child process, a copy of this one, so that an abort is a failing case and the
+        check goes on. The function must not have used a GPU in this process before.
+    timeout : float, optional
+        Seconds after which a call is ended, as a failing case; implies `isolate`.
 
     Returns
     -------
     ConformanceReport
-        Per case pass, fail or not run, with the worst row, what was expected and what came; the first failing case at
-        the smallest n that fails; and a guess at the cause. ``report.passed`` sums it up, ``print(report)`` shows it.
+        Per case pass, fail, refused or not run, with the worst row, what was expected and what came; the first wrong
+        result at the smallest n that gives one; and a guess at the cause. ``report.passed`` sums it up,
+        ``print(report)`` shows it.
 
     Raises
     ------
     TypeError, ValueError
-        An argument is of the wrong kind or unknown, or a text of `only` or `skip` is in no case's name. Whatever
-        `function` raises is a failing case.
+        An argument is of the wrong kind or unknown; a text of `only`, `skip` or `without` is no case's; `takes` has an
+        unknown key, contradicts itself or `dtype`, or leaves no case. Whatever `function` raises is a finding.
 
     See Also
     --------
@@ -120,7 +153,7 @@ def check_attention(
     ...     logits = np.where(np.tri(*logits.shape[-2:], dtype=bool), logits, -np.inf)
     ...     weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
     ...     return weights / weights.sum(axis=-1, keepdims=True) @ v
-    >>> report = check_attention(kernel, "dense", skip=["group", "key-value head"])
+    >>> report = check_attention(kernel, "dense", profile="quick", without=["grouped"])
     >>> report.passed, report.causes[0].name, report.shrunk.n
     (False, 'missing scale', 2)
     """
@@ -161,7 +194,7 @@ def check_attention(
     try:
         for seed in numbers:
             for case in chosen.cases:
-                result, trial = try_case(subject, case, case.n, seed)
+                result, trial = _run(subject, case, seed)
                 results.append(result)
                 if result.verdict == FAIL:
                     trials += [trial] if trial is not None else []
@@ -252,7 +285,7 @@ def assert_conforms(function: Callable[..., Any], spec: str, **options: Any) -> 
     >>> from refattn.testing import assert_conforms
     >>> def kernel(q, k, v, *, causal, scale):
     ...     return dense_attention(q, k, v, mask="causal" if causal else "full", scale=scale)
-    >>> assert_conforms(kernel, "dense").counts()["fail"]
+    >>> assert_conforms(kernel, "dense", profile="quick").counts()["fail"]
     0
     """
     report = check_attention(function, spec, **options)
@@ -261,17 +294,30 @@ def assert_conforms(function: Callable[..., Any], spec: str, **options: Any) -> 
     return report
 
 
+def _run(subject: Subject, case: Case, seed: int) -> tuple[CaseResult, Trial | None]:
+    if case.asks:
+        return try_property(subject, case, case.n, seed), None
+    return try_case(subject, case, case.n, seed)
+
+
 def _shrunk(subject: Subject, case: Case, seed: int, takes: Takes) -> CaseResult:
     """Return the case at the smallest n, of those tried and taken, at which it fails."""
+    passed = 0
     for n in _sizes(case.n):
-        if n < case.n and takes.nearest(case.shape.at(n)) != case.shape.at(n):
-            continue
-        result, trial = try_case(subject, case, n, seed)
-        if result.verdict == FAIL and trial is not None:
-            break
-    else:
-        result, _ = try_case(subject, case, case.n, seed)
-    return result
+        found = _failing(subject, case, n, seed, takes)
+        if found is not None:
+            between = (_failing(subject, case, m, seed, takes) for m in range(passed + 1, n))
+            return next((one for one in between if one is not None), found)
+        passed = n
+    return _run(subject, case, seed)[0]
+
+
+def _failing(subject: Subject, case: Case, n: int, seed: int, takes: Takes) -> CaseResult | None:
+    """The result at size n, if that size is taken and the result is wrong."""
+    if n < case.n and takes.nearest(case.shape.at(n)) != case.shape.at(n):
+        return None
+    result, trial = try_case(subject, case, n, seed)
+    return result if result.verdict == FAIL and trial is not None else None
 
 
 def _sizes(n: int) -> Iterator[int]:

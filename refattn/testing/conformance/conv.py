@@ -20,6 +20,7 @@ from refattn.testing.conformance import heads, softmax
 from refattn.testing.conformance.dense_cases import REAL, case, real_arrays, too_long
 from refattn.testing.conformance.operation import Arrays, Operation, Problem, Shape
 from refattn.testing.conformance.precision import PRECISIONS, Precision
+from refattn.testing.conformance.property_cases import properties
 from refattn.testing.conformance.rounding import Attention, Spread, attention_spread, normalised
 from refattn.testing.inputs import attention_inputs, rope_structured
 
@@ -289,7 +290,7 @@ CONV = Operation(
     axes={"q": "BHND", "k": "BHND", "v": "BHND", "out": "BHND"},
     differentiable=("q", "k", "v"),
     defaults=lambda problem: {"scale": 1 / math.sqrt(problem.arrays["q"].shape[-1])},
-    cases=CASES,
+    cases=(*CASES, *properties(Unstructured(), Shape(60, heads=4, kv_heads=2), prefixes=False)),
     truth=truth,
     plain=plain,
     spread=spread,

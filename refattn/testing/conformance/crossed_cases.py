@@ -29,6 +29,14 @@ class RandomMask:
         return mask if self.per_batch or self.per_head else mask[0, 0]
 
 
+def padded_per_batch(shape: Shape, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """A length of its own for every batch, at least one; the keys beyond it are hidden."""
+    lengths = rng.integers(1, shape.n_k, size=shape.batch, endpoint=True)
+    lengths[0] = max(1, shape.n_k // 2)
+    mask = np.arange(shape.n_k) < lengths[:, None, None, None]
+    return np.broadcast_to(mask, (shape.batch, 1, shape.n, shape.n_k)).copy()
+
+
 @dataclass(frozen=True)
 class FarBelow(Attention):
     """All logits about −57,344: below what running maxima start from that are not −∞. The numbers are exact."""

@@ -18,6 +18,7 @@ from refattn.testing.conformance.dense_cases import CASES
 from refattn.testing.conformance.long_cases import LONG
 from refattn.testing.conformance.operation import Arrays, Operation, Problem
 from refattn.testing.conformance.precision import PRECISIONS, Precision
+from refattn.testing.conformance.property_cases import DENSE_PROPERTIES
 from refattn.testing.conformance.rounding import (
     Attention,
     Pairs,
@@ -242,7 +243,7 @@ DENSE = Operation(
     axes={"q": "BHND", "k": "BHND", "v": "BHND", "out": "BHND"},
     differentiable=("q", "k", "v"),
     defaults=defaults,
-    cases=(*CASES, *LONG, *CROSSED),
+    cases=(*CASES, *LONG, *CROSSED, *DENSE_PROPERTIES),
     truth=truth,
     plain=plain,
     spread=spread,

@@ -133,6 +133,7 @@ class Case:
     profile: str = "quick"  # the smallest that runs it
     gradients: bool = True  # whether they are asked for
     memory: str = "contiguous"  # how its arrays lie in memory
+    asks: str = ""  # for a property beyond values, rather than for values
 
     @property
     def n(self) -> int:

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from refattn._validation import FloatArray
 from refattn.sparsek.attention import sparsek_attention_backward, sparsek_attention_forward
 from refattn.testing.conformance import heads, softmax
-from refattn.testing.conformance.operation import Arrays, Operation, Problem
+from refattn.testing.conformance.operation import Arrays, Operation, Problem, Shape
 from refattn.testing.conformance.operator import prefixes, threshold
 from refattn.testing.conformance.precision import PRECISIONS, Precision
+from refattn.testing.conformance.property_cases import properties
 from refattn.testing.conformance.rounding import Attention, Spread, attention_spread, normalised
-from refattn.testing.conformance.sparsek_cases import CASES
+from refattn.testing.conformance.sparsek_cases import CASES, Selective
 
 FAULTS = {
     "threshold stale": "the gates of a query use the threshold of the query before",
@@ -198,7 +199,7 @@ SPARSEK = Operation(
     axes={"q": "BHND", "k": "BHND", "v": "BHND", "scores": "BHN", "out": "BHND"},
     differentiable=("q", "k", "v", "scores"),
     defaults=defaults,
-    cases=CASES,
+    cases=(*CASES, *properties(Selective(), Shape(60, d=8, heads=4, kv_heads=2))),
     truth=truth,
     plain=plain,
     spread=spread,

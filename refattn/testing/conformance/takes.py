@@ -143,7 +143,7 @@ def merged(cases: Iterable[Case]) -> tuple[list[Case], list[str]]:
     """Return the cases without those that another one repeats, and a sentence for every one that has taken some in."""
     kept: dict[Any, list[Case]] = {}
     for case in cases:
-        kept.setdefault((case.content, case.shape, case.memory, case.own_tags), []).append(case)
+        kept.setdefault((case.content, case.shape, case.memory, case.own_tags, case.asks), []).append(case)
     several = [same for same in kept.values() if len(same) > 1]
     said = [f"one case, at what is taken: {', '.join(case.name.partition(' [')[0] for case in x)}" for x in several]
     return [replace(same[0], gradients=any(x.gradients for x in same)) for same in kept.values()], said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -43,6 +44,13 @@ class Subject:
         """Return what a function is given by keyword, or raise ``NotImplementedError``."""
         return accepted_options(function, problem.options, self.operation.defaults(problem), self.names)
 
+    def takes_parameter(self, name: str) -> bool:
+        """Whether the function has a parameter of a name."""
+        try:
+            return name in inspect.signature(self.function).parameters
+        except (TypeError, ValueError):  # compiled, with no signature to ask for
+            return False
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -60,8 +68,7 @@ def try_case(subject: Subject, case: Case, n: int, seed: int) -> tuple[CaseResul
     """Build the case at size n, run it, and judge it; there is no trial where nothing came that can be judged."""
     operation = subject.operation
     problem = case.build(n, seed).rounded(subject.dtype)
-    shapes = {name: list(array.shape) for name, array in problem.arrays.items()}
-    blank = CaseResult(case.name, case.kind, seed, n, shapes, PASS, tags=tuple(sorted(case.tags)))
+    blank = blank_result(case, problem, n, seed)
     empty = np.zeros(0, np.bool_)
     if operation.empty_rows is not None and "empty-rows" in case.tags:
         empty = operation.empty_rows(problem)
@@ -80,17 +87,14 @@ def try_case(subject: Subject, case: Case, n: int, seed: int) -> tuple[CaseResul
     try:
         found = subject.call(subject.function, problem.arrays, options, subject.call.returns, case.memory)
     except Exception as error:  # whatever the function under check raises is a finding
-        if _kind(error) == UnavailableError.__name__:
-            return replace(blank, verdict=NOT_RUN, reason=str(error)), None
-        raised = _raised(subject, error, operation.signature)
-        return replace(blank, verdict=FAIL if _is_failure(subject, error) else REFUSED, reason=raised), None
-    reason, notes = _written(subject), ""
+        return ended(subject, blank, error), None
+    reason, notes = written(subject), ""
     if backward is not None and upstream is not None:
         arrays = {"dout": upstream, **problem.arrays}
         try:
             names = tuple(f"d{x}" for x in operation.differentiable)
             found += subject.call(backward, arrays, backward_options, names, case.memory)
-            reason = reason or _written(subject)
+            reason = reason or written(subject)
         except Exception as error:
             notes = _raised(subject, error, operation.backward_signature)
             upstream = None
@@ -132,6 +136,20 @@ def try_case(subject: Subject, case: Case, n: int, seed: int) -> tuple[CaseResul
     return replace(blank, verdict=PASS if passed else FAIL, reason=reason, judgements=judgements), trial
 
 
+def blank_result(case: Case, problem: Problem, n: int, seed: int) -> CaseResult:
+    """The result of a case of which nothing bad is known yet."""
+    shapes = {name: list(array.shape) for name, array in problem.arrays.items()}
+    return CaseResult(case.name, case.kind, seed, n, shapes, PASS, tags=tuple(sorted(case.tags)))
+
+
+def ended(subject: Subject, blank: CaseResult, error: Exception) -> CaseResult:
+    """The result of a case in which the function raised, or gave nothing."""
+    if _kind(error) == UnavailableError.__name__:
+        return replace(blank, verdict=NOT_RUN, reason=str(error))
+    raised = _raised(subject, error, subject.operation.signature)
+    return replace(blank, verdict=FAIL if _is_failure(subject, error) else REFUSED, reason=raised)
+
+
 def _placed(problem: Problem, judgement: Judgement) -> Judgement:
     """The judgement with its row as the whole result counts it."""
     if problem.sample is None:
@@ -140,8 +158,9 @@ def _placed(problem: Problem, judgement: Judgement) -> Judgement:
     return replace(judgement, row=(*lead, int(problem.sample.rows(judgement.result)[place])))
 
 
-def _written(subject: Subject) -> str:
-    return f"the input {subject.call.written[0]} was written to" if subject.call.written else ""
+def written(subject: Subject) -> str:
+    """What the last call changed and should not have, in a sentence, or nothing."""
+    return f"{subject.call.written[0]} was written to" if subject.call.written else ""
 
 
 def _kind(error: Exception) -> str:
