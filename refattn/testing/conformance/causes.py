@@ -30,6 +30,9 @@ MANY, FEW, ALIKE = 64, 0.02, 0.5
 """Of more than so many rows, or entries: the share that a coarser precision spoils at least, and how far its errors lie
 along the truth at most, as a cosine."""
 
+OF_FLOAT16 = ("products overflow before the scale",)
+"""Mistakes that only this precision can make."""
+
 _NEARER = 0.25
 """A wrong reference explains a result that is at least four times nearer to it than to the truth."""
 
@@ -40,6 +43,8 @@ def guess_causes(subject: Subject, failed: list[Trial]) -> tuple[Cause, ...]:
     trials = failed[:: -(-len(failed) // TRIALS)] if failed else []
     found: list[tuple[int, int, Cause]] = []
     for name, sentence in subject.operation.faults.items():
+        if name in OF_FLOAT16 and subject.precision.name != "float16":
+            continue
         verdicts = [_explains(subject, trial, name) for trial in trials]
         explained = [contradictions for contradictions in verdicts if contradictions is not None]
         if explained and 2 * len(explained) >= len(trials):

@@ -41,6 +41,7 @@ FAULTS = {
     "mask off by one (sees one later key)": "query i sees the keys up to i + 1",
     "mask off by one (misses its own key)": "query i sees the keys up to i − 1",
     "mask argument ignored": "the mask given is not applied",
+    "mask of the first batch for all": "the mask of the first batch hides keys from the others too",
     "mask inverted": "the mask hides what it should show; True means: may be seen",
     "causal where full was asked": "later keys are hidden though causal is False",
     "last key dropped": "no query sees the last key",
@@ -171,6 +172,8 @@ def allowed_keys(problem: Problem, fault: str | None) -> NDArray[np.bool_]:
         latest = -n_k
     allowed = np.asarray(lag >= latest)
     mask = problem.options["mask"]
+    if mask is not None and fault == "mask of the first batch for all" and mask.ndim == 4:
+        mask = np.broadcast_to(mask[:1], mask.shape)
     if mask is not None and fault != "mask argument ignored":
         allowed = allowed & (~mask if fault == "mask inverted" else mask)
     if fault == "last key dropped":

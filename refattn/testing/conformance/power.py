@@ -80,9 +80,11 @@ def powers(
             **{mistake: results[name] for mistake, results in mistakes.items()},
         }
         rows = allowed[name].rows
-        blind = tuple(x for x, wrong in replaced.items() if _passes(wrong, right, rows, by_row, precision))
         size = np.abs(finite).max(axis=-1, initial=0.0) if by_row else np.abs(finite)
-        there = size > 0
+        there = size > rows * (PRECISIONS["float64"].unit / precision.unit)  # else it is zero, but for its own rounding
+        blind: tuple[str, ...] = ()
+        if there.any():
+            blind = tuple(x for x, wrong in replaced.items() if _passes(wrong, right, rows, by_row, precision))
         with np.errstate(over="ignore"):
             relative = rows[there] / size[there] if there.any() else np.array([np.inf])
         half = float(np.median(relative))
@@ -143,5 +145,5 @@ def summary(found: list[tuple[str, Power]], precision: Precision) -> list[str]:
     if unable:
         line += f"; {unable} cannot notice {_wanted(precision):.0e}, for the reasons in the report's data"
     lines = [line]
-    blind = sorted({f"{power.result} of {case!r} to {what}" for case, power in found for what in power.blind})
-    return lines + ([f"blind: {', '.join(blind)}"] if blind else [])
+    blind = sorted({f"{power.result} of {case!r} to {', '.join(power.blind)}" for case, power in judged if power.blind})
+    return lines + ([f"blind: {'; '.join(blind)}"] if blind else [])

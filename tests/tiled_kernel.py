@@ -1,10 +1,11 @@
-"""A flash attention kernel in plain NumPy, with tiles and half precision as kernels have them, and switches to break it.
+"""A flash attention kernel in plain NumPy, with tiles and half precision as kernels have, and switches to break it.
 
 Only NumPy and the rounding of the check's precisions are used. `rounded` rounds what a kernel stores; sums are float32.
 """
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -40,7 +41,8 @@ class Kernel:
         if causal:
             lag = np.arange(rows.start, rows.stop)[:, None] - np.arange(cols.start, cols.stop)
             late = f == "causal edge one late in tiles" and cols.start and cols.start % self.tile == 0
-            seen = lag >= (-1 if late else 1 if f == "causal edge one early in the third tile" and rows.start >= 128 else 0)
+            early = f == "causal edge one early from row 128 on" and rows.start >= 128
+            seen = lag >= (-1 if late else 1 if early else 0)
             if f == "diagonal tile counts as full" and rows.start >= 256:
                 seen = lag >= -(self.tile - 1)
         if mask is not None:
@@ -57,6 +59,11 @@ class Kernel:
     def forward(self, q, k, v, causal, scale, mask):
         f, to = self.fault, self.rounded
         group = q.shape[1] // k.shape[1]
+        if f == "strides ignored":
+            q, k, v = (x.ravel(order="K").reshape(x.shape) for x in (q, k, v))
+        if f == "scale written into q":
+            q *= q.dtype.type(0.5)
+            scale = 2 * scale
         q, k, v = (np.asarray(x, np.float64 if self.dtype == "float64" else np.float32) for x in (q, k, v))
         k, v = np.repeat(k, group, 1), np.repeat(v, group, 1)
         n_q, n_k = q.shape[-2], k.shape[-2]
@@ -68,8 +75,6 @@ class Kernel:
             v = v[..., np.arange(n_k) % 1024, :]
         if f == "address of keys overflows" and n_k > 512:
             k = k[..., np.arange(n_k) % 512, :]
-        if f == "strides ignored":
-            k, v = (x if x.flags.c_contiguous else np.asfortranarray(x).reshape(x.shape) for x in (k, v))
         qs = to(q * np.asarray(scale, q.dtype)) if self.scale_first else q
         out = np.zeros((*q.shape[:-1], v.shape[-1]), q.dtype)
         lse = np.full((*q.shape[:-1], 1), -np.inf, q.dtype)
@@ -82,8 +87,8 @@ class Kernel:
             if f == "every fourth tile of queries lost" and start // self.queries % 4 == 3:
                 continue
             parts = []
-            edges = np.linspace(0, n_k, self.splits + 1).astype(int)
-            for first, last in zip(edges[:-1], edges[1:], strict=True):
+            edges = np.cumsum([0, *(len(x) for x in np.array_split(np.arange(n_k), self.splits))])
+            for first, last in pairwise(edges):
                 parts.append(self.part(qs, k, v, rows, first, last, causal, scale, mask))
             out[..., rows, :], lse[..., rows, :] = self.merge(parts)
             if f == "rows of the third tile shifted" and start == 2 * self.queries:
@@ -120,13 +125,16 @@ class Kernel:
             top = np.maximum(largest, s.max(axis=-1, keepdims=True, initial=-np.inf))
             if f == "largest taken before a negative scale" and scale < 0:
                 top = np.maximum(largest, scale * raw.max(axis=-1, keepdims=True, initial=-np.inf))
-            if f == "maximum of the first two tiles" and place > 1:
-                top = largest
             safe = np.where(np.isneginf(top), 0, top)
             with np.errstate(over="ignore", invalid="ignore"):
                 p = np.exp2((s - safe) * np.float32(LOG2E)).astype(s.dtype) if self.base2 else np.exp(s - safe)
                 factor = np.exp(np.where(np.isneginf(largest), -np.inf, largest - safe))
-            not_rescaled = {"not rescaled in the third tile": place == 2, "not rescaled in the last tile": place > 3 and place == len(starts) - 1}
+            if f == "third tile counted twice" and place == 2:
+                p = 2 * p
+            not_rescaled = {
+                "not rescaled in the third tile": place == 2,
+                "not rescaled in the last tile": place > 3 and place == len(starts) - 1,
+            }
             grown = 1.0 if not_rescaled.get(f) else factor
             if f == "sum not rescaled in the third tile" and place == 2:
                 total = total + p.sum(axis=-1, keepdims=True)
@@ -140,9 +148,8 @@ class Kernel:
                 values = v[..., start - self.tile : start - self.tile + values.shape[-2], :]
             if f == "last value of a full tile lost" and place > 2 and values.shape[-2] == self.tile:
                 kept = np.where(np.arange(self.tile) == self.tile - 1, 0, kept)
-            if f == "third tile counted twice" and place == 2:
-                kept = 2 * kept
-            sums = sums * grown + kept @ values
+            with np.errstate(over="ignore", invalid="ignore"):
+                sums = sums * grown + kept @ values
             if f == "accumulator in bfloat16":
                 sums = precision("bfloat16").round(sums)
             largest = top
@@ -163,8 +170,11 @@ class Kernel:
         sums = sum(s * c for (s, _, _), c in zip(parts, factors, strict=True))
         if self.fault == "last split lost" and len(parts) > 1:
             sums = sum(s * c for (s, _, _), c in list(zip(parts, factors, strict=True))[:-1])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(total > 0, sums / np.where(total > 0, total, 1), 0), np.where(total > 0, safe + np.log(np.where(total > 0, total, 1)), np.inf)
+        there = total > 0
+        some = np.where(there, total, 1)
+        with np.errstate(invalid="ignore"):
+            sums = sums / some
+        return np.where(there, sums, 0), np.where(there, safe + np.log(some), np.inf)
 
     def backward(self, dout, q, k, v, *, causal, scale, mask):
         f, to = self.fault, self.rounded
