@@ -87,21 +87,21 @@ def check_attention(
     factor : float, optional
         How many times the error of the plain implementation is excused; at least 1.
     profile : {"quick", "standard", "long"}, optional
-        ``"quick"``: up to 200 rows, seconds. ``"standard"``: lengths up to 4,096 too, options crossed, properties; under
-        a minute for a fast kernel. ``"long"``: up to 65,536 rows and 262,145 keys too. Of a problem with more than 2¹⁹
-        logits some rows are judged, and the report says which.
+        ``"quick"``: up to 200 rows, seconds. ``"standard"``: lengths up to 4,096 too, options crossed, properties;
+        under a minute for a fast kernel. ``"long"``: up to 65,536 rows and 262,145 keys too. Of a problem with more
+        than 2¹⁹ logits some rows are judged, and the report says which.
     takes : str or mapping, optional
         What the function takes, as ``"n%128, d=64|128, batch=1, n<=4096"``, as a mapping such as
-        ``{"n": "%128", "d": [64, 128], "batch": 1}``, or the name of a JSON or TOML file with one. Keys are n, n_k (as n
-        where absent), d, d_v (as d where absent), batch, heads, kv_heads, dtypes and layouts (how arrays lie in memory:
-        contiguous, transposed, rows, columns). Every case is moved to the nearest shape that is taken, and cases that
-        come to the same are one.
+        ``{"n": "%128", "d": [64, 128], "batch": 1}``, or the name of a JSON or TOML file with one. Keys are n, n_k
+        (as n where absent), d, d_v (as d where absent), batch, heads, kv_heads, dtypes and layouts (how arrays lie in
+        memory: contiguous, transposed, rows, columns). Every case is moved to the nearest shape that is taken, and
+        cases that come to the same are one.
     strict : bool, optional
         Whether a call that raises is a failure. It is *refused* otherwise: listed, and neither a pass nor a failure.
     empty_rows : {"zeros", "mean", "nan", "skip"}, optional
         What a row gives that sees no key: zeros, the mean of all values, NaN; or it is not judged.
     only : str or iterable of str, optional
-        Run only the cases, of any profile, that have one of these as a tag, or as whole words in their name.
+        Run only the cases of the profile that have one of these as a tag, or as whole words in their name.
     skip : str or iterable of str, optional
         Cases that have one of these are not run, and are reported so.
     without : str or iterable of str, optional
