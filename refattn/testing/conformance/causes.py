@@ -11,11 +11,14 @@ would be excused in a coarser precision.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+from numpy.typing import NDArray
 
 from refattn._validation import FloatArray
 from refattn.testing.conformance.judge import allowances, judge, row_error, rows_of
-from refattn.testing.conformance.precision import PRECISIONS
+from refattn.testing.conformance.precision import PRECISIONS, Precision
 from refattn.testing.conformance.report import Cause
 from refattn.testing.conformance.rounding import FLOOR
 from refattn.testing.conformance.trial import Subject, Trial
@@ -23,12 +26,17 @@ from refattn.testing.conformance.trial import Subject, Trial
 TRIALS = 7
 """Failing cases looked at, evenly spaced among them."""
 
+MANY, FEW, ALIKE = 64, 0.02, 0.5
+"""Of more than so many rows, or entries: the share that a coarser precision spoils at least, and how far its errors lie
+along the truth at most, as a cosine."""
+
 _NEARER = 0.25
 """A wrong reference explains a result that is at least four times nearer to it than to the truth."""
 
 
 def guess_causes(subject: Subject, failed: list[Trial]) -> tuple[Cause, ...]:
     """Return the mistakes that explain at least half of the trials, all of which failed; the likeliest first."""
+    failed = [trial for trial in failed if trial.problem.sample is None] or failed[:1]  # of a sample, all is dear
     trials = failed[:: -(-len(failed) // TRIALS)] if failed else []
     found: list[tuple[int, int, Cause]] = []
     for name, sentence in subject.operation.faults.items():
@@ -38,7 +46,7 @@ def guess_causes(subject: Subject, failed: list[Trial]) -> tuple[Cause, ...]:
             found.append((-len(explained), sum(explained), Cause(name, sentence, len(explained), len(trials))))
     if found:
         return tuple(cause for _, _, cause in sorted(found, key=lambda x: x[:2]))[:3]
-    patterns = (_constant_factor, _shifted_rows, _coarser_precision) if trials else ()
+    patterns = (_constant_factor, _shifted_rows, _stored_sums, _coarser_precision, _from_a_row_on) if trials else ()
     return tuple(cause for pattern in patterns for cause in pattern(subject, trials))[:1]
 
 
@@ -52,9 +60,12 @@ def _explains(subject: Subject, trial: Trial, fault: str) -> int | None:
     """Return None unless the mistake explains the trial; else the number of other results it would make different."""
     operation = subject.operation
     failed = _failed(trial)
-    wrong = operation.plain(trial.problem, trial.upstream, PRECISIONS["float64"], fault)
+    upstream = trial.upstream if failed != ["out"] else None
+    wrong = operation.plain(trial.problem, upstream, PRECISIONS["float64"], fault)
     if any(_far(trial.got[name], wrong[name], trial.truth[name]) for name in failed):
         return None
+    if upstream is not trial.upstream:
+        wrong = operation.plain(trial.problem, trial.upstream, PRECISIONS["float64"], fault)
     rounded = operation.plain(trial.problem, trial.upstream, subject.precision, fault)
     if not all(_agrees(subject, trial, name, wrong[name], rounded[name]) for name in failed):
         return None
@@ -151,16 +162,71 @@ def _rows_moved(subject: Subject, trial: Trial, step: int) -> bool:
     return True
 
 
+def _stored_sums(subject: Subject, trials: list[Trial]) -> list[Cause]:
+    """Errors that keeping every intermediate in the dtype would excuse in every case."""
+    if subject.precision.accumulate == "dtype" or subject.precision.inner == subject.precision.unit:
+        return []
+    if not _excused(subject, trials, replace(subject.precision, accumulate="dtype")):
+        return []
+    name = subject.precision.name
+    sentence = f"errors are those of sums or logits kept in {name}; accumulate='dtype' excuses them"
+    return [Cause("intermediates in half precision", sentence, len(trials), len(trials))]
+
+
+def _excused(subject: Subject, trials: list[Trial], precision: Precision) -> bool:
+    """Whether every trial passes in a precision, whose allowance is not so large that another mistake would."""
+    operation = subject.operation
+    for trial in trials:
+        allowed = allowances(operation, trial.problem, trial.upstream, trial.truth, precision, subject.factor)
+        if not all(j.passed for j in judge(operation, trial.got, trial.truth, allowed, precision)):
+            return False
+        for name in _failed(trial):  # the errors of a precision are spread over the rows, and over both signs
+            error = trial.got[name].astype(np.float64) - trial.truth[name]
+            of_rows = np.abs(error).max(axis=-1) if rows_of(operation, name) else np.abs(error)
+            beyond = of_rows > trial.allowed[name].rows
+            if of_rows.size > MANY and beyond.mean() < FEW:
+                return False
+            along = float((error * trial.truth[name]).sum())
+            length = float(np.linalg.norm(error) * np.linalg.norm(trial.truth[name]))
+            if error.size > MANY and abs(along) > ALIKE * length:
+                return False
+    return True
+
+
 def _coarser_precision(subject: Subject, trials: list[Trial]) -> list[Cause]:
     """Errors that a coarser precision would excuse in every case."""
     for coarser in PRECISIONS.values():
         if coarser.unit <= subject.precision.unit:
             continue
-        for trial in trials:
-            allowed = allowances(subject.operation, trial.problem, trial.upstream, trial.truth, coarser, subject.factor)
-            if not all(j.passed for j in judge(subject.operation, trial.got, trial.truth, allowed, coarser)):
-                break
-        else:
+        if _excused(subject, trials, coarser):
             sentence = f"errors are those of {coarser.name}: something is kept or added up in it"
             return [Cause("wrong dtype", sentence, len(trials), len(trials))]
     return []
+
+
+def _from_a_row_on(subject: Subject, trials: list[Trial]) -> list[Cause]:
+    """Results right up to a row, the same in every case, that a tile may end at."""
+    firsts, zero = set(), True
+    for trial in trials:
+        rows = [_rows_beyond(subject, trial, name) for name in _failed(trial)]
+        found = [x for x, _ in rows if x.size]
+        if not found:
+            return []
+        firsts.add(int(min(x[0] for x in found)))
+        zero = zero and all(nothing for _, nothing in rows)
+    first = min(firsts)
+    if first < 16 or first % 16 or max(firsts) >= 2 * first:
+        return []
+    if zero:
+        return [Cause("rows lost", f"rows from {first} on are zero", len(trials), len(trials))]
+    sentence = f"rows before {first} are right: the mistake is made at the end of a tile, or of a tile of tiles"
+    return [Cause("wrong from a tile on", sentence, len(trials), len(trials))]
+
+
+def _rows_beyond(subject: Subject, trial: Trial, name: str) -> tuple[NDArray[np.int64], bool]:
+    """The rows, as the whole result counts them, that are off by more than is allowed; whether they are zero."""
+    error = row_error(trial.got[name], trial.truth[name], rows_of(subject.operation, name), subject.precision.end)
+    wrong = error > trial.allowed[name].rows
+    rows = np.flatnonzero(wrong.any(axis=tuple(range(wrong.ndim - 1))))
+    nothing = not trial.got[name][wrong].any()
+    return (rows if trial.problem.sample is None else trial.problem.sample.rows(name)[rows]), nothing

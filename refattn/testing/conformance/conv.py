@@ -296,4 +296,5 @@ CONV = Operation(
     spread=spread,
     faults=FAULTS,
     perturbed=("q", "k", "v"),
+    mistakes=("missing scale", "start off by one (late)"),
 )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from refattn._validation import FloatArray
 from refattn.dense import dense_attention_backward, dense_attention_forward
-from refattn.testing.conformance import heads, sampled, softmax
+from refattn.testing.conformance import heads, sampled, softmax, tiles
 from refattn.testing.conformance.crossed_cases import CROSSED
 from refattn.testing.conformance.dense_cases import CASES
 from refattn.testing.conformance.long_cases import LONG
@@ -50,6 +50,7 @@ FAULTS = {
     "mask missing in the backward": "the backward computes the weights again without the mask",
     **heads.FAULTS,
     **softmax.FAULTS,
+    **tiles.FAULTS,
 }
 
 
@@ -206,7 +207,10 @@ def plain(problem: Problem, upstream: FloatArray | None, to: Precision, fault: s
                 np.abs(products) > PRECISIONS["float16"].largest, np.copysign(np.inf, products), products
             )
         logits = to.carry(products * scale)
-        weights = softmax.softmax(logits, allowed, to, fault)
+        if fault in tiles.FORWARD:
+            weights = to.carry(tiles.weights(logits, allowed, fault))
+        else:
+            weights = softmax.softmax(logits, allowed, to, fault)
         if fault == "last row lost":
             weights[..., -1, :] = 0
         out = to.result(to.round(weights) @ values)
@@ -215,14 +219,15 @@ def plain(problem: Problem, upstream: FloatArray | None, to: Precision, fault: s
         if fault == "mask missing in the backward":
             weights = softmax.softmax(logits, np.ones_like(allowed), to, None)
         # forward: out = weights @ values
-        dvalues = to.carry(to.round(weights).swapaxes(-1, -2) @ upstream)
+        dvalues = to.carry(to.round(tiles.lost(weights, fault, "dk")).swapaxes(-1, -2) @ upstream)
         dweights = to.carry(upstream @ values.swapaxes(-1, -2))
         # forward: weights = softmax(logits)
         dlogits = to.round(softmax.softmax_backward(weights, dweights, to, fault))
         # forward: logits = scale · q kᵀ
-        dq = to.result(to.carry(dlogits @ keys) * scale)
+        dq = to.result(to.carry(tiles.lost(dlogits, fault, "dq") @ keys) * scale)
         square = dlogits.shape[-1] == dlogits.shape[-2]
-        turned = dlogits if fault == "transposed gradient" and square else dlogits.swapaxes(-1, -2)
+        kept = tiles.lost(dlogits, fault, "dk")
+        turned = dlogits if fault == "transposed gradient" and square else kept.swapaxes(-1, -2)
         dkeys = to.carry(to.carry(turned @ q) * scale)
         # forward: keys, values = k, v of the shared heads
         dk, dv = (to.result(heads.add_shared(x, shared, n_kv, to, fault)) for x in (dkeys, dvalues))
@@ -244,6 +249,11 @@ DENSE = Operation(
     spread=spread,
     faults=FAULTS,
     perturbed=("q", "k", "v"),
+    mistakes=(
+        "last tile of 32 keys skipped",
+        "last tile of 32 keys not masked",
+        "mask off by one (sees one later key)",
+    ),
     whole=whole,
     empty_rows=lambda problem: ~allowed_keys(problem, None).any(axis=-1),
 )

@@ -178,6 +178,7 @@ class Operation:
     """What independent roundings do to each result."""
     faults: Mapping[str, str]  # known mistakes `plain` can make, and what each is in a sentence
     perturbed: tuple[str, ...]  # inputs on which the results depend continuously
+    mistakes: tuple[str, ...] = ()  # known mistakes that a case should notice, by which its power is measured
     whole: Callable[[Problem, FloatArray | None], Arrays] | None = None
     """All rows of a long problem, fast: where it differs most from a result, rows are judged; None: all rows are."""
     empty_rows: Callable[[Problem], NDArray[np.bool_]] | None = None  # which rows of q see nothing

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from refattn.testing.conformance.judge import Judgement
+from refattn.testing.conformance.power import Power, summary
+from refattn.testing.conformance.precision import precision
 
 SCHEMA = "refattn-conformance/1"
 SHOWN = 4
@@ -42,8 +44,8 @@ class CaseResult:
         What the backward raised, where only the output could be judged.
     notes : tuple of str
         What else is worth knowing about a case that passed.
-    power : dict of str to float
-        For every result, the smallest relative error of a row that would have been noticed, where it was measured.
+    power : tuple of Power
+        For every result, the smallest error of a row that would have been noticed, and what wrong results would not.
 
     Examples
     --------
@@ -64,7 +66,7 @@ class CaseResult:
     sampled: str = ""
     gradients_refused: str = ""
     notes: tuple[str, ...] = ()
-    power: dict[str, float] = field(default_factory=dict)
+    power: tuple[Power, ...] = ()
 
     @property
     def worst(self) -> Judgement | None:
@@ -176,6 +178,8 @@ class ConformanceReport:
         lines += self.notes
         sampled = [c.case for c in self.cases if c.sampled]
         lines += [f"judged by some of their rows: {', '.join(sampled)}"] if sampled else []
+        found = [(case.case, power) for case in self.cases for power in case.power]
+        lines += summary(found, precision(self.precision))
         lines += [line for case in self.failures[:SHOWN] for line in describe(case)]
         if len(self.failures) > SHOWN:
             lines.append(f"and {len(self.failures) - SHOWN} more: {', '.join(c.case for c in self.failures[SHOWN:])}")

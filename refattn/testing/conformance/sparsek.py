@@ -205,4 +205,5 @@ SPARSEK = Operation(
     spread=spread,
     faults=FAULTS,
     perturbed=("q", "k", "v"),
+    mistakes=("missing scale", "window too long by one"),
 )

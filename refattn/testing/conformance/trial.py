@@ -15,6 +15,7 @@ from refattn.testing.conformance.adapters import Caller, UnavailableError, Wrong
 from refattn.testing.conformance.isolation import Ended, Isolated, Raised
 from refattn.testing.conformance.judge import Allowance, Judgement, allowances, judge
 from refattn.testing.conformance.operation import Arrays, Case, Operation, Problem
+from refattn.testing.conformance.power import powers
 from refattn.testing.conformance.precision import PRECISIONS, Precision
 from refattn.testing.conformance.report import FAIL, NOT_RUN, PASS, REFUSED, CaseResult
 from refattn.testing.conformance.sampling import is_sampled, said, sample_of
@@ -125,6 +126,7 @@ def try_case(subject: Subject, case: Case, n: int, seed: int) -> tuple[CaseResul
         truth["out"], got["out"] = _by_convention(subject.empty_rows, problem, empty, truth["out"], got["out"])
         allowed["out"] = _as_the_others(allowed["out"], empty)
     judgements = judge(operation, got, truth, allowed, subject.precision)
+    blank = replace(blank, power=powers(operation, problem, upstream, truth, allowed, subject.precision))
     trial = Trial(problem, upstream, truth, got, allowed, judgements)
     judgements = tuple(_placed(problem, j) for j in judgements)
     for name, _, dtype in found:
