@@ -305,10 +305,15 @@ def _shrunk(subject: Subject, case: Case, seed: int, takes: Takes) -> CaseResult
     passed = 0
     for n in _sizes(case.n):
         found = _failing(subject, case, n, seed, takes)
-        if found is not None:
-            between = (_failing(subject, case, m, seed, takes) for m in range(passed + 1, n))
-            return next((one for one in between if one is not None), found)
-        passed = n
+        if found is None:
+            passed = n
+            continue
+        least = n
+        while least - passed > 1:  # the smallest between a size that passes and one that fails
+            middle = (passed + least) // 2
+            smaller = _failing(subject, case, middle, seed, takes)
+            found, least, passed = (found, least, middle) if smaller is None else (smaller, middle, passed)
+        return found
     return _run(subject, case, seed)[0]
 
 
@@ -321,8 +326,9 @@ def _failing(subject: Subject, case: Case, n: int, seed: int, takes: Takes) -> C
 
 
 def _sizes(n: int) -> Iterator[int]:
-    """Sizes to try, ascending: all up to 20, then in steps of about a tenth."""
+    """Sizes to try, ascending: all up to 20, then in steps of a twentieth, beyond 400 of a quarter; n last."""
     size = 1
-    while size <= n:
+    while size < n:
         yield size
-        size += max(1, size // 20)
+        size += max(1, size // 20 if size < 400 else size // 4)
+    yield n

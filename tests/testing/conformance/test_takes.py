@@ -45,7 +45,7 @@ def test_the_nearest_size_is_taken(said, size, nearest):
 
 def test_equal_lengths_and_widths_stay_equal_and_groups_stay_groups():
     takes = parse("n%128, d=64|128, heads=8, kv_heads=1|2|8, batch=1|4", DENSE)
-    assert takes.nearest(Shape(33, heads=4, kv_heads=2, batch=2)) == Shape(128, d=64, heads=8, kv_heads=2, batch=4)
+    assert takes.nearest(Shape(33, heads=4, kv_heads=2, batch=2)) == Shape(128, d=64, heads=8, kv_heads=2, batch=1)
     assert takes.nearest(Shape(33, heads=2)) == Shape(128, d=64, heads=8, kv_heads=8)
     assert takes.nearest(Shape(19, 300, d=128, d_v=64)).d_v == 64
     assert takes.nearest(Shape(19, 300)).n_k == 256

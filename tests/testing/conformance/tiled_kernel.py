@@ -40,7 +40,9 @@ class Kernel:
         if causal:
             lag = np.arange(rows.start, rows.stop)[:, None] - np.arange(cols.start, cols.stop)
             late = f == "causal edge one late in tiles" and cols.start and cols.start % self.tile == 0
-            seen = lag >= (-1 if late else 1 if f == "causal edge one early in the third tile" and rows.start >= 128 else 0)
+            seen = lag >= (
+                -1 if late else 1 if f == "causal edge one early in the third tile" and rows.start >= 128 else 0
+            )
             if f == "diagonal tile counts as full" and rows.start >= 256:
                 seen = lag >= -(self.tile - 1)
         if mask is not None:
@@ -126,7 +128,10 @@ class Kernel:
             with np.errstate(over="ignore", invalid="ignore"):
                 p = np.exp2((s - safe) * np.float32(LOG2E)).astype(s.dtype) if self.base2 else np.exp(s - safe)
                 factor = np.exp(np.where(np.isneginf(largest), -np.inf, largest - safe))
-            not_rescaled = {"not rescaled in the third tile": place == 2, "not rescaled in the last tile": place > 3 and place == len(starts) - 1}
+            not_rescaled = {
+                "not rescaled in the third tile": place == 2,
+                "not rescaled in the last tile": place > 3 and place == len(starts) - 1,
+            }
             grown = 1.0 if not_rescaled.get(f) else factor
             if f == "sum not rescaled in the third tile" and place == 2:
                 total = total + p.sum(axis=-1, keepdims=True)
@@ -164,7 +169,9 @@ class Kernel:
         if self.fault == "last split lost" and len(parts) > 1:
             sums = sum(s * c for (s, _, _), c in list(zip(parts, factors, strict=True))[:-1])
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(total > 0, sums / np.where(total > 0, total, 1), 0), np.where(total > 0, safe + np.log(np.where(total > 0, total, 1)), np.inf)
+            return np.where(total > 0, sums / np.where(total > 0, total, 1), 0), np.where(
+                total > 0, safe + np.log(np.where(total > 0, total, 1)), np.inf
+            )
 
     def backward(self, dout, q, k, v, *, causal, scale, mask):
         f, to = self.fault, self.rounded
