@@ -233,9 +233,10 @@ class WrongResultError(ValueError):
 def _copy(array: Any) -> NDArray[Any] | None:
     """A copy to compare with, or None of what is no array, as an adapter may hand over."""
     try:
-        return to_numpy(array, "input")[0]
+        found = to_numpy(array, "input")[0]
     except (TypeError, ValueError):
         return None
+    return None if found.dtype == object else found
 
 
 def _of_head(value: Any, batch: int, head: int | None) -> Any:
