@@ -15,6 +15,9 @@ HELP = """Check an implementation of attention against the truth: where it is wr
 Exit status 0: it conforms. 1: a case failed, or none could be run and judged. 2: wrong usage. 3: the output or a file
 could not be written.
 """
+EXAMPLES = """\
+refattn conform mine:attention --op dense
+refattn conform mine:attention --op dense --arrays torch --backward autograd --dtype bfloat16"""
 
 
 def conform(

@@ -107,6 +107,7 @@ def test_vectors_verify_of_a_folder_without_them_gives_status_1(run, tmp_path):
     assert run("vectors", "verify", "--dir", str(tmp_path)).exit_code == 1
 
 
+@pytest.mark.slow
 def test_vectors_generate_says_that_the_bytes_are_the_shipped_ones(run, tmp_path):
     pytest.importorskip("mpmath", reason="needs the extra 'test'")
     result = run("vectors", "generate", "--out", str(tmp_path / "new"))

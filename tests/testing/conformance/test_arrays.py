@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from refattn.testing import assert_conforms, check_attention
-from refattn.testing.conformance.arrays import jax_vjp, to_library, to_numpy, torch_autograd
+from refattn.testing.conformance.arrays import jax_vjp, require_library, to_library, to_numpy, torch_autograd
 from refattn.testing.conformance.precision import PRECISIONS
 
 
@@ -188,8 +188,8 @@ def test_numbers_that_a_dtype_has_arrive_as_they_are_in_rows(library, dtype, tor
 
 def test_numpy_has_no_bfloat16_without_a_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)
-    with pytest.raises(ValueError, match=r"^dtype: NumPy has no bfloat16"):
-        to_library(np.ones(2), "numpy", "bfloat16")
+    with pytest.raises(ModuleNotFoundError, match=r"^dtype: 'bfloat16' in NumPy's arrays .* needs ml_dtypes"):
+        require_library("numpy", "bfloat16")
 
 
 def test_what_has_no_dtype_counts_as_double():
@@ -210,7 +210,7 @@ def test_attention_of_jax_and_its_vjp_conform(jax, kernels):
 
 def test_double_precision_of_jax_has_to_be_switched_on(jax):
     with pytest.raises(ValueError, match=r"^dtype: float64 came while JAX has it switched off"):
-        to_library(np.ones(2), "jax", "float64")
+        require_library("jax", "float64")
     jax.config.jax_enable_x64 = True
     assert to_library(np.ones(2), "jax", "float64").dtype == "float64"
 

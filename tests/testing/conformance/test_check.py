@@ -56,6 +56,7 @@ def test_a_plain_numpy_kernel_conforms(dtype, seeds):
     assert_conforms(numpy_attention, "dense", dtype=dtype, seeds=seeds, profile="quick")
 
 
+@pytest.mark.slow
 @SEEDS
 def test_the_papers_conv_path_conforms(kernels, seeds):
     forward, backward = kernels.conv()
@@ -68,6 +69,7 @@ def test_the_fast_conv_path_conforms(kernels, dtype, seeds):
     assert_conforms(kernels.conv_public("fast"), "conv", dtype=dtype, seeds=seeds, profile="quick")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", [Plan("block transform", 16), Plan("direct")], ids=lambda plan: plan.path)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_fast_conv_gradient_conforms(kernels, dtype, plan):
@@ -75,6 +77,7 @@ def test_the_fast_conv_gradient_conforms(kernels, dtype, plan):
     assert_conforms(forward, "conv", backward=backward, dtype=dtype, seeds=range(3), profile="quick")
 
 
+@pytest.mark.slow
 @SEEDS
 @pytest.mark.parametrize("method", ["paper", "fast"])
 def test_sparsek_attention_conforms(kernels, method, seeds):
@@ -83,6 +86,7 @@ def test_sparsek_attention_conforms(kernels, method, seeds):
     assert_conforms(forward, "sparsek", backward=backward, seeds=seeds, only=only)
 
 
+@pytest.mark.slow
 @SEEDS
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_operator_and_the_thresholds_conform(kernels, dtype, seeds):
@@ -105,6 +109,7 @@ def torch_sdpa(q, k, v, *, causal, scale, mask):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", PRECISIONS)
 def test_pytorchs_attention_and_its_autograd_conform(dtype):
     pytest.importorskip("torch", reason="needs the extra 'peers'")
