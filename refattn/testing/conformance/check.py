@@ -12,6 +12,7 @@ from refattn.testing.conformance.causes import guess_causes
 from refattn.testing.conformance.isolation import Isolated
 from refattn.testing.conformance.judge import FACTOR
 from refattn.testing.conformance.operation import PROFILES, Case, Operation
+from refattn.testing.conformance.precision import PRECISIONS
 from refattn.testing.conformance.precision import precision as precision_named
 from refattn.testing.conformance.properties import try_property
 from refattn.testing.conformance.registry import OPERATIONS
@@ -179,7 +180,7 @@ def check_attention(
         gradients,
         operation,
         call,
-        precision_named(dtype),
+        PRECISIONS[as_option("dtype", dtype, PRECISIONS)],
         precision_named(dtype if precision is None else precision),
         as_real("factor", factor, least=1.0),
         as_option("empty_rows", empty_rows, EMPTY_ROWS),
