@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Walk a page of the documentation as its reader would: save what it says to save, run what it says to run.
 
-    python .ci/walk.py docs/tutorials/five-minutes.md [--without TEXT …]
+    python .ci/walk.py docs/tutorials/five-minutes.md [--without TEXT …] [--folder NEW]
 
 "Save as `NAME`:" before a block of code writes that file. A block of ``sh`` runs in bash and stops at its first
 failure; a block of ``text`` after it is a part of the output that has to come, in which "…" stands for anything.
 Commands that hold one of the TEXTs are left out with their output: an installation, say. Everything happens in an empty
-folder, which is removed. Only the standard library is needed, since the page is walked where nothing but the package is
-installed.
+folder, which is removed, or in a NEW one, which stays. Only the standard library is needed, since the page is walked
+where nothing but the package is installed.
 """
 
 from __future__ import annotations
@@ -60,9 +60,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", type=Path)
     parser.add_argument("--without", action="append", default=[], metavar="TEXT")
+    parser.add_argument("--folder", type=Path, metavar="NEW")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        failures = walk(options.page.read_text(encoding="utf-8"), options.without, Path(folder))
+    with tempfile.TemporaryDirectory() as passing:
+        folder = options.folder or Path(passing)
+        folder.mkdir(exist_ok=options.folder is None)
+        failures = walk(options.page.read_text(encoding="utf-8"), options.without, folder)
     for failure in failures:
         print(failure, file=sys.stderr)
     return 1 if failures else 0

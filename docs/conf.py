@@ -17,7 +17,9 @@ from sphinx.util import logging
 from refattn._version import __version__
 
 sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
+sys.path.insert(1, str(Path(__file__).parents[1] / "asv_benchmarks"))
 import commands
+import curves
 import formulas
 
 LOGGER = logging.getLogger(__name__)
@@ -69,6 +71,7 @@ PACKAGES = (
     "refattn.convbasis",
     "refattn.sparsek",
     "refattn.lowrank",
+    "refattn.patterns",
     "refattn.masks",
     "refattn.tuning",
     "refattn.testing",
@@ -182,6 +185,13 @@ def ship_mathjax(app, exception):
         shutil.copyfile(file.locate(), Path(app.outdir) / "_static" / mathjax_path)
 
 
+def write_benchmarks(app, exception):
+    """Put the page of asv's curves beside the others."""
+    if exception is None and app.builder.format == "html":
+        page = curves.render(curves.HERE / "results/release")
+        (Path(app.outdir) / "benchmarks.html").write_text(page, encoding="utf-8")
+
+
 def write_command_line(app):
     """Write the page of the command line, from its parser."""
     page = Path(app.srcdir) / "reference" / "generated" / "command-line.md"
@@ -194,4 +204,5 @@ def setup(app):
     app.connect("missing-reference", resolve)
     app.connect("builder-inited", write_command_line)
     app.connect("build-finished", ship_mathjax)
+    app.connect("build-finished", write_benchmarks)
     app.add_transform(SetFormulas)

@@ -77,6 +77,6 @@ if not TYPE_CHECKING:  # a type checker wants the import written out, and is rig
 
     def __getattr__(name: str) -> Any:
         """Import a package when it is first asked for, so that ``refattn.testing`` works after ``import refattn``."""
-        if name in ("decomposition", "experiments", "models", "report", "testing", "training", "tuning"):
+        if name in ("decomposition", "experiments", "models", "patterns", "report", "testing", "training", "tuning"):
             return import_module(f"refattn.{name}")
         return explains(__name__)(name)

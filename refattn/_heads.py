@@ -74,13 +74,13 @@ class HeadLayout:
 
     def reduce_queries(self, grad: FloatArray, shape: tuple[int, ...]) -> FloatArray:
         """Sum a gradient over the axes along which a query-like array of `shape` was broadcast."""
-        return _sum_to(self.merge(grad), shape)
+        return sum_to(self.merge(grad), shape)
 
     def reduce_keys(self, grad: FloatArray, shape: tuple[int, ...]) -> FloatArray:
         """Sum a gradient over the axes along which a key-like array of `shape` was broadcast or shared."""
         if self.group > 1:
             grad = grad.sum(axis=-3)
-        return _sum_to(grad, shape)
+        return sum_to(grad, shape)
 
 
 def _broadcast(name: str, array: FloatArray, others: str, lead: tuple[int, ...]) -> tuple[int, ...]:
@@ -93,7 +93,8 @@ def _broadcast(name: str, array: FloatArray, others: str, lead: tuple[int, ...])
         ) from None
 
 
-def _sum_to(grad: FloatArray, shape: tuple[int, ...]) -> FloatArray:
+def sum_to(grad: FloatArray, shape: tuple[int, ...]) -> FloatArray:
+    """Sum an array over the axes along which one of `shape` was broadcast."""
     extra = grad.ndim - len(shape)
     kept = tuple(axis + extra for axis, size in enumerate(shape) if size == 1 and grad.shape[axis + extra] > 1)
     axes = (*range(extra), *kept)

@@ -14,6 +14,9 @@ as without the mask, and among others those keys have weight 0. The sum of sever
 `Causal` and `SlidingWindow` place query i at position ``i + offset`` among the keys. With as many queries as keys
 the offset is 0; otherwise it must be said, because the field uses both conventions: ``"top-left"`` (offset 0,
 PyTorch's ``is_causal``) and ``"bottom-right"`` (offset n_k − n_q, queries are the last ones, as in decoding).
+
+`KeyPadding`, `Packed`, `KeyIndices`, `KeyBlocks` and `Alibi` cost no array of queries by keys: a block of them is
+computed where it is used.
 """
 
 from __future__ import annotations
@@ -21,33 +24,38 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refattn._heads import HeadLayout
 from refattn._kept import kept
+from refattn._mask_rules import (
+    Alibi,
+    Alignment,
+    Evaluated,
+    KeyBlocks,
+    KeyIndices,
+    KeyPadding,
+    MaskRule,
+    Packed,
+    Rule,
+    alibi_slopes,
+    offset_of,
+)
 from refattn._validation import FloatArray, as_array, as_count, as_option, cast
 
-__all__ = ["Causal", "SlidingWindow"]
-
-Alignment: TypeAlias = Literal["top-left", "bottom-right"] | int | None
-_ALIGNMENTS = ("top-left", "bottom-right")
-
-
-def offset_of(name: str, alignment: Alignment, n_q: int, n_k: int) -> int:
-    """Return the position of the first query among the keys."""
-    if alignment is None:
-        if n_q != n_k:
-            raise ValueError(
-                f"mask: {name} with {n_q} queries and {n_k} keys needs an alignment: 'top-left',"
-                " 'bottom-right' or the first query's position as an integer"
-            )
-        return 0
-    if isinstance(alignment, str):
-        return 0 if as_option("alignment", alignment, _ALIGNMENTS) == "top-left" else n_k - n_q
-    return as_count("alignment", alignment, least=-n_q, most=n_k, most_is="n_k")
+__all__ = [
+    "Alibi",
+    "Causal",
+    "KeyBlocks",
+    "KeyIndices",
+    "KeyPadding",
+    "Packed",
+    "SlidingWindow",
+    "alibi_slopes",
+]
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,7 @@ class Causal:
 
 @dataclass(frozen=True)
 class SlidingWindow:
-    """Query at position p sees the keys ``p − window + 1 … p`` and the first `sinks` keys up to p.
+    """Query at position p sees the keys ``p − window + 1 … p + right`` and, of the first `sinks`, those up to there.
 
     Parameters
     ----------
@@ -97,11 +105,13 @@ class SlidingWindow:
         Keys at the start that stay visible (attention sinks); at least 0.
     alignment : {"top-left", "bottom-right"} or int, optional
         As for `Causal`.
+    right : int, optional
+        Keys after the query's own that it sees; at least 0.
 
     Raises
     ------
     TypeError, ValueError
-        `window` or `sinks` is not a count.
+        `window`, `sinks` or `right` is not a count.
 
     Notes
     -----
@@ -119,10 +129,12 @@ class SlidingWindow:
     window: int
     sinks: int = 0
     alignment: Alignment = None
+    right: int = 0
 
     def __post_init__(self) -> None:
         as_count("window", self.window, least=0)
         as_count("sinks", self.sinks, least=0)
+        as_count("right", self.right, least=0)
 
     def allowed(self, rows: slice, n_q: int, n_k: int) -> NDArray[np.bool_]:
         """Return the boolean mask, shape ``(rows, n_k)``, of the query rows in `rows`.
@@ -135,11 +147,14 @@ class SlidingWindow:
         position = np.arange(rows.start, rows.stop) + offset_of("sliding window", self.alignment, n_q, n_k)
         lag = position[:, None] - np.arange(n_k)
         near = (lag < self.window) | (np.arange(n_k) < self.sinks)
-        return np.asarray((lag >= 0) & near)
+        return np.asarray((lag >= -self.right) & near)
 
 
-Mask: TypeAlias = "str | Causal | SlidingWindow | NDArray[Any] | tuple[Any, ...]"
-_KINDS = "'causal', 'full', Causal, SlidingWindow, a boolean or a floating (additive) array, or a tuple of these"
+Mask: TypeAlias = "str | Causal | SlidingWindow | Rule | NDArray[Any] | tuple[Any, ...]"
+_KINDS = (
+    "'causal', 'full', Causal, SlidingWindow, KeyPadding, Packed, KeyIndices, KeyBlocks, Alibi,"
+    " a boolean or a floating (additive) array, or a tuple of these"
+)
 _ORDINARY = 16.0
 """Size up to which a row's largest addend costs no more digits than its logits do: added as it came."""
 _BLOCK_ENTRIES = 1 << 20
@@ -149,11 +164,11 @@ _BLOCK_ENTRIES = 1 << 20
 class RowMask:
     """A checked mask, read a block of query rows at a time; it holds copies of the arrays."""
 
-    def __init__(self, mask: Any, n_q: int, n_k: int, layout: HeadLayout) -> None:
+    def __init__(self, mask: Any, n_q: int, n_k: int, layout: HeadLayout, bias: Any = None) -> None:
         self.n_q, self.n_k, self.layout = n_q, n_k, layout
         self.patterns: list[Causal | SlidingWindow] = []
-        self.booleans: list[NDArray[np.bool_]] = []
-        self.biases: list[FloatArray] = []
+        self.booleans: list[NDArray[np.bool_] | Evaluated] = []
+        self.biases: list[FloatArray | Evaluated] = []
         self._sizes: list[float] = []  # of the largest entry of each bias
         for part in _parts(mask, (*layout.lead, n_q, n_k)):
             if isinstance(part, str):
@@ -161,23 +176,36 @@ class RowMask:
                     self.patterns.append(Causal())
             elif isinstance(part, (Causal, SlidingWindow)):
                 self.patterns.append(part)
+            elif isinstance(part, MaskRule):
+                self._add_rule(part)
             else:
-                self._add_array(part, layout)
+                self._add_array("mask", part)
+        if bias is not None:
+            self._add_array("bias", bias)
         for pattern in self.patterns:
             pattern.allowed(slice(0, 0), n_q, n_k)  # an alignment that is missing or wrong shows here
         self._unit = 2.0 ** len(self.biases)  # addends are summed in this unit: no sum of theirs overflows
         self._shifts = self._largest_addends()
 
-    def _add_array(self, part: Any, layout: HeadLayout) -> None:
-        array = as_array("mask", part)
-        if array.dtype.kind not in "bf" or array.dtype.itemsize > 8:
-            raise TypeError(f"mask: {type(part).__name__} of dtype {array.dtype} came; {_KINDS} was wanted")
+    def _add_rule(self, rule: MaskRule) -> None:
+        found = rule.placed(self.layout, self.n_q, self.n_k)
+        if isinstance(rule, Alibi):
+            self.biases.append(found)
+            self._sizes.append(rule.largest(self.n_q, self.n_k))
+        else:
+            self.booleans.append(found)
+
+    def _add_array(self, name: str, part: Any) -> None:
+        array, layout = as_array(name, part), self.layout
+        kinds, wanted = ("bf", _KINDS) if name == "mask" else ("f", "a floating array")
+        if array.dtype.kind not in kinds or array.dtype.itemsize > 8:
+            raise TypeError(f"{name}: {type(part).__name__} of dtype {array.dtype} came; {wanted} was wanted")
         array = kept(array)
         shape = (*layout.lead, self.n_q, self.n_k)
         try:
             np.broadcast_to(array, shape)
         except ValueError:
-            raise ValueError(f"mask: shape {array.shape} came, one that broadcasts to {shape} was wanted") from None
+            raise ValueError(f"{name}: shape {array.shape} came, one that broadcasts to {shape} was wanted") from None
         view = layout.split_heads(np.broadcast_to(array, array.shape[:-2] + shape[-2:]))
         if array.dtype.kind == "b":
             self.booleans.append(view)
@@ -185,10 +213,21 @@ class RowMask:
         bad = np.isnan(array) | (array == np.inf)
         if bad.any():
             index = tuple(int(i) for i in np.argwhere(bad)[0])
-            raise ValueError(f"mask: {array[index]} at index {index}, numbers below +inf were wanted")
+            raise ValueError(f"{name}: {array[index]} at index {index}, numbers below +inf were wanted")
         self.biases.append(view)
         finite = array != -np.inf
         self._sizes.append(float(max(array.max(initial=0, where=finite), -array.min(initial=0, where=finite))))
+
+    def of_head(self, index: tuple[int, ...]) -> tuple[list[Any], list[Any]]:
+        """Return what hides keys of one head, and what is added to its logits: arrays, or what is read as them."""
+        inner = self.layout.inner
+
+        def own(part: NDArray[Any] | Evaluated) -> Any:
+            if isinstance(part, Evaluated):
+                return part.of(index, inner)
+            return np.broadcast_to(part, (*inner, self.n_q, self.n_k))[index]
+
+        return [own(part) for part in self.booleans], [own(part) for part in self.biases]
 
     def _within(self, most: float) -> bool:
         """Whether every sum of addends is at most so large."""
@@ -250,6 +289,18 @@ class RowMask:
         with np.errstate(over="ignore"):
             yield np.clip((total + rest) * self._unit, lowest, most).astype(dtype)
 
+    def without_shift(self, logits: NDArray[Any], rows: slice, dtype: np.dtype[Any]) -> FloatArray:
+        """Return logits that no mask adds to, shape ``(…, 1, 1)``, counted as those of the queries in `rows` are.
+
+        What is beyond the dtype's numbers then is the largest of them: all or no weight.
+        """
+        found = logits.astype(np.float64)
+        with np.errstate(over="ignore"):
+            for shift in self._shifts:
+                found = found - shift[..., rows, :] * self._unit
+        most = float(np.finfo(dtype).max)
+        return np.clip(found, -most, most).astype(dtype)
+
     def with_shift(self, log_sum_exp: FloatArray) -> FloatArray:
         """Return the log-sum-exp of rows, shape ``(…, n_q)``, with what `addends` left out of them.
 
@@ -280,7 +331,7 @@ def _parts(mask: Any, shape: tuple[int, ...]) -> tuple[Any, ...]:
     """Return the conditions that a mask consists of; refuse a tuple that may be several or one array of this shape."""
     if not isinstance(mask, tuple):
         return (mask,)
-    if any(isinstance(part, (str, Causal, SlidingWindow)) for part in mask):
+    if any(isinstance(part, (str, Causal, SlidingWindow, MaskRule)) for part in mask):
         return mask
     arrays = [as_array("mask", part) for part in mask if hasattr(part, "__array__") or hasattr(part, "__dlpack__")]
     if mask and not any(array.ndim for array in arrays):

@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from refattn._sources import sources
+from refattn._threads import thread_count
 from refattn._version import __version__
 
 _PACKAGES = (
@@ -47,14 +49,15 @@ def environment() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``refattn`` and ``python`` (versions), ``packages`` (name to version, None where not installed), ``fft``,
-        ``numba``, ``blas`` (one entry per library loaded), ``machine``, ``variables`` (those set, of the ones that
-        matter here). Ready for ``json.dumps``.
+        ``refattn`` and ``python`` (versions), ``sources`` (commit, where the package is in a checkout; whether its
+        files differ from that; a digest of them), ``packages`` (name to version, None where not installed),
+        ``threads``, ``fft``, ``numba``, ``blas`` (one entry per library loaded, with its kernel), ``machine``,
+        ``variables`` (those set, of the ones that matter here). Ready for ``json.dumps``.
 
     Examples
     --------
     >>> sorted(environment())
-    ['blas', 'fft', 'machine', 'numba', 'packages', 'python', 'refattn', 'variables']
+    ['blas', 'fft', 'machine', 'numba', 'packages', 'python', 'refattn', 'sources', 'threads', 'variables']
     """
     import numba
     from threadpoolctl import threadpool_info
@@ -64,7 +67,9 @@ def environment() -> dict[str, Any]:
     return {
         "refattn": __version__,
         "python": sys.version.split()[0],
+        "sources": sources(),
         "packages": {name: _installed(name) for name in _PACKAGES},
+        "threads": thread_count(),
         "fft": {"backend": _fft.backend(), "fftw_version": _fft.fftw_version()},
         "numba": {
             "threading_layer": str(numba.config.THREADING_LAYER),
@@ -78,6 +83,7 @@ def environment() -> dict[str, Any]:
         "machine": {
             "cpu": _cpu(),
             "cores": os.cpu_count(),
+            "memory_gib": _memory(),
             "architecture": platform.machine(),
             "system": f"{platform.system()} {platform.release()}",
         },
@@ -130,6 +136,14 @@ def _installed(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:
+        return None
+
+
+def _memory() -> float | None:
+    """The machine's memory in GiB, to a tenth, where the system says it."""
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (ValueError, OSError, AttributeError):
         return None
 
 

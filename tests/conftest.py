@@ -4,7 +4,9 @@
 
 JAX is not counted: it is one peer among several, and large.
 
-What takes long is marked ``long``, and left out without ``--long`` (`lengths`).
+What takes long is marked ``long``, and left out without ``--long`` (`lengths`). Where nothing is asked for, no path, no
+``-k`` and no ``-m``, and with ``--sample``, a sample runs, for which a newcomer waits: without what is marked ``slow``,
+and tests with many parameters on three sets of them, the first, the last, and one between.
 
 Compiled loops are kept for the run: in a folder that all its processes share, unless ``REFATTN_CACHE_DIR`` names one.
 
@@ -28,7 +30,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 
 def pytest_addoption(parser):
-    parser.addoption("--long", action="store_true", help="run the tests marked long as well")
+    parser.addoption("--long", action="store_true", help="run everything, what is marked long too")
+    parser.addoption("--sample", action="store_true", help="a sample of the rest: the default without paths")
     parser.addoption("--campaign", action="store_true", help="--long, with the repetitions of a campaign: hours")
 
 
@@ -44,14 +47,34 @@ def pytest_configure(config):
 
 
 def pytest_report_header(config):
-    return None if _long_too(config) else "tests marked long are left out; --long runs them as well"
+    if _long_too(config):
+        return None
+    return f"{'a sample of the tests' if _sampled(config) else 'what is not marked long'}; --long runs everything"
 
 
 def pytest_collection_modifyitems(config, items):
-    left_out = [] if _long_too(config) else [item for item in items if item.get_closest_marker("long")]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not item.get_closest_marker("long")]
+    kept = [item for item in items if _long_too(config) or not item.get_closest_marker("long")]
+    kept = list(_sample(kept)) if _sampled(config) else kept
+    if len(kept) < len(items):
+        config.hook.pytest_deselected(items=[*{*items}.difference(kept)])
+        items[:] = kept
+
+
+def _sample(items):
+    """Yield the first, the last and a middle one of what is the same test, unless it is slow."""
+    tests = {}
+    for item in items:
+        if not item.get_closest_marker("slow"):
+            tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for found in tests.values():
+        yield from (found[place] for place in sorted({0, len(found) // 2, len(found) - 1}))
+
+
+def _sampled(config):
+    """Whether nothing was asked for: then a newcomer waits."""
+    asked = config.getoption("keyword") or config.getoption("markexpr") or _long_too(config)
+    everywhere = not asked and config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    return everywhere or config.getoption("sample")
 
 
 def _long_too(config):

@@ -1,7 +1,8 @@
-"""How long tests go on: some minutes; with ``--long`` what takes longer as well; with ``--campaign`` for hours.
+"""How long tests go on: a sample for two minutes; with ``--long`` all of them; with ``--campaign`` for hours.
 
-A test marked ``long`` runs with ``--long`` only. A test of many drawn cases takes them from `cases`: the first few
-always, the others marked ``long``, and in a campaign many more that nobody has drawn before.
+A test marked ``slow`` takes a second or more, and is not in the sample (`conftest`). A test marked ``long`` runs with
+``--long`` only. A test of many drawn cases takes them from `cases`: the first few always, the others marked ``long``,
+and in a campaign many more that nobody has drawn before.
 """
 
 import os

@@ -113,6 +113,7 @@ def test_measured_plans_and_wisdom(tmp_path, monkeypatch):
         _fft.set_planner_effort("hard")
 
 
+@pytest.mark.slow
 @needs_fftw
 def test_estimated_plans_are_the_same_after_measuring(tmp_path, monkeypatch):
     """FFTW follows wisdom also where it estimates: for most of these lengths it would find another plan."""

@@ -10,6 +10,7 @@ import refattn._validation
 import refattn.convbasis
 import refattn.lowrank
 import refattn.models
+import refattn.patterns
 import refattn.sparsek
 import refattn.testing
 from refattn import (
@@ -38,13 +39,23 @@ FINITE = {
     "logit_residual": {"q": Q, "k": K, "basis": BASIS},
     "lowrank_attention": {"q": Q, "k": K, "v": V, "features": refattn.lowrank.RandomFeatures(4, 3, seed=0)},
     "lowrank_attention_forward": {"q": Q, "k": K, "v": V, "features": refattn.lowrank.RandomFeatures(4, 3, seed=0)},
+    "indexed_attention": {"q": Q, "k": K, "v": V, "indices": [[0, 4]] * 5},
+    "indexed_attention_forward": {"q": Q, "k": K, "v": V, "indices": [[0, 4]] * 5},
     "sparsek_attention": {"q": Q, "k": K, "v": V, "scores": Q[:, 0], "n_select": 2},
     "sparsek_attention_forward": {"q": Q, "k": K, "v": V, "scores": Q[:, 0], "n_select": 2},
 }
 """Every public function that can be told not to look for NaN, and arguments of it."""
 PUBLIC = {
     name: getattr(module, name)
-    for module in (refattn, refattn.convbasis, refattn.lowrank, refattn.sparsek, refattn.testing, refattn.models)
+    for module in (
+        refattn,
+        refattn.convbasis,
+        refattn.lowrank,
+        refattn.patterns,
+        refattn.sparsek,
+        refattn.testing,
+        refattn.models,
+    )
     for name in module.__all__
 }
 

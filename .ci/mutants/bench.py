@@ -24,6 +24,7 @@ PARTS = {
     "convbasis": ["tests/convbasis/**/test_*.py", MEMORY],
     "sparsek": ["tests/sparsek/test_*.py", MEMORY],
     "lowrank": ["tests/lowrank/test_*.py", MEMORY],
+    "patterns": ["tests/patterns/test_*.py"],
     "testing/conformance": ["tests/testing/conformance/test_*.py", "tests/cli/test_conform.py"],
     "testing/vectors": ["tests/testing/vectors/test_*.py"],
     "testing": ["tests/testing/test_[!t]*.py", "tests/testing/test_tolerances.py", MEMORY],

@@ -13,8 +13,8 @@ from refattn.convbasis import Plan
 from refattn.sparsek import prefix_thresholds, sparsek_attention_backward, sparsek_attention_forward
 from refattn.testing import rope_structured
 
+from . import lowrank
 from .conv import DELTA
-from .lowrank import Products
 
 
 def compile_all():
@@ -29,8 +29,8 @@ def compile_all():
         out, cache = sparsek_attention_forward(q, k, v, scores, n_select=8, window=8)
         sparsek_attention_backward(out, cache)
         prefix_thresholds(scores, 8)
-    for kind in Products.params[0]:
-        products = Products()
+    for kind in lowrank.Products.params[0]:
+        products = lowrank.Products()
         products.setup(kind, 1024)
         products.time_backward(kind, 1024)
 

@@ -36,11 +36,12 @@ def section(name, command):
     records = [one.get_help_record(context) for one in command.get_params(context)]
     rows = [f"| `{left}` | {plain(right)} |" for left, right in filter(None, records)]
     usage = " ".join([name, *command.collect_usage_pieces(context)])
-    texts = [command.help or command.short_help or "", getattr(command, "epilog", None) or ""]
+    examples = getattr(command, "epilog", None)
     parts = [
         f"## {name}",
         f"```text\n{usage}\n```",
-        *map(prose, texts),
+        prose(command.help or command.short_help or ""),
+        f"```text\n{examples.strip()}\n```" if examples else "",
         "\n".join(["| argument | meaning |", "|---|---|", *rows]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

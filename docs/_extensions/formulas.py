@@ -8,23 +8,10 @@ here, stays code.
 import re
 import unicodedata
 
-SYMBOLS = {
-    "−": "-", "·": r"\cdot ", "∘": r"\circ ", "±": r"\pm ", "×": r"\times ", "≤": r"\le ", "≥": r"\ge ",
-    "≠": r"\ne ", "≈": r"\approx ", "→": r"\to ", "←": r"\leftarrow ", "∈": r"\in ", "⊆": r"\subseteq ",
-    "∪": r"\cup ", "∩": r"\cap ", "∞": r"\infty ", "Σ": r"\sum ", "∏": r"\prod ", "∫": r"\int ",
-    "∂": r"\partial ", "∇": r"\nabla ", "…": r"\ldots ", "½": r"\tfrac12 ", "¼": r"\tfrac14 ", "‖": r"\|",
-    "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "⟨": r"\langle ", "⟩": r"\rangle ",
-    "∎": r"\blacksquare ", "′": "'",
-}  # fmt: skip
-GREEK = {
-    "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "varepsilon", "ζ": "zeta", "η": "eta", "θ": "theta",
-    "κ": "kappa", "λ": "lambda", "μ": "mu", "ν": "nu", "ξ": "xi", "π": "pi", "ρ": "rho", "σ": "sigma", "τ": "tau",
-    "φ": "varphi", "ψ": "psi", "ω": "omega", "Γ": "Gamma", "Δ": "Delta", "Θ": "Theta", "Λ": "Lambda", "Π": "Pi",
-    "Φ": "Phi", "Ψ": "Psi", "Ω": "Omega",
-}  # fmt: skip
-RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻ᵀʳⁿ°", [*"0123456789", "-", r"\top ", "r", "n", r"\circ "], strict=True))
-LOWERED = dict(zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True))
-ACCENTS = {"\u0303": "tilde", "\u0302": "hat", "\u0304": "bar"}
+from refattn.report import tex
+from refattn.report.tex import ACCENTS, GREEK, LOWERED, RAISED
+
+SYMBOLS = tex.SYMBOLS | {"∎": r"\blacksquare "}
 OPERATORS = {"exp", "log", "max", "min", "tanh", "cos", "sin", "inf", "sup", "det"}
 """What TeX has a command for."""
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
+import shlex
 import sys
 from typing import Any
 
@@ -20,7 +22,17 @@ _REPORTS_ON_THE_CACHE = ("cache", "warmup", "versions")
 
 
 class Command(TyperCommand):
-    """A command that refuses an option of one value that is given twice."""
+    """A command that refuses an option of one value that is given twice; its epilog is lines that can be typed."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help, and the examples below it as they are."""
+        examples, self.epilog = self.epilog, None
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self.epilog = examples
+        if examples:
+            formatter.write("Examples:\n\n" + "".join(f"  {line}\n" for line in examples.splitlines()))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments, after a look at how often each option stands among them."""
@@ -46,7 +58,7 @@ class Group(TyperGroup):
             return super().invoke(ctx)
         try:
             named = [*getattr(ctx, "_protected_args", ()), *ctx.args]
-            if "--help" not in named:
+            if not {"--help", "-h"} & {*named}:
                 require_environment(cache=bool(named) and named[0] not in _REPORTS_ON_THE_CACHE)
         except (ValueError, OSError, ImportError) as error:
             print(f"refattn: {error}", file=sys.stderr)
@@ -56,6 +68,17 @@ class Group(TyperGroup):
         except KeyboardInterrupt:
             print("refattn: stopped", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
+
+
+def command_line() -> str:
+    """Return the command as it was typed, but for the folders that its files are in.
+
+    >>> sys.argv, before = ["/home/me/bin/refattn", "report", "--json", "/home/me/r.json"], sys.argv
+    >>> command_line()
+    'refattn report --json r.json'
+    >>> sys.argv = before
+    """
+    return shlex.join(["refattn", *(re.sub(r"^(--?[\w-]+=)?.*/(?=.)", r"\1", word) for word in sys.argv[1:])])
 
 
 def require_environment(*, cache: bool) -> None:

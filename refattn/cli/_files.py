@@ -7,12 +7,14 @@ import json
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import typer
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 
 from refattn._files import write_whole
@@ -22,12 +24,34 @@ STANDARD_OUTPUT = Path("-")
 """The target that means the standard output, where what is written is text."""
 
 
+_SECONDS = 5.0
+"""From one line of progress to the next, where there is no terminal for a bar."""
+
+
+class _Bar(Progress):
+    """A bar that vanishes at the end; without a terminal, a line every few seconds."""
+
+    def __init__(self, *columns: ProgressColumn, screen: Console) -> None:
+        super().__init__(*columns, console=screen, transient=True, disable=not screen.is_terminal)
+        self._begun = self._said = time.monotonic()
+
+    def update(self, *arguments: Any, **fields: Any) -> None:
+        """Note what is done; say it, where nothing shows it."""
+        super().update(*arguments, **fields)
+        now = time.monotonic()
+        if self.disable and now - self._said >= _SECONDS:
+            self._said = now
+            for task in self.tasks:
+                of = "" if task.total is None else f" of {task.total:.0f}"
+                told = f"{task.description}: {task.completed:.0f}{of}, {now - self._begun:.0f} s"
+                self.console.print(told, soft_wrap=True)
+
+
 def progress_bar(*more: ProgressColumn) -> Progress:
-    """Return a bar of what is done, of how much, and since when, which vanishes at the end; none but on a terminal."""
+    """Return a bar of what is done, of how much, and since when; without a terminal a line every few seconds."""
     description = TextColumn("{task.description}", markup=False)
     columns = (description, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), *more)
-    screen = console(stderr=True)
-    return Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal)  # it ends with a line
+    return _Bar(*columns, screen=console(stderr=True))
 
 
 def require_targets(targets: Mapping[str, Path | None], *, read: Path | None = None) -> None:
@@ -77,11 +101,23 @@ def shown_beside(*targets: Path | None) -> AbstractContextManager[Any]:
     return redirect_stdout(sys.stderr) if STANDARD_OUTPUT in targets else nullcontext()
 
 
-def write_all(contents: Mapping[Path | None, Callable[[], str | bytes]]) -> None:
-    """Write files, each whole or not at all; what cannot be written is one clear line each, and `OUTPUT_ERROR`."""
+def write_each(contents: Mapping[Path | None, Callable[[], str | bytes]]) -> bool:
+    """Write files, each whole or not at all; say in one clear line each what cannot be, and return whether all were."""
     written = [write_one(file, content()) for file, content in contents.items() if file is not None]
-    if not all(written):
+    return all(written)
+
+
+def write_all(contents: Mapping[Path | None, Callable[[], str | bytes]]) -> None:
+    """Write files as `write_each`, and end with `OUTPUT_ERROR` where one could not be written."""
+    if not write_each(contents):
         raise typer.Exit(OUTPUT_ERROR)
+
+
+def announce(*files: Path | None) -> None:
+    """Say which files were written."""
+    for file in files:
+        if file is not None and file != STANDARD_OUTPUT and file.exists():
+            print(f"written: {file}")
 
 
 def write_one(file: Path, content: str | bytes) -> bool:

@@ -32,7 +32,9 @@ def show(context: typer.Context) -> None:
         print(f"found damaged {found.damaged}, compiled anew")
 
 
-@app.command(cls=Command, help="Remove all compiled loops, of every version and environment.")
+@app.command(
+    cls=Command, help="Remove all compiled loops, of every version and environment.", epilog="refattn cache clear"
+)
 def clear() -> None:
     """Remove what is kept."""
     from refattn import _compiled_cache

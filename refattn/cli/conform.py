@@ -12,9 +12,12 @@ from refattn.cli._streams import console
 
 HELP = """Check an implementation of attention against the truth: where it is wrong, by how much, and perhaps why.
 
-Exit status 0: it conforms. 1: a case failed, or none could be run and judged. 2: wrong usage. 3: the output or a file could not
-be written.
+Exit status 0: it conforms. 1: a case failed, or none could be run and judged. 2: wrong usage. 3: the output or a file
+could not be written.
 """
+EXAMPLES = """\
+refattn conform mine:attention --op dense
+refattn conform mine:attention --op dense --arrays torch --backward autograd --dtype bfloat16"""
 
 
 def conform(

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from refattn._needs import missing
 from refattn._validation import PromotionWarning
 from refattn.cli._files import STANDARD_OUTPUT, progress_bar, require_targets, shown_beside, write_all, write_one
 from refattn.cli._streams import OUTPUT_ERROR, console
@@ -21,6 +22,9 @@ HELP = """Decompose the logits of your own heads into a conv basis: terms, error
 Arrays are (…, n, d), or (…, n, n) for h, of which the part on and below the diagonal is read. Exit status 0: done. 2:
 wrong usage, or a file that cannot be used. 3: the output or a file could not be written.
 """
+EXAMPLES = """\
+refattn decompose heads.npz
+refattn decompose logits.npy --json found.json --png found.png"""
 
 
 def decompose(
@@ -124,7 +128,7 @@ def _picture() -> Any:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
-        raise ImportError(f"--png needs {error.name}: python -m pip install 'refattn[report]'") from None
+        raise missing("--png", str(error.name)) from None
     from refattn.decomposition.picture import picture
 
     return picture

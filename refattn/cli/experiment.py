@@ -18,8 +18,13 @@ from refattn.experiments.workers import ItemFailedError, Workers, dask_workers, 
 HELP = """Run an experiment: its records are in DIR/NAME.jsonl, and the same command goes on where it was stopped.
 
 DIR is 'records' by default, 'records/quick' with --quick. Exit status 0: every item is finished. 1: an item failed, or
-the file cannot be used. 2: wrong usage. 3: the output could not be written. 130: stopped by Ctrl-C.
+the file cannot be used. 2: wrong usage, or a library is missing. 3: the output could not be written. 130: stopped by
+Ctrl-C.
 """
+EXAMPLES = """\
+refattn experiment --list
+refattn experiment error-against-k --quick
+refattn experiment time-against-n --sizes 512,2048 --workers 2"""
 
 
 def experiment(
@@ -57,7 +62,7 @@ def experiment(
     try:
         pool = dask_workers(scheduler) if scheduler else local_workers(workers) if workers else None
     except ModuleNotFoundError as error:
-        raise _failure(str(error)) from None
+        raise _failure(str(error), 2) from None
     _run(chosen, folder, chosen.quick_sizes if quick else _as_sizes(sizes, chosen.sizes), pool)
 
 
@@ -80,7 +85,9 @@ def _run(chosen: Experiment, folder: Path, sizes: tuple[int, ...], pool: Workers
         raise typer.Exit(INTERRUPTED) from None
     except BlockingIOError:
         raise _failure(f"another process is writing {folder / chosen.name}.jsonl") from None
-    except (ItemFailedError, OSError, ValueError, TypeError, ModuleNotFoundError) as error:
+    except ModuleNotFoundError as error:
+        raise _failure(str(error), 2) from None
+    except (ItemFailedError, OSError, ValueError, TypeError) as error:
         raise _failure(str(error)) from None
     print(path)
 
@@ -99,9 +106,9 @@ def _as_sizes(text: str, default: tuple[int, ...]) -> tuple[int, ...]:
     return sizes
 
 
-def _failure(message: str) -> typer.Exit:
+def _failure(message: str, status: int = 1) -> typer.Exit:
     print(f"refattn: {message}", file=sys.stderr)
-    return typer.Exit(1)
+    return typer.Exit(status)
 
 
 def _print_list() -> None:

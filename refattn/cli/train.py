@@ -20,8 +20,11 @@ HELP = """Train: the checkpoint and the log are in DIR/NAME, and the same comman
 
 Ctrl-C finishes the step and saves. Several files, or --workers or --scheduler, are run as an experiment, whose records
 are DIR/trainings.jsonl. Exit status 0: every training is finished. 1: one failed, or a file cannot be used. 2: wrong
-usage. 3: the output could not be written. 130: stopped by Ctrl-C.
+usage, or a library is missing. 3: the output could not be written. 130: stopped by Ctrl-C.
 """
+EXAMPLES = """\
+refattn train mine.toml
+refattn train one.toml other.toml --workers 2 --out trainings"""
 
 
 def train(
@@ -53,7 +56,9 @@ def train(
         interrupted = True
     except BlockingIOError:
         raise _failure(f"another process is training in {out}") from None
-    except (ItemFailedError, ArithmeticError, OSError, ValueError, TypeError, ModuleNotFoundError) as error:
+    except ModuleNotFoundError as error:
+        raise _failure(str(error), 2) from None
+    except (ItemFailedError, ArithmeticError, OSError, ValueError, TypeError) as error:
         raise _failure(str(error)) from None
     if interrupted:
         print("refattn: stopped; what was trained is kept, and the same command goes on from there", file=sys.stderr)
@@ -95,6 +100,6 @@ def _run_list(configs: dict[str, TrainingConfig], out: Path, texts: dict[str, Pa
     return False
 
 
-def _failure(message: str) -> typer.Exit:
+def _failure(message: str, status: int = 1) -> typer.Exit:
     print(f"refattn: {message}", file=sys.stderr)
-    return typer.Exit(1)
+    return typer.Exit(status)

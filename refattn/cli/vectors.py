@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from refattn._needs import missing, not_there
 from refattn.cli._commands import Command, Group
 
 app = typer.Typer(no_args_is_help=True, cls=Group, help="Reference vectors: compute them anew, or verify them.")
@@ -16,17 +17,21 @@ app = typer.Typer(no_args_is_help=True, cls=Group, help="Reference vectors: comp
 @app.command(
     cls=Command,
     help="Compute the reference vectors to 50 digits and write them, bit for bit the shipped ones. Needs mpmath.",
+    epilog="refattn vectors generate --out vectors",
 )
 def generate(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to; made if missing.")],
 ) -> None:
     """Compute the reference vectors anew."""
+    if absent := not_there(["mpmath"]):
+        print(f"refattn: {missing('refattn vectors generate', *absent)}", file=sys.stderr)
+        raise typer.Exit(2)
     from refattn.laboratory.vectors import generate as generate_vectors
     from refattn.testing.vectors import load_manifest
 
     try:
         manifest = generate_vectors(out)
-    except (ImportError, OSError) as error:
+    except OSError as error:
         print(f"refattn: the vectors could not be made: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
     shipped = load_manifest()
@@ -38,6 +43,7 @@ def generate(
 @app.command(
     cls=Command,
     help="Compare every stored result with this package's own. Exit status 1: a file or a result is not right.",
+    epilog="refattn vectors verify",
 )
 def verify(
     folder: Annotated[Path | None, typer.Option("--dir", metavar="DIR", help="By default the shipped ones.")] = None,

@@ -9,6 +9,9 @@ import typer
 from refattn.versions import show_versions
 
 HELP = "Print the versions and settings that results depend on."
+EXAMPLES = """\
+refattn versions
+refattn versions --json"""
 
 
 def versions(

@@ -10,6 +10,7 @@ from refattn.dense.attention import (
     dense_attention_backward,
     dense_attention_forward,
 )
+from refattn.dense.pages import gather_pages
 
 __all__ = [
     "AttentionGradients",
@@ -17,6 +18,7 @@ __all__ = [
     "dense_attention",
     "dense_attention_backward",
     "dense_attention_forward",
+    "gather_pages",
 ]
 
 if not TYPE_CHECKING:

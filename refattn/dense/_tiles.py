@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from refattn.masks import RowMask, SlidingWindow, offset_of
+from refattn._mask_rules import offset_of
+from refattn.masks import RowMask, SlidingWindow
 
 Ranges = list[tuple[int, int]]
 
@@ -43,7 +44,10 @@ def sights_of(mask: RowMask) -> list[Sight]:
     for pattern in mask.patterns:
         position = offset_of("mask", pattern.alignment, mask.n_q, mask.n_k)
         whole = abs(position) + mask.n_q + mask.n_k
-        short = (pattern.window, pattern.sinks) if isinstance(pattern, SlidingWindow) else (whole, 0)
+        short = (whole, 0)
+        if isinstance(pattern, SlidingWindow):
+            right = min(pattern.right, whole)
+            position, whole, short = position + right, whole + right, (pattern.window + right, pattern.sinks)
         found.append(Sight(position, min(short[0], whole), min(short[1], whole)))
     return found
 

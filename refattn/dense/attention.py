@@ -11,7 +11,8 @@ and, for an upstream gradient ``dY``,
 
 Two methods: `refattn.dense.fast`, by tiles, and `refattn.dense.oracle`, the definition, which knows nothing of tiles
 and with which they and everything else are compared. `_METHODS` is the one place that knows them. The backward
-computes P anew. Rows with no allowed key give zeros, and zero gradients. The number of threads changes no bit.
+computes P anew. Rows with no allowed key give zeros, and zero gradients. The number of threads changes no bit. What a
+bias, sinks, dropout and gradients of the log-sum-exps change, `refattn.dense.oracle` says.
 
 A result is finite or refused: overflow of a logit or of a gradient is an error, never an inf, a NaN or a silent zero.
 What overflows only on the way (a product of which a small multiple is wanted, an average near the largest number) is
@@ -22,11 +23,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from refattn._heads import sum_to
 from refattn._kept import kept
 from refattn._overflow import overflow_judged
 from refattn._threads import one_blas_thread
@@ -54,18 +56,26 @@ class DenseForwardCache(DenseProblem):
     q, k, v : ndarray, shapes (…, n_q, d), (…, n_k, d), (…, n_k, d_v)
         The inputs, in the dtype of the computation: copies.
     row_max, row_sum : ndarray, shape (…, n_q)
-        Largest allowed logit of each row (0 where there is none) and ``Σ_j exp(S_ij − row_max_i)``; without what the
-        mask adds to the whole row, where that is large (see `refattn.masks`).
+        Largest allowed logit of each row (0 where there is none) and ``Σ_j exp(S_ij − row_max_i)``, the sinks' among
+        them; without what the mask adds to the whole row, where that is large (see `refattn.masks`).
     layout : HeadLayout
         Leading axes, and which heads share keys and values.
     mask : RowMask
-        The mask, read a block of rows at a time.
+        The mask, and the bias, read a block of rows at a time.
     scale : float
         Factor of the logits.
     softcap : float or None
         The cap of the logits.
     block : int
         Query rows processed at once by the forward.
+    bias : tuple of int or None
+        The shape of the bias.
+    sinks : ndarray, shape that broadcasts to (…, H), or None
+        The sinks' logits, in the dtype of the computation: a copy.
+    keep : ndarray of bool, shape that broadcasts to (…, n_q, n_k), or None
+        Which weights dropout keeps: a copy.
+    dropout : float
+        The rate of dropout; 0 without.
     method : str
         The method that computed the output.
 
@@ -85,18 +95,26 @@ class DenseForwardCache(DenseProblem):
 
     @property
     def log_sum_exp(self) -> FloatArray:
-        """``log Σ_j exp(S_ij)`` over the allowed keys, shape (…, n_q); −inf where there is none."""
+        """``log Σ_j exp(S_ij)`` over the allowed keys and the sink, shape (…, n_q); −inf where there is none."""
         with np.errstate(divide="ignore"):
             return self.mask.with_shift(np.asarray(self.row_max + np.log(self.row_sum)))
 
 
-class AttentionGradients(NamedTuple):
+class _Gradients(NamedTuple):
+    q: FloatArray
+    k: FloatArray
+    v: FloatArray
+
+
+class AttentionGradients(_Gradients):
     """Gradients of attention, each of the shape of its input; a tuple, ``dq, dk, dv = gradients``.
 
     Attributes
     ----------
     q, k, v : ndarray, shapes (…, n_q, d), (…, n_k, d), (…, n_k, d_v)
         With respect to the queries, the keys and the values, in the dtype of the computation.
+    bias, sinks : ndarray, shapes of those, or None
+        With respect to the bias and to the sinks' logits, beside the tuple; None for what was not given.
 
     Examples
     --------
@@ -108,9 +126,18 @@ class AttentionGradients(NamedTuple):
     array([3.66666667, 1.66666667, 0.66666667])
     """
 
-    q: FloatArray
-    k: FloatArray
-    v: FloatArray
+    bias: FloatArray | None = None
+    sinks: FloatArray | None = None
+
+    def __new__(
+        cls, q: FloatArray, k: FloatArray, v: FloatArray, *, bias: FloatArray | None = None,
+        sinks: FloatArray | None = None,
+    ) -> Self:  # fmt: skip
+        """Add to the three gradients those of what else was given."""
+        gradients = super().__new__(cls, q, k, v)
+        if bias is not None or sinks is not None:
+            gradients.bias, gradients.sinks = bias, sinks
+        return gradients
 
 
 def dense_attention(
@@ -121,6 +148,10 @@ def dense_attention(
     mask: Any = "causal",
     scale: float | None = None,
     softcap: float | None = None,
+    bias: ArrayLike | None = None,
+    sinks: ArrayLike | None = None,
+    keep: ArrayLike | None = None,
+    dropout: float | None = None,
     block: int | None = None,
     method: str = "fast",
     check_finite: bool = True,
@@ -140,6 +171,16 @@ def dense_attention(
         Factor of the logits; ``1/√d`` by default.
     softcap : float, optional
         Replace logits s by ``softcap · tanh(s / softcap)`` before masking; above 0.
+    bias : array_like, of a shape that broadcasts to (…, n_q, n_k), optional
+        Floating, added to the logits as an additive mask is; unlike that one, it has a gradient.
+    sinks : array_like, of a shape that broadcasts to the leading axes, (…, H), optional
+        A learned sink: one logit more in the softmax of every row of a head, as it is given, with no value. With it
+        the weights of the keys sum to less than one.
+    keep : array_like of bool, of a shape that broadcasts to (…, n_q, n_k), optional
+        With `dropout`: which weights are kept. The others become 0 after the softmax, and these are divided by
+        ``1 − dropout``.
+    dropout : float, optional
+        The rate of dropout, at least 0 and below 1; with `keep`.
     block : int, optional
         Query rows processed at once; by default what the method finds fastest.
     method : {"fast", "oracle"}, optional
@@ -158,7 +199,8 @@ def dense_attention(
     TypeError
         An argument is not numeric, or of a dtype that is neither computed with nor promoted.
     ValueError
-        Shapes do not fit, an entry is NaN or infinite, a logit or the output overflows, or an option is unknown.
+        Shapes do not fit, an entry is NaN or infinite, a logit or the output overflows, an option is unknown, or one
+        of `keep` and `dropout` came without the other.
 
     Warns
     -----
@@ -170,7 +212,7 @@ def dense_attention(
     Time O(n_q n_k (d + d_v)) a head; "fast" leaves out what causality or a window hides. Memory beyond inputs and
     output: "fast" O(n_k (d + d_v) + block · 512), "oracle" O(n_k · block). Rows whose sizes do not exclude an overflow
     on the way, and heads of at most 2¹⁶ logits, are computed as by "oracle" in any case. Source: the definition, in the
-    form of arXiv 2405.05219, Definition 1.1 (attention): ``D⁻¹ A V``.
+    form of arXiv 2405.05219, Definition 1.1 (attention): ``D⁻¹ A V``; for `sinks`, arXiv 2508.10925 (gpt-oss).
 
     Examples
     --------
@@ -186,8 +228,9 @@ def dense_attention(
     """
     known = as_option("method", method, _METHODS)
     problem = as_problem(
-        q, k, v, mask=mask, scale=scale, softcap=softcap, block=block, check_finite=check_finite, keep=False
-    )
+        q, k, v, mask=mask, scale=scale, softcap=softcap, bias=bias, sinks=sinks, keep=keep, dropout=dropout,
+        block=block, check_finite=check_finite, outlives=False,
+    )  # fmt: skip
     return _attend(problem, known)[0]
 
 
@@ -199,6 +242,10 @@ def dense_attention_forward(
     mask: Any = "causal",
     scale: float | None = None,
     softcap: float | None = None,
+    bias: ArrayLike | None = None,
+    sinks: ArrayLike | None = None,
+    keep: ArrayLike | None = None,
+    dropout: float | None = None,
     block: int | None = None,
     method: str = "fast",
     check_finite: bool = True,
@@ -207,7 +254,7 @@ def dense_attention_forward(
 
     Parameters
     ----------
-    q, k, v, mask, scale, softcap, block, method, check_finite : array_like, and options
+    q, k, v, mask, scale, softcap, bias, sinks, keep, dropout, block, method, check_finite : array_like, and options
         As for `dense_attention`.
 
     Returns
@@ -239,8 +286,9 @@ def dense_attention_forward(
     """
     known = as_option("method", method, _METHODS)
     problem = as_problem(
-        q, k, v, mask=mask, scale=scale, softcap=softcap, block=block, check_finite=check_finite, keep=True
-    )
+        q, k, v, mask=mask, scale=scale, softcap=softcap, bias=bias, sinks=sinks, keep=keep, dropout=dropout,
+        block=block, check_finite=check_finite, outlives=True,
+    )  # fmt: skip
     out, row_max, row_sum = _attend(problem, known)
     row_max, row_sum = (kept(rows.reshape(*problem.layout.lead, -1)) for rows in (row_max, row_sum))
     fields = {**vars(problem), "block": _METHODS[known].rows_of_a_block(problem)}
@@ -255,8 +303,10 @@ def _attend(problem: DenseProblem, method: str) -> tuple[FloatArray, FloatArray,
     return out, row_max, row_sum
 
 
-def dense_attention_backward(dout: ArrayLike, cache: DenseForwardCache) -> AttentionGradients:
-    """Gradients of exact attention with respect to q, k and v.
+def dense_attention_backward(
+    dout: ArrayLike, cache: DenseForwardCache, *, dlse: ArrayLike | None = None
+) -> AttentionGradients:
+    """Gradients of exact attention with respect to q, k and v, and to the bias and sinks where they were given.
 
     Parameters
     ----------
@@ -264,23 +314,25 @@ def dense_attention_backward(dout: ArrayLike, cache: DenseForwardCache) -> Atten
         Gradient of the loss with respect to the output; of the output's shape.
     cache : DenseForwardCache
         From `dense_attention_forward`.
+    dlse : array_like, shape (…, n_q), optional
+        Gradient of the loss with respect to ``cache.log_sum_exp``; 0 by default.
 
     Returns
     -------
     AttentionGradients
-        Fields ``q``, ``k``, ``v``, of the inputs' shapes, in the dtype of the forward; axes that were broadcast or
-        shared are summed.
+        Fields ``q``, ``k``, ``v``, and attributes ``bias`` and ``sinks``, of the inputs' shapes, in the dtype of the
+        forward; axes that were broadcast or shared are summed.
 
     Raises
     ------
     TypeError, ValueError
-        `dout` is not numeric, not finite, or not of the output's shape, or a gradient overflows.
+        `dout` or `dlse` is not numeric, not finite, or not of its output's shape, or a gradient overflows.
 
     Notes
     -----
     Time O(n_q n_k (d + d_v)) a head. Memory beyond inputs and outputs: O(n_k (d + d_v)) for each of at least four parts
-    of all heads, and "fast" two blocks of at most 2²⁰ logits, or 16 rows, a thread. Source: the derivative of
-    the definition; the formulas stand at the head of the module.
+    of all heads, and "fast" two blocks of at most 2²⁰ logits, or 16 rows, a thread. With a bias, gradients are those
+    of "oracle". Source: the derivative of the definition; the formulas stand at the head of the module.
 
     Examples
     --------
@@ -296,12 +348,20 @@ def dense_attention_backward(dout: ArrayLike, cache: DenseForwardCache) -> Atten
     require_kind("cache", cache, DenseForwardCache, "dense_attention_forward")
     dout = as_upstream((*cache.row_max.shape, cache.v.shape[-1]), dout=dout)
     layout = cache.layout
-    upstream = layout.expand_queries(cast("dout", dout, cache.q.dtype))
+    upstream, more = layout.expand_queries(cast("dout", dout, cache.q.dtype)), None
+    if dlse is not None:
+        dlse = as_upstream(cache.row_max.shape, "the log-sum-exps'", dlse=dlse)
+        more = layout.expand_queries(cast("dlse", dlse, cache.q.dtype)[..., None])
     with overflow_judged(), one_blas_thread():
-        dq, dk, dv = _METHODS[cache.method].backward(upstream, cache)
+        dq, dk, dv, dsinks, dbias = _METHODS[cache.method].backward(upstream, more, cache)
         gradients = AttentionGradients(
             layout.reduce_queries(dq, cache.q.shape),
             layout.reduce_keys(dk, cache.k.shape),
             layout.reduce_keys(dv, cache.v.shape),
+            sinks=None if cache.sinks is None else sum_to(layout.merge(dsinks)[..., 0, 0], cache.sinks.shape),
+            bias=None if cache.bias is None else dbias.reshape(cache.bias),
         )
+    for name in ("bias", "sinks"):
+        if getattr(gradients, name) is not None:
+            require_finite(f"dout: gradient of {name}", getattr(gradients, name))
     return finite_gradients(gradients)

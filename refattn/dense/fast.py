@@ -12,6 +12,9 @@ rounded another way than those of which m and t are known would not sum to one.
 
     P = E / t     dV = Pᵀ dY     F = dY Vᵀ     dS = P ∘ (F − rowsum(P ∘ F))     dQ = scale · dS K     dK = scale · dSᵀ Q
 
+The logit of a sink is that of a first key, without a value: m begins with it, and t with 1. What the gradients of the
+log-sum-exps and of sinks are, and dropout, `refattn.dense.oracle` says; the gradient of a bias is left to it.
+
 Rows of which sizes alone do not tell that nothing can overflow on the way are computed by the definition,
 `refattn.dense.oracle`, which looks at what is not finite. Tiles, blocks and the order of sums depend on shapes alone,
 and the way of a row on what it sees: neither the number of threads nor the future changes a bit of the output.
@@ -64,11 +67,25 @@ class Head:
     booleans: list[NDArray[np.bool_]]
     biases: list[FloatArray]
     sights: list[Sight]
+    sink: FloatArray | None = None
+    keep: NDArray[np.bool_] | None = None
 
     def tiles(self, rows: slice, most_keys: int) -> list[Tile]:
         """Return the tiles of some queries; those that a boolean array hides are left out."""
         found = tiles(self.sights, len(self.k), rows, most_keys)
         return [tile for tile in found if all(part[rows, tile.keys].any() for part in self.booleans)]
+
+    def start(self, n_q: int) -> tuple[FloatArray, FloatArray]:
+        """Return the largest logits of so many queries, and the sums of the exponentials less them, before any key."""
+        dtype = self.q.dtype
+        if self.sink is None:
+            return np.full(n_q, -np.inf, dtype), np.zeros(n_q, dtype)
+        return np.full(n_q, self.sink, dtype), np.ones(n_q, dtype)
+
+    def kept(self, rows: slice, keys: slice) -> NDArray[np.bool_]:
+        """Return which weights of a tile dropout keeps, a row for every key."""
+        assert self.keep is not None
+        return self.keep[rows, keys].T
 
     def queries(self, rows: slice) -> FloatArray:
         """Return ``scale · Q`` of some queries."""
@@ -139,7 +156,7 @@ def forward(problem: DenseProblem) -> tuple[FloatArray, FloatArray, FloatArray]:
         return oracle.forward(problem)
     inner, n_q, dtype = problem.layout.inner, problem.q.shape[-2], problem.q.dtype
     out = np.zeros((*inner, n_q, problem.v.shape[-1]), dtype)
-    largest, total = np.full((*inner, n_q), -np.inf, dtype), np.zeros((*inner, n_q), dtype)
+    largest, total = np.empty((2, *inner, n_q), dtype)
 
     step, n_k, d_v = min(rows_of_a_block(problem), n_q), problem.mask.n_k, problem.v.shape[-1]
     shelf = Shelf(dtype, step * (min(_KEYS, n_k) + d_v))
@@ -163,33 +180,39 @@ def forward(problem: DenseProblem) -> tuple[FloatArray, FloatArray, FloatArray]:
 def _attend(
     head: Head, rows: slice, space: FloatArray, out: FloatArray, largest: FloatArray, total: FloatArray
 ) -> None:
-    """Write a block's rows of the output, of the largest logits and of the sums; they come as 0, −inf and 0."""
+    """Write a block's rows of the output, which come as 0, of the largest logits and of the sums."""
     from refattn.dense._loops import add_rescaled, divide_rows, exponentials
 
     soften, queries, product = exponentials[out.dtype], head.queries(rows), space[-out.size :].reshape(out.shape)
     kept, work = np.empty_like(total), np.empty((2, len(total)), out.dtype)
+    largest[...], total[...] = head.start(len(total))
     for tile in head.tiles(rows, _KEYS):
         n_k = tile.keys.stop - tile.keys.start
         weights = space[: n_k * len(out)].reshape(n_k, -1)
         head.write_logits(tile, rows, queries, weights)
         soften(weights, largest, total, kept, work)
+        if head.keep is not None:
+            weights *= head.kept(rows, tile.keys)
         np.matmul(weights.T, head.v[tile.keys], out=product)
         add_rescaled(product, kept, out)
     divide_rows(out, total)
+    if head.keep is not None:
+        out /= out.dtype.type(1 - head.problem.dropout)
 
 
-def backward(dout: FloatArray, problem: DenseProblem) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return the gradients of q, k and v, one entry per query head; not judged."""
-    if _left_to_the_definition(problem):
-        return oracle.backward(dout, problem)
+def backward(dout: FloatArray, dlse: FloatArray | None, problem: DenseProblem) -> oracle.Gradients:
+    """Return the gradients for upstream ones of the output and of the log-sum-exps (..., n_q, 1); not judged."""
+    if _left_to_the_definition(problem) or problem.bias is not None:
+        return oracle.backward(dout, dlse, problem)
     heads = _heads(problem)
-    doubtful = _doubtful_backward(dout, problem, heads)
+    doubtful = _doubtful_backward(dout, dlse, problem, heads)
     if doubtful.all():
-        return oracle.backward(dout, problem)
+        return oracle.backward(dout, dlse, problem)
     inner, (n_q, d), (n_k, d_v) = problem.layout.inner, problem.q.shape[-2:], problem.v.shape[-2:]
     dtype, parts = problem.q.dtype, -(-_TASKS // len(heads))
     dq = np.empty((*inner, n_q, d), dtype)
     dk, dv = np.zeros((parts, *inner, n_k, d), dtype), np.zeros((parts, *inner, n_k, d_v), dtype)
+    dsinks = np.zeros((parts, *inner, 1, 1), dtype)
     step = min(max(_ROW_ENTRIES // n_k, _LEAST_ROWS), problem.block or _ROWS_BACKWARD, _ROWS_BACKWARD)
     blocks, step = list(_blocks(n_q, step)), min(step, n_q)
     shelf = Shelf(dtype, 2 * step * n_k + max(min(_SUM_KEYS, n_k), step) * max(d, d_v))
@@ -200,35 +223,42 @@ def backward(dout: FloatArray, problem: DenseProblem) -> tuple[FloatArray, Float
         with overflow_judged(), shelf.workspace() as space:
             for rows in blocks[number::parts]:
                 own: tuple[Any, ...] = (*head.index, rows)
-                _pull_back(head, rows, doubtful[own], space, dout[own], dq[own], dk[place], dv[place])
+                more = None if dlse is None else dlse[own][:, 0]
+                own_parts = dq[own], dk[place], dv[place], dsinks[place]
+                _pull_back(head, rows, doubtful[own], space, dout[own], more, *own_parts)
 
     for_each(pull_back, [(head, number) for head in heads for number in range(parts)])
-    found = dq, *(part.sum(axis=0) if parts > 1 else part[0] for part in (dk, dv))
-    np.multiply(found[1], dtype.type(problem.scale), out=found[1])
+    dk, dv, dsinks = (part.sum(axis=0) if parts > 1 else part[0] for part in (dk, dv, dsinks))
+    np.multiply(dk, dtype.type(problem.scale), out=dk)
+    found = oracle.Gradients(dq, dk, dv, None if problem.sinks is None else dsinks, None)
     if doubtful.any():
-        right = oracle.backward(np.where(doubtful[..., None], dout, 0), problem)
-        np.copyto(dq, right[0], where=doubtful[..., None])
+        those = doubtful[..., None]
+        more = None if dlse is None else np.where(those, dlse, 0)
+        right = oracle.backward(np.where(those, dout, 0), more, problem)
+        np.copyto(dq, right.q, where=those)
         for ours, other in zip(found[1:], right[1:], strict=True):
-            ours += other
+            if ours is not None and other is not None:
+                ours += other
     return found
 
 
 def _pull_back(
-    head: Head, rows: slice, doubtful: NDArray[np.bool_], space: FloatArray, g: FloatArray, dq: FloatArray,
-    dk: FloatArray, dv: FloatArray,
+    head: Head, rows: slice, doubtful: NDArray[np.bool_], space: FloatArray, g: FloatArray, dlse: FloatArray | None,
+    dq: FloatArray, dk: FloatArray, dv: FloatArray, dsink: FloatArray,
 ) -> None:  # fmt: skip
-    """Write a block's rows of dq, and add what it gives to dk and dv; doubtful rows count as zeros."""
+    """Write a block's rows of dq, and add what it gives to dk, dv and dsink; doubtful rows count as zeros."""
     from refattn.dense._loops import exponentials, through_softmax
 
     scaled, queries, g = head.queries(rows), head.q[rows], _in_rows(g)
     if doubtful.any():
         scaled, queries, g = (np.where(doubtful[:, None], 0, part) for part in (scaled, queries, g))
+        dlse = None if dlse is None else np.where(doubtful, 0, dlse)
     found, n_q = head.tiles(rows, head.problem.mask.n_k), len(g)
     ends = np.cumsum([0, *(tile.keys.stop - tile.keys.start for tile in found)])
     spans = [(tile.keys, slice(*pair)) for tile, pair in zip(found, pairwise(ends), strict=True)]
     size = n_q * ends[-1]
     weights, flow, space = space[:size].reshape(-1, n_q), space[size : 2 * size].reshape(-1, n_q), space[2 * size :]
-    largest, total, kept = np.full(n_q, -np.inf, g.dtype), *np.zeros((2, n_q), g.dtype)
+    (largest, total), kept = head.start(n_q), np.zeros(n_q, g.dtype)
     work = np.empty((2, n_q), g.dtype)
     # forward: P = E / t, E = exp(S − m)
     slopes = [head.write_logits(tile, rows, scaled, weights[at]) for tile, (_, at) in zip(found, spans, strict=True)]
@@ -236,8 +266,23 @@ def _pull_back(
     # forward: out = P V
     for keys, at in spans:
         np.matmul(head.v[keys], g.T, out=flow[at])
+    if head.keep is not None:  # forward: P ∘ keep / (1 − p)
+        rate = g.dtype.type(1 - head.problem.dropout)
+        for keys, at in spans:
+            np.copyto(flow[at], 0, where=~head.kept(rows, keys))
+            flow[at] /= rate
     # forward: softmax of the logits
     through_softmax(weights, total, flow, work)
+    if dlse is not None:  # forward: log-sum-exp of the logits
+        for _, at in spans:
+            flow[at] += weights[at] * dlse
+    if head.sink is not None:  # forward: the sink's logit among them; 1 / t and Σ P F are what was left
+        row = np.exp(head.sink - largest) * total * ((0 if dlse is None else dlse) - work[0])
+        dsink += row.sum()
+    if head.keep is not None:
+        for keys, at in spans:
+            weights[at] *= head.kept(rows, keys)
+            weights[at] /= rate
     # forward: softcap · tanh(S / softcap)
     for (_, at), slope in zip(spans, slopes, strict=True):
         if slope is not None:
@@ -269,9 +314,8 @@ def _blocks(n: int, step: int) -> Iterator[slice]:
 def _heads(problem: DenseProblem) -> list[Head]:
     """Return every query head; those that share keys and values share what is made of them."""
     q, k, v = problem.layout.expand(problem.q, problem.k, problem.v)
-    mask, shape = problem.mask, (*problem.layout.inner, problem.mask.n_q, problem.mask.n_k)
-    booleans = [np.broadcast_to(part, shape) for part in mask.booleans]
-    biases = [np.broadcast_to(part, shape) for part in mask.biases]
+    mask = problem.mask
+    sinks, keep = problem.sinks_of_heads, problem.keep_of_heads
     rows: dict[tuple[Any, ...], FloatArray] = {}
     sights = sights_of(mask)
 
@@ -284,7 +328,8 @@ def _heads(problem: DenseProblem) -> list[Head]:
     return [
         Head(
             problem, index, _in_rows(q[index]), kept(k[index]), kept(v[index]),
-            [part[index] for part in booleans], [part[index] for part in biases], sights,
+            *mask.of_head(index), sights,
+            None if sinks is None else sinks[index][0, 0], None if keep is None else keep[index],
         )
         for index in np.ndindex(*problem.layout.inner)
     ]  # fmt: skip
@@ -306,15 +351,19 @@ def _doubtful_forward(problem: DenseProblem, heads: list[Head]) -> NDArray[np.bo
     return np.stack(map_each(judge, heads)).reshape(*problem.layout.inner, problem.mask.n_q)
 
 
-def _doubtful_backward(dout: FloatArray, problem: DenseProblem, heads: list[Head]) -> NDArray[np.bool_]:
+def _doubtful_backward(
+    dout: FloatArray, dlse: FloatArray | None, problem: DenseProblem, heads: list[Head]
+) -> NDArray[np.bool_]:
     """Return the rows of which sizes do not tell that what they give to a gradient can be held."""
     terms = 4.0 * problem.mask.n_q * problem.v.shape[-1]
 
     def judge(head: Head) -> NDArray[np.bool_]:
         with overflow_judged():
             sizes, most = _sizes(head), _held(head)
-            g = _largest(_in_rows(dout[head.index]))
+            g = _largest(_in_rows(dout[head.index])) / (1 - problem.dropout)
             flow = np.maximum(terms * g * sizes.v, float(np.finfo(np.float64).tiny))
+            if dlse is not None:
+                flow += 4.0 * problem.mask.n_q * np.abs(dlse[head.index][:, 0])
             scaled = flow * max(1.0, abs(problem.scale))
             held = (terms * g <= most) & (scaled * np.maximum(1, np.maximum(sizes.q, sizes.k)) <= most)
             return np.asarray(_logits_doubtful(head, sizes) | ~held)

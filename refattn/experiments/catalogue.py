@@ -20,6 +20,7 @@ MODULES: Mapping[str, str] = {
     "sparsek-perplexity": "sparsek.perplexity",
     "sparsek-passkey": "sparsek.passkey",
     "sparsek-variations": "sparsek.variations",
+    "from-scratch": "scratch.from_scratch",
 }
 """Module of `refattn.experiments` that holds each ``EXPERIMENT``, in the order of the results page."""
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from refattn._files import append, exclusively, write_whole
+from refattn._needs import missing, not_there
 from refattn.experiments.experiment import Experiment, Item
 from refattn.experiments.records import Records, Result, identity, new_header, read_records, result_line
 from refattn.experiments.workers import Workers, elsewhere, here
@@ -73,9 +73,9 @@ def run_experiment(
     >>> path.name, len(path.read_text().splitlines())
     ('conv-by-fft.jsonl', 5)
     """
-    missing = [name for name in experiment.needs if find_spec(name) is None]
-    if missing:
-        raise ModuleNotFoundError(f"{experiment.name}: needs {', '.join(missing)}, not installed", name=missing[0])
+    absent = not_there(experiment.needs)
+    if absent:
+        raise missing(experiment.name, *absent)
     sizes = experiment.sizes if sizes is None else tuple(sizes)
     items = _distinct(experiment.items(sizes))
     path = Path(folder) / f"{experiment.name}.jsonl"

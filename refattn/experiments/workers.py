@@ -27,6 +27,7 @@ from multiprocessing.connection import Connection
 from platform import python_version
 from queue import SimpleQueue
 
+from refattn._needs import missing
 from refattn._threads import one_blas_thread, set_thread_count, thread_count
 from refattn._version import __version__
 from refattn.experiments.experiment import Item, Record
@@ -184,9 +185,7 @@ def dask_workers(address: str) -> Workers:
     try:
         from distributed import Client
     except ImportError as error:
-        raise ModuleNotFoundError(
-            "--scheduler needs Dask: python -m pip install 'refattn[distributed]'", name="distributed"
-        ) from error
+        raise missing("--scheduler", "distributed") from error
 
     @contextmanager
     def cluster() -> Iterator[Executor]:

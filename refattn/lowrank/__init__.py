@@ -11,6 +11,7 @@ from refattn.lowrank.attention import (
     lowrank_bound,
 )
 from refattn.lowrank.distinct_masks import DistinctColumnsMask, DistinctRowsMask
+from refattn.lowrank.elu_features import EluFeatures
 from refattn.lowrank.features import FeatureMap, PolynomialFeatures, logit_bound
 from refattn.lowrank.layouts import (
     as_continuous_rows,
@@ -43,6 +44,7 @@ __all__ = [
     "ContinuousRowsMask",
     "DistinctColumnsMask",
     "DistinctRowsMask",
+    "EluFeatures",
     "FeatureMap",
     "LowRankForwardCache",
     "MaskedProductForwardCache",

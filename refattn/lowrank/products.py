@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from refattn._mask_rules import offset_of
 from refattn._memory import require_memory
 from refattn._threads import one_blas_thread
 from refattn._validation import (
@@ -34,7 +35,7 @@ from refattn._validation import (
 )
 from refattn.lowrank import guard, oracle, paper
 from refattn.lowrank.masks import CausalStructure, ContinuousRowsMask, StructuredMask
-from refattn.masks import Causal, offset_of
+from refattn.masks import Causal
 
 METHODS = ("fast", "paper", "oracle")
 

@@ -1,17 +1,23 @@
 """NumPy transformers with a pluggable attention, and where their weights, tokens and texts come from.
 
-Importing this package needs NumPy and SciPy only; reading a weight file needs ``pip install refattn[models]``.
+Importing this package needs NumPy and SciPy only; reading a weight file needs the extra ``models``.
 """
 
 from refattn.models.attentions import (
     ConvAttention,
     DifferentiableAttention,
     ExactAttention,
+    FixedAttention,
     GeneratingAttention,
+    HashingAttention,
     LayerGradients,
+    LinearAttention,
     LowRankAttention,
+    RandomBlockAttention,
+    RoutingAttention,
     SelectiveAttention,
     SparseKAttention,
+    StridedAttention,
     WindowAttention,
     sliding_window,
 )
@@ -43,19 +49,25 @@ __all__ = [
     "EncoderConfig",
     "Evaluation",
     "ExactAttention",
+    "FixedAttention",
     "GGUFFile",
     "GPT2Config",
     "GeneratingAttention",
+    "HashingAttention",
     "LayerGradients",
+    "LinearAttention",
     "Llama",
     "LlamaConfig",
     "LowRankAttention",
     "NotFiniteError",
     "Observer",
+    "RandomBlockAttention",
     "RememberingAttention",
+    "RoutingAttention",
     "Scorer",
     "SelectiveAttention",
     "SparseKAttention",
+    "StridedAttention",
     "TokenDistribution",
     "WindowAttention",
     "encoder_tokenizer",

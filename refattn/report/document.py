@@ -17,7 +17,7 @@ from refattn.report.citation import bibtex
 from refattn.report.coverage import PAPERS, coverage, paper_of
 from refattn.report.ledger import Report, Row
 
-SCHEMA = "refattn-report/1"
+SCHEMA = "refattn-report/2"
 """Name of the layout, raised when a field changes its meaning."""
 
 _TIMED = ("measured", "verdict", "condition", "counterexample", "failed", "detail")
@@ -58,14 +58,18 @@ def to_document(report: Report) -> dict[str, Any]:
         "schema": SCHEMA,
         "version": __version__,
         "quick": report.quick,
-        "run": {"begun": report.begun.isoformat(timespec="seconds"), "seconds": report.seconds},
+        "run": {
+            "begun": report.begun.isoformat(timespec="seconds"),
+            "seconds": report.seconds,
+            "command": report.command,
+        },
         "counts": report.counts(),
         "failed": [row.id for row in report.failed],
         "rows": [_row(row) for row in report.rows],
         "papers": PAPERS,
         "coverage": [item.to_dict() for item in coverage()],
         "environment": report.environment,
-        "citation": {"bibtex": bibtex(report.begun)},
+        "citation": {"bibtex": bibtex(report.begun, report.environment["sources"])},
     }
 
 
@@ -157,6 +161,7 @@ def _row(row: Row) -> dict[str, Any]:
             "timed": row.claim.timed,
             "failed": row.failed,
             "planted": row.claim.planted,
+            "recorded": row.recorded,
             "seconds": row.seconds,
             "detail": row.detail,
         }

@@ -46,6 +46,7 @@ class Figure:
     rows: tuple[str, ...]
     curves: tuple[Curve, ...]
     svg: str
+    guide: tuple[float, str] | None = None
 
     @property
     def table(self) -> list[tuple[float, list[float | None]]]:
@@ -54,13 +55,18 @@ class Figure:
         return [(x, [values.get(x) for values in known]) for x in sorted(set().union(*known))]
 
     @property
-    def data_uri(self) -> str:
-        """The data as a CSV file inside an address."""
+    def csv(self) -> str:
+        """The data as a CSV file: what the curves show, and an empty field where one has no point."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow([self.x, *(curve.name for curve in self.curves)])
         writer.writerows([x, *("" if y is None else y for y in values)] for x, values in self.table)
-        return "data:text/csv;charset=utf-8;base64," + base64.b64encode(out.getvalue().encode()).decode()
+        return out.getvalue()
+
+    @property
+    def data_uri(self) -> str:
+        """The data as a CSV file inside an address."""
+        return "data:text/csv;charset=utf-8;base64," + base64.b64encode(self.csv.encode()).decode()
 
 
 def _domain(dtype: str) -> tuple[Source, ...]:
@@ -106,7 +112,7 @@ def figures(rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
         if curves:
             svg = draw(curves, plan.x, plan.y, title=plan.title, guide=plan.guide)
             used = tuple(dict.fromkeys(source.row for source in plan.sources if details.get(source.row)))
-            found.append(Figure(plan.id, plan.title, plan.x, plan.y, used, curves, svg))
+            found.append(Figure(plan.id, plan.title, plan.x, plan.y, used, curves, svg, plan.guide))
     return found
 
 

@@ -19,11 +19,11 @@ from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
+from refattn._needs import install, not_there
 from refattn.versions import environment
 
 HOLDS, HOLDS_IF, FAILS, NOT_RUN = "holds", "holds if", "does not hold", "not run"
@@ -51,6 +51,8 @@ class Measurement:
         The same number without the condition: the claim then holds *if*, provided this one breaks the bound.
     detail : dict, optional
         Further numbers, for the reader; plain data.
+    recorded : dict, optional
+        Where the number is read off shipped records: ``experiment``, ``begun`` and ``version`` of them.
 
     Raises
     ------
@@ -79,6 +81,7 @@ class Measurement:
     condition: str = ""
     counterexample: float | None = None
     detail: dict[str, Any] = field(default_factory=dict)
+    recorded: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
         if (self.at_most is None) == (self.at_least is None):
@@ -243,6 +246,11 @@ class Row:
         return {} if self.found is None else self.found.detail
 
     @property
+    def recorded(self) -> dict[str, str] | None:
+        """Of which shipped records the number is, if it is of some."""
+        return None if self.found is None else self.found.recorded
+
+    @property
     def condition(self) -> str:
         """What the claim needs, where a case without it breaks the bound."""
         return self.found.condition if self.found is not None and self.found.verdict == HOLDS_IF else ""
@@ -276,6 +284,8 @@ class Report:
         When.
     seconds : float
         How long it took.
+    command : str
+        The command line that asked for it, without folders; empty where none did.
 
     Examples
     --------
@@ -289,6 +299,7 @@ class Report:
     environment: dict[str, Any]
     begun: datetime
     seconds: float
+    command: str = ""
 
     @property
     def failed(self) -> tuple[Row, ...]:
@@ -306,6 +317,7 @@ def run_claims(
     quick: bool,
     seen: Callable[[Row], None] = lambda row: None,
     run: Callable[..., Iterator[Row]] | None = None,
+    command: str = "",
 ) -> Report:
     """Run every claim and collect the report.
 
@@ -319,6 +331,8 @@ def run_claims(
         Called with every row as it is measured.
     run : callable, optional
         ``run(claims, quick=quick)`` yields the row of every claim, in any order; by default one after the other.
+    command : str, optional
+        What asked for it, to be noted.
 
     Returns
     -------
@@ -346,17 +360,17 @@ def run_claims(
         rows[id(row.claim)] = row
         seen(row)
     seconds = (datetime.now(UTC) - begun).total_seconds()
-    return Report(tuple(rows[id(claim)] for claim in claims), quick, environment(), begun, seconds)
+    return Report(tuple(rows[id(claim)] for claim in claims), quick, environment(), begun, seconds, command)
 
 
 def run_each(claims: Iterable[Claim], *, quick: bool) -> Iterator[Row]:
     """Yield the row of every claim as it is measured."""
     for claim in claims:
-        missing = [name for name in claim.needs if find_spec(name) is None]
+        absent = not_there(claim.needs)
         if claim.measure is None:
             yield Row(claim, None, claim.why_not)
-        elif missing:
-            yield Row(claim, None, f"needs {', '.join(missing)}, which is not installed")
+        elif absent:
+            yield Row(claim, None, f"needs {', '.join(absent)}: {install(absent)}")
         else:
             yield _measure(claim, claim.measure, quick)
 

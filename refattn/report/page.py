@@ -12,8 +12,11 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
+from refattn.report.citation import said
 from refattn.report.figures import figures
+from refattn.report.selection import SHORT
 from refattn.report.svg import axis_text, swatch
+from refattn.report.verdict import sentence
 
 GROUPS: dict[str, str] = {
     "dense": "Exact attention, the oracle",
@@ -30,9 +33,6 @@ GROUPS: dict[str, str] = {
     "sparsek": "SparseK attention",
 }
 """Headings of the rows, by the part of the id before the dot."""
-
-SHORT: dict[str, str] = {"2405.05219": "Conv-Basis", "2406.16747": "SparseK", "ours": "ours"}
-"""Names of the papers in the filter."""
 
 
 def render(document: Mapping[str, Any]) -> str:
@@ -55,7 +55,7 @@ def render(document: Mapping[str, Any]) -> str:
         undefined=StrictUndefined,
     )
     environment.filters |= {"number": number, "axis": axis_text}
-    environment.globals["swatch"] = swatch
+    environment.globals |= {"swatch": swatch, "said": said}
     style, script = (_asset(name) for name in ("report.css", "report.js"))
     found = {row["id"]: row["verdict"] for row in document["rows"]}
     groups: dict[str, list[Any]] = {}
@@ -64,6 +64,7 @@ def render(document: Mapping[str, Any]) -> str:
         groups.setdefault(GROUPS.get(name, name), []).append(row)
     return environment.get_template("report.html.jinja").render(
         **document,
+        sentence=sentence(document),
         groups=groups,
         figures=figures(document["rows"]),
         verdict_of=found,

@@ -1,7 +1,7 @@
 """Line charts on logarithmic axes as inline SVG: small, without fonts of their own, in the page's colours (ours).
 
 A curve is told from another by its marker and its dashes as well as by its colour. Classes carry the colours and the
-dashes: ``curve-0`` to ``curve-3`` of the page's style.
+dashes: ``curve-0`` to ``curve-5`` of the page's style.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from html import escape
 
 WIDTH, HEIGHT = 520, 288
 LEFT, RIGHT, TOP, BOTTOM = 58, 20, 34, 44
+STYLES = 6
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ def draw(curves: Sequence[Curve], x: str, y: str, *, title: str, guide: tuple[fl
     """Return a chart as an ``<svg>`` element; `title` is for who does not see it, `guide` names a horizontal line."""
     xs = sorted({px for curve in curves for px, _ in curve.points})
     ys = [py for curve in curves for _, py in curve.points] + ([guide[0]] if guide else [])
-    across = _Axis(*_range(xs[0], xs[-1], 1.15), LEFT, WIDTH - RIGHT)
-    up = _Axis(*_range(min(ys), max(ys), 1.5), HEIGHT - BOTTOM, TOP)
+    across = _Axis(*widened(xs[0], xs[-1], 1.15), LEFT, WIDTH - RIGHT)
+    up = _Axis(*widened(min(ys), max(ys), 1.5), HEIGHT - BOTTOM, TOP)
     parts = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">',
         *_grid(across, up, xs),
@@ -64,7 +65,7 @@ def swatch(place: int) -> str:
     return f'<svg class="swatch" viewBox="0 0 30 14" aria-hidden="true">{inside}</svg>'
 
 
-def _range(low: float, high: float, margin: float) -> tuple[float, float]:
+def widened(low: float, high: float, margin: float) -> tuple[float, float]:
     """Widen a range, to at least a factor of two."""
     if high < 2 * low:
         low, high = low / math.sqrt(2), high * math.sqrt(2)
@@ -82,7 +83,7 @@ def _grid(across: _Axis, up: _Axis, xs: Sequence[float]) -> list[str]:
         if place - last > 3.4 * len(text) + 6:
             parts.append(_label("tick", place, bottom + 16, "middle", text))
             last = place + 3.4 * len(text)
-    for value in _round_values(up.low, up.high):
+    for value in round_values(up.low, up.high):
         height = up.at(value)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height:.1f}" y2="{height:.1f}"/>')
         parts.append(_label("tick", LEFT - 8, height + 4, "end", axis_text(value)))
@@ -90,7 +91,7 @@ def _grid(across: _Axis, up: _Axis, xs: Sequence[float]) -> list[str]:
     return parts
 
 
-def _round_values(low: float, high: float) -> list[float]:
+def round_values(low: float, high: float) -> list[float]:
     """Powers of ten in a range, at most eight of them; with 2 and 5 between them where there are fewer than three."""
     first, last = math.ceil(math.log10(low)), math.floor(math.log10(high))
     step = max(1, math.ceil((last - first + 1) / 8))
@@ -125,8 +126,8 @@ def _curve(place: int, pixels: Sequence[tuple[float, float]], marked: Sequence[i
     path = " ".join(f"{px:.1f},{py:.1f}" for px, py in pixels)
     chosen = pixels if marked is None else [pixels[i] for i in marked]
     return [
-        f'<polyline class="curve curve-{place % 4}" points="{path}"/>',
-        *(_marker(place % 4, px, py) for px, py in chosen),
+        f'<polyline class="curve curve-{place % STYLES}" points="{path}"/>',
+        *(_marker(place % STYLES, px, py) for px, py in chosen),
     ]
 
 
@@ -138,4 +139,8 @@ def _marker(place: int, px: float, py: float) -> str:
         return f'<rect {css} x="{px - 3.5:.1f}" y="{py - 3.5:.1f}" width="7" height="7"/>'
     if place == 2:
         return f'<path {css} d="M{px:.1f} {py - 4.5:.1f}l4.5 8h-9z"/>'
-    return f'<path {css} d="M{px:.1f} {py - 5:.1f}l5 5l-5 5l-5-5z"/>'
+    if place == 3:
+        return f'<path {css} d="M{px:.1f} {py - 5:.1f}l5 5l-5 5l-5-5z"/>'
+    if place == 4:
+        return f'<path {css} d="M{px:.1f} {py + 4.5:.1f}l4.5-8h-9z"/>'
+    return f'<path {css} d="M{px - 5:.1f} {py - 1.5:.1f}h10v3h-10z"/>'

@@ -1,7 +1,7 @@
 """Training a decoder: AdamW, clipping and the rate; batches, tasks and tokens; checkpoints, a log and the run.
 
 Importing this package needs NumPy and SciPy only. A checkpoint needs the ``safetensors`` library, a BPE tokenizer the
-``tokenizers`` library, a configuration file ``pydantic``: ``pip install refattn[training]``.
+``tokenizers`` library, a configuration file ``pydantic``: the extra ``training``.
 """
 
 from refattn.training.adamw import AdamW

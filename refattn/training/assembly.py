@@ -12,10 +12,16 @@ from refattn.models import (
     Decoder,
     DifferentiableAttention,
     ExactAttention,
+    FixedAttention,
     GPT2Config,
+    HashingAttention,
+    LinearAttention,
     LlamaConfig,
     LowRankAttention,
+    RandomBlockAttention,
+    RoutingAttention,
     SparseKAttention,
+    StridedAttention,
     WindowAttention,
 )
 from refattn.training import config as _config
@@ -23,6 +29,7 @@ from refattn.training.adamw import AdamW
 from refattn.training.batches import Batch, Windows, windows_in_order
 from refattn.training.config import TrainingConfig, text_files
 from refattn.training.corpus import Document, documents_in_files, packaged_documents, prepare_corpus
+from refattn.training.curriculum import Lesson, in_order
 from refattn.training.passkeys import Passkeys
 from refattn.training.recall import Recall
 from refattn.training.run import Outcome, run_training
@@ -126,10 +133,11 @@ def _data(config: TrainingConfig, folder: Path, texts: Path) -> Data:
             corpus.training.corpus,
             corpus.tokenizer,
         )
-    options = asked.model_dump(exclude={"kind"})
+    options = asked.model_dump(exclude={"kind", "curriculum"})
     task = Recall(n, **options) if isinstance(asked, _config.RecallTask) else Passkeys(n, **options)
+    lessons = asked.curriculum if isinstance(asked, _config.RecallTask) else []
     return Data(
-        lambda step: task.batch(rows, seed=config.seed, number=step),
+        in_order([_lesson(one, options, config.seed) for one in lessons], _batches(task, rows, config.seed)),
         lambda: (
             task.batch(piece, seed=config.seed, number=number, held_out=True) for number in range(-(-windows // piece))
         ),
@@ -137,6 +145,15 @@ def _data(config: TrainingConfig, folder: Path, texts: Path) -> Data:
         "",
         None,
     )
+
+
+def _lesson(asked: _config.RecallLesson, options: dict[str, Any], seed: int) -> Lesson:
+    task = Recall(asked.n, **{**options, "n_pairs": asked.n_pairs})
+    return Lesson(asked.steps, _batches(task, asked.rows, seed))
+
+
+def _batches(task: Recall | Passkeys, rows: int, seed: int) -> Callable[[int], Batch]:
+    return lambda step: task.batch(rows, seed=seed, number=step)
 
 
 def _documents(asked: _config.Files | _config.Package, texts: Path) -> list[Document]:
@@ -169,6 +186,12 @@ _ATTENTIONS: dict[type, Callable[..., DifferentiableAttention]] = {
     _config.SparseK: SparseKAttention,
     _config.Conv: ConvAttention,
     _config.LowRank: LowRankAttention,
+    _config.Linear: LinearAttention,
+    _config.Strided: StridedAttention,
+    _config.Fixed: FixedAttention,
+    _config.RandomBlocks: RandomBlockAttention,
+    _config.Hashing: HashingAttention,
+    _config.Routing: RoutingAttention,
 }
 
 

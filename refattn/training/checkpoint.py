@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from refattn._files import write_whole
 from refattn._json import parsed
+from refattn._needs import missing
 from refattn._validation import FloatArray
 from refattn.models.safetensors_file import read_safetensors
 from refattn.training.adamw import AdamW
@@ -199,7 +200,5 @@ def _library() -> Any:
     try:
         import safetensors.numpy
     except ImportError as error:
-        raise ModuleNotFoundError(
-            "a checkpoint needs the safetensors library: pip install 'refattn[training]'", name="safetensors"
-        ) from error
+        raise missing("a checkpoint", "safetensors") from error
     return safetensors.numpy

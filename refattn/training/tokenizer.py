@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from refattn._files import write_whole
 from refattn._json import parsed
+from refattn._needs import missing
 from refattn._validation import as_count
 
 _BYTES = 256
@@ -263,7 +264,5 @@ def _library() -> Any:
         import tokenizers.pre_tokenizers
         import tokenizers.trainers
     except ImportError as error:
-        raise ModuleNotFoundError(
-            "a BPE tokenizer needs the tokenizers library: pip install 'refattn[training]'", name="tokenizers"
-        ) from error
+        raise missing("a BPE tokenizer", "tokenizers") from error
     return tokenizers

@@ -84,6 +84,7 @@ def test_a_warmup_compiles_whatever_an_operation_compiles(pytestconfig):
     assert needed - warmup == set()
 
 
+@pytest.mark.slow
 def test_a_warmup_says_what_it_has_kept(run):
     program = (
         "from refattn import cli; from refattn.sparsek import prefix_thresholds; "
@@ -94,6 +95,7 @@ def test_a_warmup_says_what_it_has_kept(run):
     assert _compiled_cache.kept().loops > 0
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_used_is_told_in_a_line(tmp_path):
     (tmp_path / "kept").touch()
     command = [sys.executable, "-c", "from refattn.cli import main; main()", "warmup"]

@@ -81,6 +81,7 @@ def test_a_second_writer_gives_status_1(run, tmp_path):
     assert "another process is writing" in result.output
 
 
+@pytest.mark.slow
 def test_ctrl_c_gives_status_130_and_says_how_to_go_on(tmp_path):
     command = [sys.executable, "-c", "from refattn.cli import main; main()", "experiment", "conv-by-fft"]
     process = subprocess.Popen(

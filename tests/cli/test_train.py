@@ -93,6 +93,7 @@ def test_names_that_are_the_same_are_wrong_usage(run, write, tmp_path):
     assert run(write("one"), "--workers", "1", "--scheduler", "tcp://nowhere:1").exit_code == 2
 
 
+@pytest.mark.slow
 def test_ctrl_c_finishes_the_step_saves_and_gives_status_130(write, tmp_path):
     command = [sys.executable, "-c", "from refattn.cli import main; main()", "train", write("one", steps=100000)]
     process = subprocess.Popen(

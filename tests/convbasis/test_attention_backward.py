@@ -55,6 +55,7 @@ def test_the_other_methods_pass_central_differences(method, mask):
     check_gradients(*problem(33, 5, mask, method), rtol=tolerance("differences").rtol, step=3e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", ["causal", "full"])
 def test_fast_approximation_gradient_passes_a_full_jacobian(mask):
     check_jacobian(*problem(12, 3, mask, plan=Plan("block transform", 4)), rtol=tolerance("differences").rtol)
@@ -112,6 +113,7 @@ def float32_errors(seed):
     }
 
 
+@pytest.mark.slow
 def test_float32_is_within_twice_the_error_of_a_plain_float32_backward():
     assert max(float32_errors(seed=1).values()) <= (2 if _fft.backend() == "pyfftw" else 2.2)  # SciPy's transforms: 2.1
 
@@ -123,6 +125,7 @@ def test_float32_on_other_inputs_where_the_gradient_of_q_may_exceed_twice(seed):
     assert errors["q"] <= 2.5
 
 
+@pytest.mark.slow
 def test_the_same_bits_for_one_and_two_threads_and_from_run_to_run():
     q, k, v, _ = rope_structured(3000, 16, starts=5, seed=2, deviation=3.0, dtype=np.float32)
     upstream = np.random.default_rng(2).standard_normal(v.shape).astype(np.float32)

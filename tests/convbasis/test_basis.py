@@ -30,6 +30,7 @@ def dense_sum(basis):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("integer", [True, False], ids=["integer", "real"])
 def test_decomposition_is_exact_and_minimal_on_500_random_shapes(integer):
     rng = np.random.default_rng(7)

@@ -130,6 +130,7 @@ def test_a_gradient_that_fits_is_not_refused_for_what_overflows_on_the_way(d_v, 
 ZERO_PRODUCTS = [((0, 256), 64, 0, "default"), ((0, 512), 64, 6, "default"), *(((0, 256), 16, 4, way) for way in WAYS)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("starts", "d", "seed", "way"), ZERO_PRODUCTS)
 def test_a_factor_that_overflows_makes_no_nan_of_a_product_that_is_zero(starts, d, seed, way):
     """Logits to 300 over values of zero: 1/D beyond float32 times exactly nothing."""

@@ -135,6 +135,7 @@ def excesses(case):
     }
 
 
+@pytest.mark.slow
 @lengths.cases(100, 500, campaign=20_000)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=["float64", "float32"])
 def test_every_row_is_within_the_tolerance_of_its_natural_size(dtype, cases):

@@ -111,6 +111,7 @@ def test_figures_are_those_of_the_definitions(tmp_path):
     assert sum(one["columns"] for one in found["segments"]) == 100
 
 
+@pytest.mark.slow
 def test_a_picture_is_a_png_and_the_same_every_time(tmp_path):
     (head,) = read_heads(structured(tmp_path)[0])[1]
     report = measure_head(head, terms=3)
@@ -119,6 +120,7 @@ def test_a_picture_is_a_png_and_the_same_every_time(tmp_path):
     assert drawn == picture(report, "title")
 
 
+@pytest.mark.slow
 def test_the_command_prints_draws_and_writes(tmp_path):
     path = structured(tmp_path, lead=(2,))[0]
     result = runner.invoke(
@@ -165,6 +167,7 @@ def test_what_cannot_be_done_is_one_clear_error_and_status_2(tmp_path, monkeypat
     assert "Traceback" not in result.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2, 3], ids="n={}".format)
 def test_the_smallest_matrices(tmp_path, n):
     np.save(tmp_path / "h.npy", np.ones((n, n)))

@@ -76,8 +76,8 @@ BACKWARD_MUTANTS = {
                 "dk_part = np.zeros_like(dk); dk_part[..., rows, :] = dlogits @ q",
             )
         ],
-        "softmax correction dropped": [("dlogits -= (weights * dlogits).sum(axis=-1, keepdims=True)", "pass")],
-        "softmax correction halved": [("dlogits -= (weights", "dlogits -= 0.5 * (weights")],
+        "softmax correction dropped": [("dlogits -= flow", "pass")],
+        "softmax correction halved": [("dlogits -= flow", "dlogits -= 0.5 * flow")],
         "scale missing from the gradient": [("factor = np.asarray(scale, dlogits.dtype)", "factor = 1")],
         "slope of the softcap dropped": [("dlogits *= slope", "pass")],
         "gradient of the last block only": [("dk += ", "dk[...] = ")],

@@ -145,6 +145,7 @@ def test_a_small_scale_does_not_take_the_digits_of_small_gradients(method):
     assert check(inputs, g, "full", options, np.ones((20, 20), bool), 0.0, method) == "right"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [513, *lengths.long(1500)])
 @pytest.mark.parametrize("name", DTYPES)
 def test_so_it_is_over_several_blocks(name, n, method):

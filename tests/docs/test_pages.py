@@ -38,6 +38,7 @@ def spans():
                 yield from re.findall(r"``(.+?)``", ast.get_docstring(node) or "", re.DOTALL)
 
 
+@pytest.mark.slow
 def test_every_formula_can_be_set(formulas):
     found = {" ".join(span.split()) for span in spans()}
     texts = [piece for span in found if formulas.is_formula(span) for piece in formulas.pieces(span)]

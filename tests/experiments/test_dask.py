@@ -37,6 +37,7 @@ def cluster(workers, **variables):
                 process.wait()
 
 
+@pytest.mark.slow
 def test_the_loss_of_one_of_two_workers_changes_nothing(toy, tmp_path, same_records):
     with cluster(2, TOY_KILL=str(tmp_path / "killed")) as (address, processes):
         path = run_experiment(toy.TOY, tmp_path / "records", workers=dask_workers(address))

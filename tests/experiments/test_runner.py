@@ -42,6 +42,7 @@ def first_count(lines):
     return int(lines.splitlines()[0].split()[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["here", "local"])
 def test_kill_9_in_the_middle_and_going_on_give_the_undisturbed_records(where, tmp_path, same_records):
     process = start(tmp_path, where)
@@ -59,6 +60,7 @@ def test_kill_9_in_the_middle_and_going_on_give_the_undisturbed_records(where, t
     assert [path.name for path in tmp_path.glob("toy*")] == ["toy.jsonl"]
 
 
+@pytest.mark.slow
 def test_local_workers_do_not_outlive_a_killed_run(tmp_path):
     process = start(tmp_path, "local")
     workers = children(process.pid)
@@ -82,6 +84,7 @@ def running(pid):
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["here", "local"])
 def test_ctrl_c_keeps_what_is_finished(where, tmp_path, same_records):
     process = start(tmp_path, where)
@@ -93,6 +96,7 @@ def test_ctrl_c_keeps_what_is_finished(where, tmp_path, same_records):
     assert same_records(tmp_path / "toy.jsonl")
 
 
+@pytest.mark.slow
 def test_a_lost_local_worker_changes_nothing(toy, tmp_path, same_records, monkeypatch):
     monkeypatch.setenv("TOY_KILL", str(tmp_path / "killed"))
     path = run_experiment(toy.TOY, tmp_path / "lost", workers=local_workers(2))
@@ -100,6 +104,7 @@ def test_a_lost_local_worker_changes_nothing(toy, tmp_path, same_records, monkey
     assert same_records(path, environment=False)
 
 
+@pytest.mark.slow
 def test_an_item_that_kills_every_worker_is_given_up_and_the_others_kept(toy, tmp_path):
     deadly = replace(toy.TOY, run=toy.run_and_die)
     with pytest.raises(ItemFailedError, match="'place': 3"):
@@ -108,6 +113,7 @@ def test_an_item_that_kills_every_worker_is_given_up_and_the_others_kept(toy, tm
     assert kept >= 2  # what was finished before it began: the item beside it dies with it every time
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [None, local_workers(2)], ids=["here", "local"])
 def test_an_exception_names_the_item_and_loses_no_other(toy, workers, tmp_path, same_records):
     failing = replace(toy.TOY, run=toy.run_and_fail)
@@ -180,6 +186,7 @@ def test_a_foreign_file_is_refused_and_left_as_it_is(toy, tmp_path, content):
     assert (tmp_path / "toy.jsonl").read_bytes() == content
 
 
+@pytest.mark.slow
 def test_one_writer_at_a_time(tmp_path, toy, same_records):
     process = start(tmp_path)
     with pytest.raises(BlockingIOError):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from refattn import Causal
 from refattn.lowrank import (
     DistinctRowsMask,
+    EluFeatures,
     PolynomialFeatures,
     RandomFeatures,
     as_row_change,
@@ -47,6 +48,7 @@ def _features(draw: Any, width: int, error: float | None) -> dict[str, Any]:
         PolynomialFeatures(width, 4, 0.5),
         PolynomialFeatures(width, 6, 2.0, kind="taylor"),
         RandomFeatures(width, 8, 0),
+        EluFeatures(width),
     )
     return {"features": option(*some)}
 
@@ -197,6 +199,7 @@ TARGETS = (
         ),
         infinite=True,
     ),
+    Target("EluFeatures", lambda width: EluFeatures(width).rank, calls(lambda _: {"width": option(1, 3)})),
     Target(
         "RandomFeatures",
         _random,

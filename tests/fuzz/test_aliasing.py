@@ -45,6 +45,7 @@ from refattn.lowrank import (
 )
 from refattn.masks import RowMask
 from refattn.models import Capture, Encoder, EncoderConfig, GeneratingAttention, Llama, LlamaConfig, Scorer
+from refattn.patterns import indexed_attention_backward, indexed_attention_forward
 from refattn.sparsek import SparseKCache, sparsek_scores_backward, sparsek_scores_forward
 from refattn.testing import attention_inputs, load_vectors
 from refattn.testing.real_heads import load_real_heads
@@ -140,6 +141,10 @@ def forwards():
     yield "dense", *dense, (q, k, v), {}
     yield "dense masked by booleans", *dense, (q, k, v), {"mask": lower}
     yield "dense with a bias", *dense, (q, k, v), {"mask": ("causal", bias)}
+    lists = np.where(lower, np.arange(N), -1)
+    for method in ("fast", "oracle"):
+        indexed = indexed_attention_forward, indexed_attention_backward
+        yield f"indexed {method}", *indexed, (q, k, v, lists), {"method": method}
     for method in ("fast", "paper", "oracle"):
         sparse = sparsek_attention_forward, sparsek_attention_backward
         options = {"n_select": 3, "window": 4, "method": method}
@@ -165,6 +170,7 @@ def forwards():
 FORWARDS = [pytest.param(*rest, id=name) for name, *rest in forwards()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("forward", "backward", "arrays", "options"), FORWARDS)
 def test_a_backward_is_the_same_after_everything_it_came_from_is_overwritten(forward, backward, arrays, options):
     arrays, options = copy.deepcopy((arrays, options))
@@ -235,6 +241,7 @@ def test_a_row_mask_is_read_only():
     assert not any(array.flags.writeable for array in (*cache.mask.booleans, *cache.mask.biases))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hard", [False, True], ids=["soft", "hard"])
 def test_a_generation_is_the_same_after_its_tokens_and_outputs_are_overwritten(hard):
     q, k, v = numbers(3, N, D)

@@ -143,6 +143,7 @@ def off_by_a_thousandth(q, k, v, **options):
     return dense_attention(q, k, v, **options) * np.float32(1.001)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [forgets_the_scale, loses_a_row, off_by_a_thousandth], ids=lambda f: f.__name__)
 def test_a_wrong_result_is_found(wrong):
     def planted(q, k, v, mask, scale, softcap, block, method, check_finite):

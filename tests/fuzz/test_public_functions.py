@@ -9,6 +9,7 @@ import fuzz_conv_starts
 import fuzz_dense
 import fuzz_lowrank
 import fuzz_masks
+import fuzz_patterns
 import fuzz_sparsek
 import fuzz_testing
 import hypothesis
@@ -20,10 +21,11 @@ from lengths import CAMPAIGN
 import refattn
 import refattn.convbasis
 import refattn.lowrank
+import refattn.patterns
 import refattn.sparsek
 import refattn.testing
 
-PACKAGES = (refattn, refattn.convbasis, refattn.sparsek, refattn.lowrank, refattn.testing)
+PACKAGES = (refattn, refattn.convbasis, refattn.sparsek, refattn.lowrank, refattn.patterns, refattn.testing)
 MODULES = (
     fuzz_dense,
     fuzz_conv,
@@ -32,6 +34,7 @@ MODULES = (
     fuzz_sparsek,
     fuzz_lowrank,
     fuzz_masks,
+    fuzz_patterns,
     fuzz_testing,
 )
 TARGETS = tuple(target for module in MODULES for target in module.TARGETS)
@@ -43,7 +46,14 @@ NOT_FUZZED = {
     "Recomputed": _RESULT,
     **dict.fromkeys(("ScoringGradients", "MaskedProductGradients", "SupportIntervals", "SelectionIntervals"), _RESULT),
     **dict.fromkeys(
-        ("DenseForwardCache", "ConvForwardCache", "SparseKForwardCache", "ScoringForwardCache", "LowRankForwardCache"),
+        (
+            "DenseForwardCache",
+            "ConvForwardCache",
+            "SparseKForwardCache",
+            "ScoringForwardCache",
+            "LowRankForwardCache",
+            "IndexedForwardCache",
+        ),
         _RESULT,
     ),
     **dict.fromkeys(

@@ -52,6 +52,7 @@ def test_the_bound_on_the_output_is_reached():
         assert (2 * np.abs(others - shares) <= lowrank_bound(delta, 1.0) * (1 + 1e-12)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", ["causal", "full"])
 def test_causal_and_full_are_those_of_exact_attention(mask):
     q, k, v = bounded(64, 4, seed=2)
@@ -70,6 +71,7 @@ def test_grouped_heads_and_scale():
     assert [g.shape for g in gradients] == [q.shape, k.shape, v.shape]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     "features",

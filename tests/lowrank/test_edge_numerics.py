@@ -26,6 +26,7 @@ from refattn.lowrank import (
 N = 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fast", "paper", "oracle"])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("kind", ["small", "all equal", "one-hot", "zero", "subnormal"])

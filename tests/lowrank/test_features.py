@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from refattn.lowrank import (
+    EluFeatures,
     PolynomialFeatures,
     RandomFeatures,
     degree_for,
@@ -138,10 +139,11 @@ def test_the_factors_multiply_to_the_polynomial(kind, scale):
     [
         PolynomialFeatures(3, 4, 20.0),
         PolynomialFeatures(3, 4, 20.0, scale=-0.7, kind="taylor"),
+        EluFeatures(3),
         RandomFeatures(3, 7, seed=0),
         RandomFeatures(3, 7, seed=0, scale=-0.7, orthogonal=False),
     ],
-    ids=["chebyshev", "taylor", "random", "random-negative"],
+    ids=["chebyshev", "taylor", "elu", "random", "random-negative"],
 )
 def test_the_pullback_is_the_derivative(features):
     rng = np.random.default_rng(2)
@@ -234,6 +236,7 @@ def test_random_features_are_unbiased(orthogonal):
     assert (np.abs(np.mean(estimates, axis=0) - exact) <= 4.5 * spread).all()
 
 
+@pytest.mark.slow
 def test_the_variance_of_independent_random_features_is_the_stated_one_and_orthogonal_ones_have_less():
     rng = np.random.default_rng(5)
     q, k = 0.3 * rng.standard_normal((2, 4, 6))

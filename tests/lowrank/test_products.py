@@ -208,6 +208,7 @@ def test_inputs_are_not_written_to():
     masked_product_backward(arrays[2], cache)
 
 
+@pytest.mark.slow
 def test_the_loops_run_without_compilation():
     program = (
         "import numpy as np\n"

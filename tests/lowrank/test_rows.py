@@ -52,6 +52,7 @@ def first_fault(of_case, dtype, draw, seeds, methods=METHODS):
     return None if refused <= 0.2 * len(seeds) else f"{refused} of {len(seeds)} cases were refused"
 
 
+@pytest.mark.slow
 @lengths.cases(99, 250, campaign=10_000)  # every hundredth is long
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 @pytest.mark.parametrize("of_what", ["product", "attention"])
@@ -125,6 +126,7 @@ PLANTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLANTED)
 def test_the_property_catches(name, monkeypatch, draw, drawn_rows):
     plant, method = PLANTED[name]

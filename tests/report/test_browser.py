@@ -300,6 +300,7 @@ def test_scripts_that_are_not_the_page_s_own_do_not_run(browser, address):
     page.close()
 
 
+@pytest.mark.slow
 def test_text_of_a_row_cannot_become_markup(browser, tmp_path):
     hostile = "<script>window.ran = 1</script><img src=x onerror='window.ran = 1'>"
     claim = dataclasses.replace(

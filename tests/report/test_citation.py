@@ -33,7 +33,7 @@ def test_the_fields_are_those_of_citation_cff():
 
 
 def test_bibtex_has_balanced_braces_and_the_date_of_the_run():
-    text = citation.bibtex(datetime(2031, 5, 6, tzinfo=UTC))
+    text = citation.bibtex(datetime(2031, 5, 6, tzinfo=UTC), {"commit": "a" * 40, "changed": False, "digest": "b" * 12})
     assert text.count("{") == text.count("}")
     assert re.findall(r"^@(\w+)\{([^,]+),$", text, re.M) == [
         ("software", "refattn"),
@@ -41,4 +41,4 @@ def test_bibtex_has_balanced_braces_and_the_date_of_the_run():
         ("article", "lou2024"),
     ]
     assert "year    = {2031}" in text
-    assert "report of 2031-05-06" in text
+    assert "report of 2031-05-06; sources bbbbbbbbbbbb, commit aaaaaaaaaaaa; " in text

@@ -100,7 +100,7 @@ def uncovered_without_a_reason(document):
 
 
 def another_layout(document):
-    document["schema"] = "refattn-report/2"
+    document["schema"] = "refattn-report/3"
 
 
 def local_time(document):

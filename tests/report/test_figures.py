@@ -37,8 +37,9 @@ def position(shape):
         return number["cx"], number["cy"]
     if shape.tag.endswith("rect"):
         return number["x"] + number["width"] / 2, number["y"] + number["height"] / 2
-    x, y = map(float, re.match(r"M([\d.]+) ([\d.]+)", shape.attrib["d"]).groups())
-    return x, y + (4.5 if "h-9" in shape.attrib["d"] else 5.0)
+    x, y, path = re.match(r"M([\d.]+) ([\d.]+)(.+)", shape.attrib["d"]).groups()
+    across, down = {"l4.5 8h-9z": (0, 4.5), "l4.5-8h-9z": (0, -4.5), "h10v3h-10z": (5, 1.5)}.get(path, (0, 5))
+    return float(x) + across, float(y) + down
 
 
 def value_of(text):
@@ -78,10 +79,12 @@ CURVES = [
     Curve("b", ((10.0, 2e-3), (1000.0, 3.0))),
     Curve("c", ((100.0, 7.0),)),
     Curve("d", ((10.0, 0.5), (100.0, 0.6))),
+    Curve("e", ((10.0, 20.0), (1000.0, 0.1))),
+    Curve("f", ((100.0, 1.0), (1000.0, 4.0))),
 ]
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(len(CURVES)))
 def test_the_numbers_read_off_a_chart_are_those_drawn(number):
     corners, markers = Chart(draw(CURVES, "n", "seconds", title="time")).curve(number)
     for found in (corners, markers):

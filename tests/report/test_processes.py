@@ -36,6 +36,7 @@ def named(name, **options):
     return Claim(name, "ours", "x.", "looking", lambda quick: here, **options)
 
 
+@pytest.mark.slow
 def test_rows_are_in_the_ledgers_order_and_timed_claims_are_measured_last_and_here(apart, seen):
     claims = [named("first", timed=True), *(named(str(number)) for number in range(6)), named("last", timed=True)]
     rows = apart(claims).rows
@@ -46,6 +47,7 @@ def test_rows_are_in_the_ledgers_order_and_timed_claims_are_measured_last_and_he
     assert len(seen) == len(claims)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_lost_costs_the_row_of_its_claim(apart):
     names = ["a", "kills", "b", "c", "cannot be sent", "d"]
     rows = {row.id: row for row in apart(map(named, names)).rows}

@@ -39,6 +39,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_an_address_space_limit_gives_a_memory_error_and_the_next_call_is_right(run_python):
     every, few = ["conv", "dense", "sparsek", "masked product", "lowrank"], ["conv direct full", "dense blocks"]
     names, finest = (every, "18") if CAMPAIGN else (few, "20")
@@ -83,6 +84,7 @@ def small(operations):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(small(None)))
 def test_every_allocation_fails_once_and_nothing_is_left_broken(name, operations):
     run = small(operations)[name]
@@ -188,6 +190,7 @@ def resident_bytes():
         return int(line.read().split()[1]) * 4096
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("longest", [300, *long(2000)])
 def test_memory_levels_off_over_calls_of_changing_shapes(longest, capsys):
     """Resident memory: after a fifth of the calls there are no new plans to keep, and the heap finds its size."""

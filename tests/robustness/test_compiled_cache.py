@@ -79,12 +79,14 @@ def files(folder):
     return sorted(path for path in folder.glob("loops-*/*.loop"))
 
 
+@pytest.mark.slow
 def test_the_next_process_compiles_nothing_and_finds_the_same_bits(right, filled):
     found = first(filled)
     assert (found["bits"], found["compiled"], found["warned"]) == (right["bits"], 0, [])
     assert found["hits"] > 0
 
 
+@pytest.mark.slow
 def test_folders_and_files_are_the_users_alone_whatever_the_mask(tmp_path):
     old = os.umask(0)
     try:
@@ -96,6 +98,7 @@ def test_folders_and_files_are_the_users_alone_whatever_the_mask(tmp_path):
     assert {path.stat().st_mode & 0o777 for path in files(kept)} == {0o600}
 
 
+@pytest.mark.slow
 def test_a_helper_that_changes_is_compiled_anew_with_all_that_calls_it(right, filled, tmp_path):
     package = tmp_path / "installed"
     shutil.copytree(ROOT / "refattn", package / "refattn", ignore=shutil.ignore_patterns("__pycache__", "data"))
@@ -125,6 +128,7 @@ def test_a_helper_that_changes_is_compiled_anew_with_all_that_calls_it(right, fi
     assert (again["bits"], again["compiled"]) == (right["bits"], 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
@@ -161,6 +165,7 @@ def test_another_version_has_loops_of_its_own(fact, monkeypatch):
     assert _compiled._environment(codegen) == before
 
 
+@pytest.mark.slow
 def test_processes_that_start_at_once_with_nothing_kept_find_the_right_bits(folder, right):
     known = {**os.environ, "PYTHONPATH": str(ROOT), "REFATTN_CACHE_DIR": str(folder)}
     command = [sys.executable, "-c", FIRST, LOOPS]
@@ -202,6 +207,7 @@ def test_a_process_killed_while_it_writes_leaves_what_works(folder, right):
     assert _compiled_cache.kept().damaged == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["one bit", "writable", *long("cut", "empty", "pickle", "link")])
 def test_a_damaged_file_is_compiled_anew_in_silence_and_counted(damage, right, filled, tmp_path):
     kept = shutil.copytree(filled, tmp_path / "copy")
@@ -246,6 +252,7 @@ if os.geteuid() == 0:  # who can give a folder away
     KINDS.append("another user's")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_folder_that_others_can_write_to_is_an_error_if_named_and_else_not_used(kind, right, filled, tmp_path):
     shutil.copytree(filled, tmp_path / "copy")
@@ -263,6 +270,7 @@ def test_a_folder_that_others_can_write_to_is_an_error_if_named_and_else_not_use
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_where_the_home_folder_cannot_be_written_to_every_process_compiles_and_says_so_once(right):
     found = first(None, REFATTN_CACHE_DIR=None, XDG_CACHE_HOME=None, HOME="/proc/no/home")
     assert (found["bits"], found["compiled"]) == (right["bits"], right["compiled"])
@@ -286,12 +294,14 @@ def test_no_home_folder_and_a_relative_one(monkeypatch, tmp_path):
         _compiled_cache.folder()
 
 
+@pytest.mark.slow
 def test_turned_off_nothing_is_kept_or_said(right, tmp_path):
     found = first("off", HOME=str(tmp_path), XDG_CACHE_HOME=str(tmp_path))
     assert (found["bits"], found["compiled"], found["warned"]) == (right["bits"], right["compiled"], [])
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_import_says_nothing_where_nothing_can_be_kept(tmp_path):
     known = {**os.environ, "REFATTN_CACHE_DIR": "/proc/no/folder"}
     script = f"import refattn.sparsek.{LOOPS}, refattn.convbasis, refattn.lowrank"

@@ -52,6 +52,7 @@ def whole(kind, path):
         _fft.import_wisdom(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["text", "cache", "wisdom"])
 def test_a_killed_writer_leaves_a_whole_file(kind, tmp_path):
     if kind == "wisdom" and _fft.backend() != "pyfftw":
@@ -94,6 +95,7 @@ def one_line(run_python, place, before=""):
     return said[0]
 
 
+@pytest.mark.slow
 def test_a_report_for_a_full_disk_is_one_line_and_leaves_nothing(run_python, tmp_path):
     pytest.importorskip("typer", reason="needs the extra 'report'")
     folder = tmp_path / "folder"
@@ -132,6 +134,7 @@ def test_a_full_file_system(mounted):
     assert os.listdir(place) == ["file.npz"]
 
 
+@pytest.mark.slow
 def test_a_read_only_folder(mounted, run_python):
     place = mounted("size=64k", "ro")
     with pytest.raises(OSError, match="Read-only"):

@@ -105,6 +105,7 @@ def test_the_first_positions_are_those_of_the_whole(archive, order, tmp_path):
             np.testing.assert_array_equal(head.v, right[:3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_a_stream_that_inflates_to_more_than_the_directory_says_is_cut(kind, tmp_path):
     path = zeros_archive(tmp_path / "x.npz", {"h": (3300, 3300)}, kind)
@@ -191,6 +192,7 @@ def test_hashes_are_taken_without_holding_the_file(tmp_path):
 TEXTS = {"lists": b"[]", "objects": b"{}", "numbers": b"1", "texts": b'""'}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("item", TEXTS.values(), ids=TEXTS)
 def test_json_is_parsed_up_to_a_length_only(item, tmp_path):
     repeated = b"[" + b",".join([item] * (MOST_BYTES // (len(item) + 1) - 1)) + b"]"

@@ -137,6 +137,7 @@ USERS = (
 """Tests that use optional packages, most of them by way of the package."""
 
 
+@pytest.mark.slow
 def test_what_uses_optional_packages_is_skipped_without_them_and_the_rest_passes():
     passed, skipped = run_without(sorted(OPTIONAL), *USERS)
     assert passed > 40

@@ -22,6 +22,7 @@ def expected():
     return json.loads(subprocess.run(program, env=known, capture_output=True, check=True, timeout=900).stdout)
 
 
+@pytest.mark.slow
 def test_all_variables_at_one_give_the_bits_of_two_threads(expected, run_python):
     found = json.loads(run_python(WHOLE, **dict.fromkeys(VARIABLES, "1")))
     assert [name for name in expected if found[name] != expected[name]] == []
@@ -69,6 +70,7 @@ print(json.dumps(status))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.parametrize(
     ("kept", "kinds"),
@@ -106,6 +108,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_threads_inside_a_pool_of_processes_spawned_or_forked(run_python):
     methods = ["spawn", "forkserver", "fork"] if hasattr(os, "fork") else ["spawn"]
     assert run_python(NESTED, *methods) == "the same\n"

@@ -36,6 +36,7 @@ print(json.dumps(digests(["dense causal", "lowrank", "scores", "conv transform c
 """
 
 
+@pytest.mark.slow
 def test_the_other_order_changes_the_last_bits_of_every_kind_of_operation(run_python):
     usual = json.loads(run_python(DIGESTS, "usual"))
     other = json.loads(run_python(DIGESTS, "other", REFATTN_FFT="scipy"))

@@ -52,6 +52,7 @@ def run(*arguments, program=COMMAND, flags=(), **options):
 # --- text of the user's ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_files_name_is_no_markup_no_mathematics_and_no_format(name, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib", reason="needs the extra 'report'")
@@ -67,6 +68,7 @@ def test_a_files_name_is_no_markup_no_mathematics_and_no_format(name, tmp_path, 
     assert f"refattn: {name}: No such file" in missing.output
 
 
+@pytest.mark.slow
 def test_a_files_name_that_is_no_text_is_written_and_shown_by_its_number(tmp_path):
     path = save(tmp_path, "bad\udcff.npz")
     done = run("decompose", path, "--json", str(tmp_path / "out.json"))
@@ -119,6 +121,7 @@ ENCODINGS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("environment", "encoding"), ENCODINGS)
 def test_output_degrades_to_what_the_stream_holds(environment, encoding, tmp_path):
     done = run("0.5", "report", "--json", str(tmp_path / "r.json"), program=REPORT, env=environment)
@@ -128,6 +131,7 @@ def test_output_degrades_to_what_the_stream_holds(environment, encoding, tmp_pat
     assert run("2.0", "report", program=REPORT, env=environment).returncode == 1
 
 
+@pytest.mark.slow
 def test_help_and_errors_degrade_as_well(tmp_path):
     ascii_only = {"PYTHONIOENCODING": "ascii"}
     assert b"(..., n, d)" in run("decompose", "--help", env=ascii_only).stdout
@@ -145,6 +149,7 @@ def test_every_character_has_a_plain_form():
     assert plain("│┃─━╭┳ ‖Y − Ỹ‖ ≤ ε δ Σ x² ₁ …", "ascii") == "||--++ ||Y - Y~|| <= epsilon delta sum  x^2 _1 ..."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "program", [("versions",), ("report",), ("decompose", "FILE"), ("--help",), ("report", "--schema")], ids=" ".join
 )
@@ -177,6 +182,7 @@ def written_to(stream, *arguments, **options):
         os.close(writing)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("measured", "verdict"), [("0.5", 0), ("2.0", 1)], ids=["holds", "fails"])
 def test_a_reader_that_has_seen_enough_leaves_the_files_and_the_verdict(measured, verdict, tmp_path):
     files = [str(tmp_path / "r.json"), str(tmp_path / "r.html")]
@@ -186,6 +192,7 @@ def test_a_reader_that_has_seen_enough_leaves_the_files_and_the_verdict(measured
     assert os.path.getsize(files[1]) > 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measured", ["0.5", "2.0"], ids=["holds", "fails"])
 def test_a_file_on_a_full_disk_has_that_status_and_the_other_file_is_written(measured, tmp_path):
     if not os.path.exists("/dev/full"):
@@ -196,6 +203,7 @@ def test_a_file_on_a_full_disk_has_that_status_and_the_other_file_is_written(mea
     assert (tmp_path / "r.html").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["-", "/dev/stdout"])
 def test_the_standard_output_can_be_a_target(target, tmp_path):
     if target != "-" and not os.path.exists(target):
@@ -203,10 +211,10 @@ def test_the_standard_output_can_be_a_target(target, tmp_path):
     done = run("0.5", "report", "--json", target, program=REPORT)
     assert done.returncode == 0, done.stderr
     whole = done.stdout.decode("utf-8")
-    assert json.loads(whole[whole.index("{") :])["schema"] == "refattn-report/1"
+    assert json.loads(whole[whole.index("{") :])["schema"] == "refattn-report/2"
     if target == "-":
         assert whole.startswith("{")
-        assert "claims: 1 holds" in done.stderr.decode("utf-8")
+        assert "1 claim: 1 holds" in done.stderr.decode("utf-8")
         assert os.listdir(tmp_path) == []
     done = run("decompose", save(tmp_path), "--json", "-")
     assert json.loads(done.stdout)["file"] == "one.npz"
@@ -252,6 +260,7 @@ for command in ("report", "experiment", "decompose", "conform", "versions", "war
 """
 
 
+@pytest.mark.slow
 def test_without_docstrings_the_commands_keep_their_help():
     with_them, without = (run(program=HELP, flags=flags).stdout for flags in ((), ("-OO",)))
     assert with_them == without

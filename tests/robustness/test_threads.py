@@ -48,6 +48,7 @@ def in_threads(work, count=8):
         raise failures[0]
 
 
+@pytest.mark.slow
 def test_eight_threads_with_mixed_operations(operations, mixed, capsys):
     chosen, expected = mixed
     names, wrong, calls = sorted(chosen), [], []
@@ -70,6 +71,7 @@ def test_eight_threads_with_mixed_operations(operations, mixed, capsys):
     assert _fft._shelf.nbytes <= _fft.KEPT_BYTES
 
 
+@pytest.mark.slow
 def test_plans_of_every_effort_are_made_while_others_compute(operations):
     """Measured plans may have other last bits: results stay within rounding."""
     names = [f"conv transform {mask} float64" for mask in ("causal", "full")]
@@ -107,6 +109,7 @@ print(json.dumps(found[0]))
 """
 
 
+@pytest.mark.slow
 def test_eight_first_calls_at_once_compile_and_import_once_and_right(operations, run_python):
     import json
 
@@ -130,6 +133,7 @@ threading.Thread(target=work).start()
 """
 
 
+@pytest.mark.slow
 def test_a_thread_that_outlives_the_main_one_computes_on(run_python):
     assert run_python(ENDING) == "the same\n"
 

@@ -86,12 +86,14 @@ def test_all_heads_step_at_once(lead_q, lead_kv):
     _require_replay(_inputs(3, 60, lead_q, lead_kv), 6, 4)
 
 
+@pytest.mark.slow
 def test_it_replays_heads_of_a_language_model():
     real = load_real_heads(dtype=np.float64)
     inputs = {name: getattr(real, name)[2:4, ..., :300, :] for name in ("q", "k", "v")}
     _require_replay(inputs | {"scores": -np.linalg.norm(inputs["k"], axis=-1)}, 24, 16, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_ten_thousand_steps_and_a_prefill_are_within_1e_10_of_the_training_forward():
     inputs = _inputs(4, 10_000, d=8, d_v=8)
     right = sparsek_attention(**inputs, n_select=64, window=32)
@@ -101,6 +103,7 @@ def test_ten_thousand_steps_and_a_prefill_are_within_1e_10_of_the_training_forwa
     _require_same_state(stepped, filled)
 
 
+@pytest.mark.slow
 def test_a_prompt_in_parts_is_the_prompt():
     inputs = _inputs(5, 90, (4,), (2,))
     whole, parts = SparseKCache(7, 5), SparseKCache(7, 5)

@@ -65,6 +65,7 @@ def test_fast_equals_the_oracle_with_every_option(blocks, n, gate, hard):
         _require_agreement(inputs, options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_select", "window"), [(0, 7), (1, 0), (17, 32), (40, 1), (500, 0), (3, 500)])
 def test_fast_equals_paper_over_many_blocks_and_chunks(monkeypatch, n_select, window):
     monkeypatch.setattr(importlib.import_module("refattn.sparsek._fast_blocks"), "_MOST_ROWS", 16)
@@ -92,6 +93,7 @@ def test_fast_equals_the_oracle_on_scores_of_every_kind(blocks, kind):
         _require_agreement(inputs, {"n_select": n_select, "window": window})
 
 
+@pytest.mark.slow
 def test_fast_equals_paper_on_heads_of_a_language_model_scored_by_key_norms():
     real = load_real_heads(dtype=np.float64)
     inputs = {name: getattr(real, name)[1:3, ..., :400, :] for name in ("q", "k", "v")}
@@ -211,6 +213,7 @@ def test_a_child_forked_after_a_parallel_call_computes_the_same(threads):
     assert os.waitstatus_to_exitcode(done[1]) == 0
 
 
+@pytest.mark.slow
 def test_single_precision_is_as_accurate_as_the_plain_dense_computation():
     narrow = _inputs(13, 400, d=32, d_v=32, dtype=np.float32)
     exact = {name: array.astype(np.float64) for name, array in narrow.items()}

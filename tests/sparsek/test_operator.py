@@ -61,6 +61,7 @@ def _kkt_residual(z: np.ndarray, p: np.ndarray, k: float) -> float:
     return float(max(feasible, gap.max()))
 
 
+@pytest.mark.slow
 def test_sorting_and_bisection_agree_on_ten_thousand_problems_of_every_scale():
     worst_p = worst_tau = problems = 0
     for z, k in _grid():
@@ -77,6 +78,7 @@ def test_the_solution_satisfies_the_optimality_conditions():
     assert max(_kkt_residual(z, sparsek_operator(z, k), k) for z, k in _grid()) <= 1e-12
 
 
+@pytest.mark.slow
 @given(
     z=st.lists(st.floats(-1e12, 1e12) | st.sampled_from([0.0, 0.5, 1.0, -1.0]), min_size=1, max_size=30),
     fraction=st.floats(0, 1),

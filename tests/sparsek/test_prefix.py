@@ -297,6 +297,7 @@ print(s.selection_intervals(z, 8, 3).exit.sum())
 """
 
 
+@pytest.mark.slow
 def test_the_loops_give_the_same_without_compilation_and_the_import_does_not_need_numba(monkeypatch):
     def run() -> str:
         return subprocess.run([sys.executable, "-c", SCRIPT], check=True, capture_output=True, text=True).stdout

@@ -185,6 +185,7 @@ def require_replay(inputs, options, lead, right):
             require_rows(f"cache after a prompt of {prompt}", replayed, head.right["out"], head.bound["out"])
 
 
+@pytest.mark.slow
 @lengths.cases(100, 500, campaign=20_000)
 @pytest.mark.parametrize("name", DTYPES)
 def test_every_row_is_right_to_its_own_size_or_the_call_is_refused(name, cases):
@@ -220,6 +221,7 @@ def test_a_small_scale_does_not_take_the_digits_of_small_queries_and_gradients(m
     assert check(inputs, g.astype(np.float32), options, method) == "right"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1025, *lengths.long(1100, 2100)])
 @pytest.mark.parametrize("name", DTYPES)
 def test_so_it_is_over_more_than_one_chunk(name, n):

@@ -87,6 +87,7 @@ def test_the_stored_numbers_are_float16_whatever_they_are_widened_to(shipped: Re
         np.testing.assert_array_equal(array, getattr(wide, name))
 
 
+@pytest.mark.slow
 def test_the_heads_are_varied(shipped: RealHeads) -> None:
     deviations = [experiment.logit_std(q, k[0]) for group, k in zip(shipped.q, shipped.k, strict=True) for q in group]
     assert min(deviations) < 1

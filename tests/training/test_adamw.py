@@ -12,6 +12,7 @@ def drawn(rng, dtype):
     return {name: np.asarray(rng.standard_normal(shape), dtype) for name, shape in SHAPES.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.needs("torch")
 @pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=["float64", "float32"])
 def test_the_steps_are_pytorchs(dtype):

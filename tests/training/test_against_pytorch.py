@@ -84,6 +84,7 @@ def torch_curve(config, parameters, windows, steps):
     return np.array(losses)
 
 
+@pytest.mark.slow
 def test_the_loss_curve_is_pytorchs():
     config, n, rows, steps = SIZES["campaign" if CAMPAIGN else "short"]
     text = np.random.default_rng(0).zipf(1.5, size=40 * n) % config.vocab_size

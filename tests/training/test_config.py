@@ -63,6 +63,18 @@ def changed(**changes):
         ({"attention__kind": "window"}, "attention.window: is missing"),
         ({"attention__kind": "sparsek", "attention__n_select": 4, "attention__gate": "q"}, "attention.gate: 'q' came"),
         ({"data": {"kind": "package", "package": "essays", "vocab_size": 300}}, "data.vocab_size: 300 came, none was"),
+        (
+            {"data__curriculum": [{"n": 8, "n_pairs": 1, "rows": 4, "steps": 6}]},
+            "data.curriculum: 6 steps came, below the 6 steps was wanted",
+        ),
+        (
+            {"data__curriculum": [{"n": 8, "n_pairs": 1, "rows": 3, "steps": 2}], "batch__accumulate": 2},
+            "data.curriculum.rows: 3 came, a multiple of accumulate, 2,",
+        ),
+        (
+            {"attention": {"kind": "hashing", "n_buckets": 3, "chunk": 1}},
+            "attention.n_buckets: 3 came, a multiple of 2",
+        ),
         ({"model__widht": 3, "stepz": 1}, "model.widht: .*; stepz: "),
     ],
 )
@@ -90,8 +102,10 @@ def test_a_file_is_named_in_its_errors(tmp_path):
         {"attention": {"kind": "window", "window": 4, "sinks": 1}},
         {"attention": {"kind": "sparsek", "n_select": 3, "window": 3, "hard": True}},
         {"attention": {"kind": "sparsek", "n_select": 3, "gate": "none"}},
+        {"data__curriculum": [{"n": 8, "n_pairs": 1, "rows": 8, "steps": 2}]},
+        {"attention": {"kind": "hashing", "n_buckets": 2, "chunk": 2}},
     ],
-    ids=["recall", "gpt2", "passkeys", "no clipping", "window", "sparsek", "no gate"],
+    ids=["recall", "gpt2", "passkeys", "no clipping", "window", "sparsek", "no gate", "curriculum", "hashing"],
 )
 def test_a_configuration_trains_and_goes_on(changes, tmp_path):
     from refattn.training.assembly import assemble, train
@@ -148,6 +162,51 @@ def test_an_attention_is_made_as_it_is_asked_for_and_what_it_refuses_is_said(tmp
     config = config_module.as_config(changed(attention={"kind": "conv"}))
     with pytest.raises(ValueError, match="attention: starts, n_basis: "):
         assemble(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("asked", "name", "held"),
+    [
+        ({"kind": "strided", "stride": 3}, "StridedAttention", {"stride": 3}),
+        ({"kind": "fixed", "block": 4, "summaries": 2}, "FixedAttention", {"block": 4, "summaries": 2}),
+        (
+            {"kind": "random-blocks", "block": 2, "n_window": 3, "n_random": 0, "n_global": 2, "seed": 5},
+            "RandomBlockAttention",
+            {"block": 2, "n_window": 3, "n_random": 0, "n_global": 2, "seed": 5},
+        ),
+        (
+            {"kind": "hashing", "n_buckets": 4, "chunk": 2, "rounds": 3, "seed": 5},
+            "HashingAttention",
+            {"n_buckets": 4, "chunk": 2, "rounds": 3, "seed": 5},
+        ),
+        (
+            {"kind": "routing", "n_clusters": 4, "members": 2, "decay": 0.5, "seed": 5},
+            "RoutingAttention",
+            {"n_clusters": 4, "members": 2, "decay": 0.5, "seed": 5},
+        ),
+        ({"kind": "linear"}, "LinearAttention", {"features": "elu", "rank": None}),
+        ({"kind": "linear", "features": "random", "rank": 3}, "LinearAttention", {"features": "random", "rank": 3}),
+    ],
+)
+def test_every_number_of_an_attention_reaches_it(asked, name, held, tmp_path):
+    from refattn.training.assembly import assemble
+
+    made = assemble(config_module.as_config(changed(attention=asked)), tmp_path).trainer.attention
+    assert type(made).__name__ == name
+    assert {key: getattr(made, key) for key in held} == held
+
+
+def test_a_curriculum_is_taken_lesson_by_lesson(tmp_path):
+    from refattn.training.assembly import assemble
+
+    lessons = [{"n": 8, "n_pairs": 1, "rows": 2, "steps": 2}, {"n": 12, "n_pairs": 2, "rows": 6, "steps": 1}]
+    config = config_module.as_config(changed(data__curriculum=lessons))
+    batches = assemble(config, tmp_path).trainer.batches
+    whole = (config.batch.rows, config.batch.n)
+    assert [batches(step).tokens.shape for step in range(5)] == [(2, 8), (2, 8), (6, 12), whole, whole]
+    plain = assemble(config_module.as_config(changed()), tmp_path).trainer.batches
+    assert np.array_equal(batches(4).tokens, plain(4).tokens)
+    assert [int(batches(step).weights.sum()) for step in range(3)] == [2, 2, 12]
 
 
 def test_every_key_stands_on_its_page():

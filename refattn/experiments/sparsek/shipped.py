@@ -37,6 +37,16 @@ def shipped_rows(name: str) -> list[Record]:
     return read_records(FOLDER / f"{name}.jsonl").rows()
 
 
+def shipped_about(name: str) -> dict[str, str]:
+    """Return what the shipped records are: ``experiment``, ``begun`` and ``version``.
+
+    >>> sorted(shipped_about("sparsek-passkey"))
+    ['begun', 'experiment', 'version']
+    """
+    header = read_records(FOLDER / f"{name}.jsonl").header
+    return {"experiment": name, "begun": str(header["begun"]), "version": str(header["version"])}
+
+
 def perplexity_table(rows: Rows) -> str:
     """Return a Markdown table: perplexity by length, budget and attention, and gap ratios."""
     order, lines = list(NAMES), []

@@ -53,6 +53,16 @@ class ExactAttention(DifferentiableAttention):
         """
         return LayerGradients(*dense_attention_backward(dout, cache))
 
+    def pairs_per_query(self, n: int) -> int:
+        """Return the pairs of the last query: all of them.
+
+        Parameters
+        ----------
+        n : int
+            As for `refattn.models.DifferentiableAttention.pairs_per_query`.
+        """
+        return n
+
 
 def exact_attention(layer: int, q: FloatArray, k: FloatArray, v: FloatArray) -> FloatArray:
     """Causal softmax attention, the same in every layer: what a `Llama` computes unless told otherwise.

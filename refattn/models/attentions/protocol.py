@@ -131,6 +131,16 @@ class DifferentiableAttention(ABC):
         """
         return {}
 
+    def pairs_per_query(self, n: int) -> int | None:
+        """Return the most pairs a query can attend to, or None where the output is not of pairs that are left.
+
+        Parameters
+        ----------
+        n : int
+            Length of the text.
+        """
+        return None
+
     def __call__(self, layer: int, q: FloatArray, k: FloatArray, v: FloatArray) -> FloatArray:
         """Attend, and keep nothing: the signature of an attention in inference."""
         return self.forward(layer, q, k, v)[0]

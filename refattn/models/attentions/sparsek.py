@@ -156,3 +156,13 @@ class SparseKAttention(DifferentiableAttention):
         # forward: scores = scorer(a)
         da, dweight, dslope = sparsek_scores_backward(dscores, cache.scoring)
         return LayerGradients(dq, dk, dv, da, {WEIGHT: dweight, SLOPE: dslope})
+
+    def pairs_per_query(self, n: int) -> int:
+        """Return the pairs selected and those of the window.
+
+        Parameters
+        ----------
+        n : int
+            As for `refattn.models.DifferentiableAttention.pairs_per_query`.
+        """
+        return min(n, self.n_select + self.window)

@@ -81,6 +81,16 @@ class WindowAttention(DifferentiableAttention):
         dq, dk, dv, _ = sparsek_attention_backward(dout, cache)
         return LayerGradients(dq, dk, dv)
 
+    def pairs_per_query(self, n: int) -> int:
+        """Return the window's pairs and the sinks.
+
+        Parameters
+        ----------
+        n : int
+            As for `refattn.models.DifferentiableAttention.pairs_per_query`.
+        """
+        return min(n, self.window + self.sinks)
+
 
 def sliding_window(window: int, sinks: int = 0) -> WindowAttention:
     """Return an attention to the newest `window` pairs and the first `sinks` of the text.

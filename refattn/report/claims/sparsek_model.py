@@ -14,7 +14,7 @@ from refattn.experiments.sparsek import passkey as sparsek_passkey
 from refattn.experiments.sparsek import perplexity as sparsek_perplexity
 from refattn.experiments.sparsek.passkey import successes
 from refattn.experiments.sparsek.perplexity import gap_ratio, perplexities, scorer_digest
-from refattn.experiments.sparsek.shipped import shipped_rows
+from refattn.experiments.sparsek.shipped import shipped_about, shipped_rows
 from refattn.models.scorer import BUDGETS, KINDS, SHIPPED, load_scorer
 from refattn.report.ledger import Check, Claim, Measurement, claim, fingerprint
 
@@ -24,7 +24,7 @@ CLOSE = 2e-3
 JUDGED_ANEW = {2048: "useful", 8192: "popular"}
 """Text of the item that the full report computes anew, by length."""
 _SHORT_TEXTS = "16,384 tokens held out"
-_LONG = ("in every layer, at 8,192 tokens,", "24,576 tokens held out in windows of 8,192")
+_LONG = ("in every layer, at 8,192 tokens", "24,576 tokens held out in windows of 8,192")
 
 
 class RecordError(ValueError):
@@ -77,7 +77,8 @@ def _gap(attention: str, budget: int, n: int, quick: bool) -> Measurement:
     for found in perplexities(rows):
         if found.n == n and found.budget in (budget, n):
             detail[f"perplexity, {found.attention}"] = found.value
-    return Measurement(_inputs(rows, quick), ratio.value, at_most=0.5, detail=detail)
+    about = shipped_about("sparsek-perplexity")
+    return Measurement(_inputs(rows, quick), ratio.value, at_most=0.5, detail=detail, recorded=about)
 
 
 def _about_gap(
@@ -132,8 +133,9 @@ def _learning(quick: bool) -> Measurement:
         learned, ridge = (gap_ratio(rows, n=2048, budget=budget, attention=kind).value for kind in ("learned", "ridge"))
         shares[budget] = learned / ridge
     return Measurement(
-        _inputs(rows, quick), max(shares.values()), at_most=1.0, detail={f"at {k}": v for k, v in shares.items()}
-    )
+        _inputs(rows, quick), max(shares.values()), at_most=1.0, detail={f"at {k}": v for k, v in shares.items()},
+        recorded=shipped_about("sparsek-perplexity"),
+    )  # fmt: skip
 
 
 @claim("sparsek.model-passkey", f"{PAPER}, retrieval from a long context; the bound is ours",
@@ -153,6 +155,7 @@ def _passkey(quick: bool) -> Measurement:
         done / trials,
         at_least=0.5,
         detail={attention: f"{done} of {trials}" for attention, (done, trials) in counts.items()},
+        recorded=shipped_about("sparsek-passkey"),
     )
 
 

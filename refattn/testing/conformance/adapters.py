@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refattn._validation import FloatArray, as_option
-from refattn.testing.conformance.arrays import LIBRARIES, to_library, to_numpy
+from refattn._validation import FloatArray
+from refattn.testing.conformance.arrays import require_library, to_library, to_numpy
 
 Result = tuple[str, NDArray[Any], str]
 """The name of a result, ``out`` or that of an input after ``d``; an array; and the name of the dtype it came in."""
@@ -91,7 +91,8 @@ class Caller:
         returns: tuple[str, ...] = ("out",),
     ) -> None:
         self.adapter = adapter if isinstance(adapter, Adapter) else None
-        self.arrays, self.dtype, self.axes = as_option("arrays", arrays, LIBRARIES), dtype, axes
+        require_library(arrays, dtype)
+        self.arrays, self.dtype, self.axes = arrays, dtype, axes
         with_layout = isinstance(adapter, str) and "D" in axes["out"]
         self.layout = parse_layout(adapter) if isinstance(adapter, str) and with_layout else "".join(axes["out"])
         self.looped = [x for x in "BH" if x in axes["out"] and x not in self.layout]
@@ -233,9 +234,10 @@ class WrongResultError(ValueError):
 def _copy(array: Any) -> NDArray[Any] | None:
     """A copy to compare with, or None of what is no array, as an adapter may hand over."""
     try:
-        return to_numpy(array, "input")[0]
+        found = to_numpy(array, "input")[0]
     except (TypeError, ValueError):
         return None
+    return None if found.dtype == object else found
 
 
 def _of_head(value: Any, batch: int, head: int | None) -> Any:

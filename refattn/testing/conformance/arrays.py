@@ -10,29 +10,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refattn._needs import missing, not_there
 from refattn._validation import as_array, as_option
 
 LIBRARIES = ("numpy", "torch", "jax")
 
 
+def require_library(library: str, dtype: str) -> None:
+    """Refuse arrays that cannot be made here: that is nobody's kernel's fault."""
+    if absent := not_there([as_option("arrays", library, LIBRARIES)]):
+        raise missing(f"arrays: {library!r}", *absent)
+    if library == "jax" and dtype == "float64" and not importlib.import_module("jax").config.jax_enable_x64:
+        raise ValueError("dtype: float64 came while JAX has it switched off; set JAX_ENABLE_X64=1")
+    if library == "numpy" and dtype == "bfloat16" and not_there(["ml_dtypes"]):
+        raise missing("dtype: 'bfloat16' in NumPy's arrays (arrays='torch' and 'jax' have it)", "ml_dtypes")
+
+
 def to_library(array: NDArray[Any], library: str, dtype: str) -> Any:
     """Return an array of the library and dtype asked for; its values are exactly those of `array`, or rounded."""
-    as_option("arrays", library, LIBRARIES)
     if library == "torch":
         torch: Any = importlib.import_module("torch")
         return torch.from_numpy(np.ascontiguousarray(array)).to(getattr(torch, dtype))
     if library == "jax":
-        jax: Any = importlib.import_module("jax")
-        if dtype == "float64" and not jax.config.jax_enable_x64:
-            raise ValueError("dtype: float64 came while JAX has it switched off; set JAX_ENABLE_X64=1")
         return importlib.import_module("jax.numpy").asarray(array, dtype=dtype)
     if dtype == "bfloat16":
-        try:
-            return np.ascontiguousarray(array.astype(importlib.import_module("ml_dtypes").bfloat16))
-        except ImportError:
-            raise ValueError(
-                "dtype: NumPy has no bfloat16; install ml_dtypes, or pass arrays='torch' or arrays='jax'"
-            ) from None
+        return np.ascontiguousarray(array.astype(importlib.import_module("ml_dtypes").bfloat16))
     return np.ascontiguousarray(array.astype(dtype, copy=False))
 
 

@@ -12,6 +12,7 @@ from refattn.testing.conformance.causes import guess_causes
 from refattn.testing.conformance.isolation import Isolated
 from refattn.testing.conformance.judge import FACTOR
 from refattn.testing.conformance.operation import PROFILES, Case, Operation
+from refattn.testing.conformance.precision import PRECISIONS
 from refattn.testing.conformance.precision import precision as precision_named
 from refattn.testing.conformance.properties import try_property
 from refattn.testing.conformance.registry import OPERATIONS
@@ -87,21 +88,21 @@ def check_attention(
     factor : float, optional
         How many times the error of the plain implementation is excused; at least 1.
     profile : {"quick", "standard", "long"}, optional
-        ``"quick"``: up to 200 rows, seconds. ``"standard"``: lengths up to 4,096 too, options crossed, properties; under
-        a minute for a fast kernel. ``"long"``: up to 65,536 rows and 262,145 keys too. Of a problem with more than 2¹⁹
-        logits some rows are judged, and the report says which.
+        ``"quick"``: up to 200 rows, seconds. ``"standard"``: lengths up to 4,096 too, options crossed, properties;
+        under a minute for a fast kernel. ``"long"``: up to 65,536 rows and 262,145 keys too. Of a problem with more
+        than 2¹⁹ logits some rows are judged, and the report says which.
     takes : str or mapping, optional
         What the function takes, as ``"n%128, d=64|128, batch=1, n<=4096"``, as a mapping such as
-        ``{"n": "%128", "d": [64, 128], "batch": 1}``, or the name of a JSON or TOML file with one. Keys are n, n_k (as n
-        where absent), d, d_v (as d where absent), batch, heads, kv_heads, dtypes and layouts (how arrays lie in memory:
-        contiguous, transposed, rows, columns). Every case is moved to the nearest shape that is taken, and cases that
-        come to the same are one.
+        ``{"n": "%128", "d": [64, 128], "batch": 1}``, or the name of a JSON or TOML file with one. Keys are n, n_k
+        (as n where absent), d, d_v (as d where absent), batch, heads, kv_heads, dtypes and layouts (how arrays lie in
+        memory: contiguous, transposed, rows, columns). Every case is moved to the nearest shape that is taken, and
+        cases that come to the same are one.
     strict : bool, optional
         Whether a call that raises is a failure. It is *refused* otherwise: listed, and neither a pass nor a failure.
     empty_rows : {"zeros", "mean", "nan", "skip"}, optional
         What a row gives that sees no key: zeros, the mean of all values, NaN; or it is not judged.
     only : str or iterable of str, optional
-        Run only the cases, of any profile, that have one of these as a tag, or as whole words in their name.
+        Run only the cases of the profile that have one of these as a tag, or as whole words in their name.
     skip : str or iterable of str, optional
         Cases that have one of these are not run, and are reported so.
     without : str or iterable of str, optional
@@ -179,7 +180,7 @@ def check_attention(
         gradients,
         operation,
         call,
-        precision_named(dtype),
+        PRECISIONS[as_option("dtype", dtype, PRECISIONS)],
         precision_named(dtype if precision is None else precision),
         as_real("factor", factor, least=1.0),
         as_option("empty_rows", empty_rows, EMPTY_ROWS),
@@ -305,10 +306,15 @@ def _shrunk(subject: Subject, case: Case, seed: int, takes: Takes) -> CaseResult
     passed = 0
     for n in _sizes(case.n):
         found = _failing(subject, case, n, seed, takes)
-        if found is not None:
-            between = (_failing(subject, case, m, seed, takes) for m in range(passed + 1, n))
-            return next((one for one in between if one is not None), found)
-        passed = n
+        if found is None:
+            passed = n
+            continue
+        least = n
+        while least - passed > 1:  # the smallest between a size that passes and one that fails
+            middle = (passed + least) // 2
+            smaller = _failing(subject, case, middle, seed, takes)
+            found, least, passed = (found, least, middle) if smaller is None else (smaller, middle, passed)
+        return found
     return _run(subject, case, seed)[0]
 
 
@@ -321,8 +327,9 @@ def _failing(subject: Subject, case: Case, n: int, seed: int, takes: Takes) -> C
 
 
 def _sizes(n: int) -> Iterator[int]:
-    """Sizes to try, ascending: all up to 20, then in steps of about a tenth."""
+    """Sizes to try, ascending: all up to 20, then in steps of a twentieth, beyond 400 of a quarter; n last."""
     size = 1
-    while size <= n:
+    while size < n:
         yield size
-        size += max(1, size // 20)
+        size += max(1, size // 20 if size < 400 else size // 4)
+    yield n

@@ -258,5 +258,5 @@ DENSE = Operation(
         "mask off by one (sees one later key)",
     ),
     whole=whole,
-    empty_rows=lambda problem: ~allowed_keys(problem, None).any(axis=-1),
+    empty_rows=lambda problem: np.asarray(~allowed_keys(problem, None).any(axis=-1)),
 )

@@ -113,8 +113,8 @@ def judge(
     for name, right in truth.items():
         by_row = rows_of(operation, name)
         error = row_error(got[name], right, by_row, precision.end)
-        excess = error - allowed[name].rows
         with np.errstate(divide="ignore", invalid="ignore"):
+            excess = error - allowed[name].rows
             ratio = np.where(excess > 0, error / allowed[name].rows, error / np.maximum(allowed[name].rows, 1e-300))
         ratio = np.where(np.isinf(allowed[name].rows), 0, ratio)
         row = tuple(int(i) for i in np.unravel_index(int(np.argmax(ratio)), ratio.shape))

@@ -6,6 +6,7 @@ A kernel's faults live at its second and third tile, in its last partial one, an
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -44,13 +45,17 @@ def _lengths() -> list[Case]:
     return found
 
 
+def _with_width(d: int, sizes: dict[str, int]) -> dict[str, Any]:
+    return {"d": d, **sizes}
+
+
 def _case(name: str, n: int, content: Attention, heads: tuple[int, int, int] = (1, 1, 1), **sizes: int) -> Case:
-    return case(name, "tiles", n, content, heads=heads, profile="standard", **{"d": 32, **sizes})
+    return case(name, "tiles", n, content, heads=heads, profile="standard", **_with_width(32, sizes))
 
 
 def _long(name: str, n: int, content: Attention, heads: tuple[int, int, int] = (1, 1, 1), gradients: bool = False,
           **sizes: int) -> Case:  # fmt: skip
-    return case(name, "long", n, content, heads=heads, profile="long", gradients=gradients, **{"d": 64, **sizes})
+    return case(name, "long", n, content, heads=heads, profile="long", gradients=gradients, **_with_width(64, sizes))
 
 
 RISING, FALLING = Slope(causal=False), Slope(causal=False, rise=-60.0)

@@ -56,12 +56,12 @@ def try_property(subject: Subject, case: Case, n: int, seed: int) -> CaseResult:
         return replace(blank, verdict=NOT_RUN, reason=f"the function takes no {BUFFER}")
     try:
         found = asked.compare(subject, case, problem)
-    except NotImplementedError as reason:
-        return replace(blank, verdict=NOT_RUN, reason=str(reason))
-    except _WrittenError as reason:
-        return replace(blank, verdict=FAIL, reason=str(reason))
-    except Exception as error:  # whatever the function under check raises is a finding
-        return ended(subject, blank, error)
+    except NotImplementedError as lacking:
+        return replace(blank, verdict=NOT_RUN, reason=str(lacking))
+    except _WrittenError as changed:
+        return replace(blank, verdict=FAIL, reason=str(changed))
+    except Exception as raised:  # whatever the function under check raises is a finding
+        return ended(subject, blank, raised)
     names = list(found.one)
     if any(found.one[x].shape != found.other[x].shape for x in names):
         return replace(blank, verdict=FAIL, reason=f"{asked.failure}: the shapes differ")

@@ -24,7 +24,7 @@ def is_sampled(operation: Operation, problem: Problem) -> bool:
     if operation.whole is None:
         return False
     (batch, n_heads, n_q, _), n_k = problem.arrays["q"].shape, problem.arrays["k"].shape[-2]
-    return batch * n_heads * n_q * n_k > MOST
+    return bool(batch * n_heads * n_q * n_k > MOST)
 
 
 def sample_of(problem: Problem, got: Arrays, whole: Arrays) -> Sample:

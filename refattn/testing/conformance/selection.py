@@ -28,12 +28,10 @@ def select(
     without: str | Iterable[str],
 ) -> Selection:
     """Return the cases of a profile that are wanted, each at a shape that is taken."""
-    there = operation.cases
-    wanted, unwanted = texts("only", only, there), texts("skip", skip, there)
-    features = _tags("without", without, there)
-    up_to = PROFILES[: PROFILES.index(profile) + 1]
-    # what `only` names runs in every profile
-    cases = [case for case in there if (any(matches(x, case) for x in wanted) if wanted else case.profile in up_to)]
+    there = [case for case in operation.cases if PROFILES.index(case.profile) <= PROFILES.index(profile)]
+    wanted, unwanted = texts("only", only, there, profile), texts("skip", skip, there, profile)
+    features = _tags("without", without, operation.cases)
+    cases = [case for case in there if not wanted or any(matches(text, case) for text in wanted)]
     left_out, chosen = [], []
     for case in cases:
         lacking = sorted(features & case.tags)
@@ -66,15 +64,15 @@ def matches(text: str, case: Case) -> bool:
     return text in case.tags or re.search(rf"(?<![\w.]){re.escape(text)}(?!\w|\.\d)", case.name) is not None
 
 
-def texts(argument: str, given: str | Iterable[str], cases: Iterable[Case]) -> tuple[str, ...]:
-    """Return the texts given, each of which some case has."""
+def texts(argument: str, given: str | Iterable[str], cases: list[Case], profile: str) -> tuple[str, ...]:
+    """Return the texts given, each of which some case of the profile has."""
     found = _as_texts(argument, given)
     for text in found:
         if not text.strip() or not any(matches(text, case) for case in cases):
-            names, tags = ", ".join(case.name for case in cases), ", ".join(sorted({t for c in cases for t in c.tags}))
+            names, tags = "; ".join(case.name for case in cases), ", ".join(sorted({t for c in cases for t in c.tags}))
             raise ValueError(
-                f"{argument}: no case has {text!r} as its name, as whole words of it, or as a tag; the tags are {tags};"
-                f" the names are {names}"
+                f"{argument}: no case of the profile {profile!r} has {text!r} as a tag, or as whole words of its name;"
+                f" the tags are {tags}; the names are {names}"
             )
     return found
 

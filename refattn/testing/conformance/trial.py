@@ -78,8 +78,8 @@ def try_case(subject: Subject, case: Case, n: int, seed: int) -> tuple[CaseResul
     try:
         options = subject.options(subject.function, problem)
         backward_options = {} if backward is None else subject.options(backward, problem)
-    except NotImplementedError as reason:
-        return replace(blank, verdict=NOT_RUN, reason=str(reason)), None
+    except NotImplementedError as lacking:
+        return replace(blank, verdict=NOT_RUN, reason=str(lacking)), None
 
     upstream = None if backward is None else problem.upstream(subject.dtype)
     if upstream is not None and empty.any() and subject.empty_rows == "mean":

@@ -95,6 +95,7 @@ def run_script(n=70, after="", **environment):
     return result.stdout
 
 
+@pytest.mark.slow
 def test_without_compilation():
     run_script(n=40, NUMBA_DISABLE_JIT="1")
 
@@ -111,6 +112,7 @@ def test_without_fftw(dtype, mask, monkeypatch):
         np.testing.assert_allclose(out, right, rtol=0, atol=(1e-13 if dtype == np.float64 else 1e-5) * np.abs(v).max())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_fork_after_use_works_and_threads_come_from_the_environment(threads):
     elsewhere = run_script(after=FORK, OMP_NUM_THREADS="2")

@@ -58,6 +58,7 @@ def test_approximation_gradient_passes_where_rows_are_recomputed(mask):
     check_gradients(forward, gradients, inputs, rtol=tolerance("differences").rtol, step=3e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", ["causal", "full"])
 def test_approximation_gradient_passes_a_full_jacobian(mask):
     check_jacobian(*problem(12, 3, mask), rtol=tolerance("differences").rtol)

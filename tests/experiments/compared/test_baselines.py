@@ -24,6 +24,7 @@ def record(method, budget, error, seconds, megabytes=1.0, inputs="x", refused=""
     return BaselineRecord(inputs, method, budget, error, seconds, megabytes, refused)
 
 
+@pytest.mark.slow
 def test_the_window_with_sinks_is_the_one_of_exact_attention():
     q, k, v = attention_inputs(60, 8, seed=0)
     exact = dense_attention(q, k, v, mask=SlidingWindow(7, sinks=4))
@@ -40,6 +41,7 @@ def test_a_budget_of_everything_is_exact(method):
     assert relative_error(METHODS[method](q, k, v, budget), dense_attention(q, k, v)) < 1e-10
 
 
+@pytest.mark.slow
 def test_each_method_is_at_home_on_its_own_input():
     inputs = structured_inputs(256)
     budgets = {"exact": [256], "conv, Recover": [16], "low rank": [6], "random features": [16]}
@@ -90,6 +92,7 @@ def test_real_heads_are_one_of_every_layer():
     assert set(BUDGETS) == set(METHODS)
 
 
+@pytest.mark.slow
 def test_the_experiment_and_its_table(monkeypatch):
     few = {"first": attention_inputs(64, 4, seed=3)}
     monkeypatch.setattr(baselines, "structured_inputs", lambda n: few)

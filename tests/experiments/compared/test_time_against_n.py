@@ -25,6 +25,7 @@ def test_the_timed_calls_compute_attention(method, training):
         assert relative_error(out, dense_attention(q, k, v)) < 1e-10
 
 
+@pytest.mark.slow
 def test_every_method_is_timed():
     items = time_against_n.items([64])
     assert {item["method"] for item in items} == set(time_against_n.METHODS)

@@ -88,6 +88,7 @@ def test_rows_are_lost_as_the_deviation_grows_and_the_guard_keeps_them():
     assert lost["float64", 16.0] > 50
 
 
+@pytest.mark.slow
 def test_maps_explain_more_with_more_segments_and_can_be_drawn(tmp_path):
     (record,) = maps.run({"n": 96, "layer": 7, "head": 1})
     explained = [record[f"explained_by_{count}"] for count in maps.COUNTS]

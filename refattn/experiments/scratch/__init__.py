@@ -1,0 +1,1 @@
+"""Decoders trained from scratch: sparse and linear attentions on equal footing."""
