@@ -49,6 +49,7 @@ FAULTS = {
     "transposed gradient": "dk = dS q where dSᵀ q was wanted",
     "gradients of q and k exchanged": "dq and dk are returned in the other order",
     "mask missing in the backward": "the backward computes the weights again without the mask",
+    softmax.LOW_START: "the running maximum starts at a number, and rows of logits below it see nothing",
     **heads.FAULTS,
     **softmax.FAULTS,
     **tiles.FAULTS,

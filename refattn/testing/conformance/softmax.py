@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from refattn._validation import FloatArray
 from refattn.testing.conformance.precision import Precision
 
+LOW_START = "maximum starts at −5·10⁴"
+
 FAULTS = {
     "unstable softmax": "the exponentials are taken of the logits without subtracting the row's maximum",
-    "maximum starts at −5·10⁴": "the running maximum starts at a number, and rows of logits below it see nothing",
     "exponential of base 2": "2 is raised to the logits where e was wanted (exp2 without the factor log2 e)",
     "rows not normalised": "the weights are not divided by their sum",
     "masked keys counted": "masked keys enter the sum of the weights, as if their logit were 0",
@@ -32,7 +33,7 @@ def softmax(logits: FloatArray, allowed: NDArray[np.bool_], to: Precision, fault
         hidden = np.where(seen, logits, -np.inf)
         largest = hidden.max(axis=-1, keepdims=True, initial=-np.inf)
         largest = np.where(np.isneginf(largest), 0, largest)
-        if fault == "maximum starts at −5·10⁴":
+        if fault == LOW_START:
             largest = np.maximum(largest, logits.dtype.type(-5e4))
         if fault in ("unstable softmax", "masked keys counted"):
             largest = np.zeros_like(largest)
