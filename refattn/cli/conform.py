@@ -29,6 +29,12 @@ def conform(
     layout: Annotated[str, typer.Option("--layout", help="Axes of its arrays, as BHND, BNHD or ND.")] = "BHND",
     arrays: Annotated[str, typer.Option("--arrays", help="Whose arrays it takes: numpy, torch, jax.")] = "numpy",
     dtype: Annotated[str, typer.Option("--dtype", help="float32, float64, float16 or bfloat16.")] = "float32",
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="What it is judged by, if not the dtype; also float8_e4m3, ….")
+    ] = None,
+    accumulate: Annotated[
+        str, typer.Option("--accumulate", help="Where it holds sums of half precision: float32, or dtype.")
+    ] = "float32",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the inputs.")] = 0,
     profile: Annotated[
         str, typer.Option("--profile", help="quick (seconds), standard (a minute) or long.")
@@ -78,6 +84,7 @@ def conform(
         gradients = backward if backward in (None, "autograd") else load_function(str(backward))
         result = check_attention(
             load_function(function), operation, backward=gradients, adapter=layout, arrays=arrays, dtype=dtype,
+            precision=precision, accumulate=accumulate,
             seeds=seed, profile=profile, takes=takes, strict=strict, empty_rows=empty_rows, only=only or (),
             skip=skip or (), without=without or (), names=_names(names or []), returns=returns, claims=claims or (),
             isolate=isolate, timeout=timeout,

@@ -5,8 +5,8 @@ gives, by the same rule that judged it, the mistake is a candidate. The one that
 named; among equals, the one whose other results agree too. To be explained is the output where it failed, since wrong
 gradients may follow from it in more ways than one, and otherwise every gradient that failed.
 
-Then come three patterns that need no reference: results off by a constant factor, rows shifted by one, and errors that
-would be excused in a coarser precision.
+Then come patterns that need no reference: results off by a constant factor, rows shifted by one, and errors that
+would be excused in a coarser precision; and, where none fits, the row from which on every result is wrong.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ MANY, FEW, ALIKE = 64, 0.02, 0.5
 """Of more than so many rows, or entries: the share that a coarser precision spoils at least, and how far its errors lie
 along the truth at most, as a cosine."""
 
+STEP = 2.0**-12
+"""Of the scale, to take the derivative by it."""
+
 OF_FLOAT16 = ("products overflow before the scale",)
 """Mistakes that only this precision can make."""
 
@@ -51,7 +54,11 @@ def guess_causes(subject: Subject, failed: list[Trial]) -> tuple[Cause, ...]:
             found.append((-len(explained), sum(explained), Cause(name, sentence, len(explained), len(trials))))
     if found:
         return tuple(cause for _, _, cause in sorted(found, key=lambda x: x[:2]))[:3]
-    patterns = (_constant_factor, _shifted_rows, _stored_sums, _coarser_precision, _from_a_row_on) if trials else ()
+    patterns = (
+        (_constant_factor, _shifted_rows, _scale_off, _stored_sums, _coarser_precision, _from_a_row_on)
+        if trials
+        else ()
+    )
     return tuple(cause for pattern in patterns for cause in pattern(subject, trials))[:1]
 
 
@@ -167,19 +174,48 @@ def _rows_moved(subject: Subject, trial: Trial, step: int) -> bool:
     return True
 
 
+def _scale_off(subject: Subject, trials: list[Trial]) -> list[Cause]:
+    """Errors along the derivative by the scale, by the same share of the scale in every case."""
+    shares = []
+    for trial in trials:
+        if "scale" not in trial.problem.options or trial.problem.sample is not None:
+            return []
+        problem, scale = trial.problem, float(trial.problem.options["scale"])
+        upstream = trial.upstream if _failed(trial) != ["out"] else None
+        moved = replace(problem, options={**problem.options, "scale": scale * (1 + STEP)})
+        exact = PRECISIONS["float64"]
+        there, here = (subject.operation.plain(x, upstream, exact) for x in (moved, problem))
+        for name in _failed(trial):
+            slope = (there[name] - here[name]) / STEP
+            error, square = trial.got[name] - trial.truth[name], float((slope * slope).sum())
+            if not np.isfinite(error).all() or not square:
+                return []
+            along = float((error * slope).sum())
+            if error.size > MANY:
+                if abs(along) < ALIKE * np.sqrt(square) * np.linalg.norm(error):
+                    return []
+                shares.append(along / square)
+    if not shares or max(map(abs, shares)) > 2 * min(map(abs, shares)) or min(shares) * max(shares) <= 0:
+        return []
+    sentence = (
+        f"the logits are too {'large' if shares[0] > 0 else 'small'} by about {abs(float(np.median(shares))):.1%}"
+    )
+    return [Cause("scale off", sentence, len(trials), len(trials))]
+
+
 def _stored_sums(subject: Subject, trials: list[Trial]) -> list[Cause]:
     """Errors that keeping every intermediate in the dtype would excuse in every case."""
     if subject.precision.accumulate == "dtype" or subject.precision.inner == subject.precision.unit:
         return []
-    if not _excused(subject, trials, replace(subject.precision, accumulate="dtype")):
+    if not _excused(subject, trials, replace(subject.precision, accumulate="dtype"), 0.0):
         return []
     name = subject.precision.name
     sentence = f"errors are those of sums or logits kept in {name}; accumulate='dtype' excuses them"
     return [Cause("intermediates in half precision", sentence, len(trials), len(trials))]
 
 
-def _excused(subject: Subject, trials: list[Trial], precision: Precision) -> bool:
-    """Whether every trial passes in a precision, whose allowance is not so large that another mistake would."""
+def _excused(subject: Subject, trials: list[Trial], precision: Precision, few: float) -> bool:
+    """Whether every trial passes in a precision, with at least a few of the rows off, and no error along the truth."""
     operation = subject.operation
     for trial in trials:
         allowed = allowances(operation, trial.problem, trial.upstream, trial.truth, precision, subject.factor)
@@ -189,7 +225,7 @@ def _excused(subject: Subject, trials: list[Trial], precision: Precision) -> boo
             error = trial.got[name].astype(np.float64) - trial.truth[name]
             of_rows = np.abs(error).max(axis=-1) if rows_of(operation, name) else np.abs(error)
             beyond = of_rows > trial.allowed[name].rows
-            if of_rows.size > MANY and beyond.mean() < FEW:
+            if of_rows.size > MANY and beyond.mean() < few:
                 return False
             along = float((error * trial.truth[name]).sum())
             length = float(np.linalg.norm(error) * np.linalg.norm(trial.truth[name]))
@@ -203,7 +239,7 @@ def _coarser_precision(subject: Subject, trials: list[Trial]) -> list[Cause]:
     for coarser in PRECISIONS.values():
         if coarser.unit <= subject.precision.unit:
             continue
-        if _excused(subject, trials, coarser):
+        if _excused(subject, trials, replace(coarser, accumulate="dtype"), FEW):
             sentence = f"errors are those of {coarser.name}: something is kept or added up in it"
             return [Cause("wrong dtype", sentence, len(trials), len(trials))]
     return []

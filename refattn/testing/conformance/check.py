@@ -33,6 +33,7 @@ def check_attention(
     arrays: str = "numpy",
     dtype: str = "float32",
     precision: str | None = None,
+    accumulate: str = "float32",
     seeds: int | Iterable[int] = 0,
     factor: float = FACTOR,
     profile: str = "standard",
@@ -83,10 +84,16 @@ def check_attention(
         Of the arrays it takes.
     precision : str, optional
         What it is judged by, where that is not `dtype`: a kernel that takes float32 but multiplies in bfloat16 says so.
+        Beside the dtypes ``"float8_e4m3"``, ``"float8_e5m2"`` and ``"int8-keys"`` (a factor for every key), which are
+        emulated.
+    accumulate : {"float32", "dtype"}, optional
+        Where sums, logits and other intermediates of half precision are held: in float32, as in kernels, or in the
+        dtype, as where an array library's operations are put together, which excuses much more.
     seeds : int or iterable of int, optional
         Seeds of the inputs; the whole grid runs for each.
     factor : float, optional
-        How many times the error of the plain implementation is excused; at least 1.
+        How many times the error of the plain implementation is excused; at least 1. What independent roundings may
+        do, derived from the terms of the row, is excused besides.
     profile : {"quick", "standard", "long"}, optional
         ``"quick"``: up to 200 rows, seconds. ``"standard"``: lengths up to 4,096 too, options crossed, properties;
         under a minute for a fast kernel. ``"long"``: up to 65,536 rows and 262,145 keys too. Of a problem with more
@@ -181,7 +188,7 @@ def check_attention(
         operation,
         call,
         PRECISIONS[as_option("dtype", dtype, PRECISIONS)],
-        precision_named(dtype if precision is None else precision),
+        precision_named(dtype if precision is None else precision, accumulate),
         as_real("factor", factor, least=1.0),
         as_option("empty_rows", empty_rows, EMPTY_ROWS),
         as_flag("strict", strict),

@@ -20,7 +20,7 @@ finer precision than the one judged by are rounded first. A result is rounded on
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,7 +125,7 @@ class Pairs:
             var_s += np.maximum(by_query, 0)
         else:
             var_s += factor * by_query
-        self.products = scale * (q @ _t(k)) if np.ndim(x.gate_k) else 0.0
+        self.products: Any = scale * (q @ _t(k)) if np.ndim(x.gate_k) else 0.0
         var_s += self.products**2 * x.var_gate_k
         # P = exp(S − L)
         self.moved = p * p * var_s
@@ -232,9 +232,9 @@ def attention_spread(x: Attention, to: Precision) -> tuple[dict[str, Spread], Pa
     return spreads | key_spread(f, [f.by_key(x.dout)], x.q.shape[-2]), f
 
 
-def key_spread(f: Pairs, parts: list[tuple[FloatArray, ...]], n_q: int) -> dict[str, Spread]:
+def key_spread(f: Pairs, parts: Sequence[tuple[FloatArray, ...]], n_q: int) -> dict[str, Spread]:
     """Return the spread of dk and dv from what `Pairs.by_key` gives for all the queries, some at a time."""
-    var_dk, dk, terms_k, var_dv, dv, terms_v = (sum(part) for part in zip(*parts, strict=True))
+    var_dk, dk, terms_k, var_dv, dv, terms_v = (np.sum(part, axis=0) for part in zip(*parts, strict=True))
     var_dk = var_dk + f.summed(terms_k, dk, n_q) + f.inner * dk * dk
     var_dv = var_dv + f.summed(terms_v, dv, n_q)
     return {"dk": _added(var_dk, dk, f.x.n_kv, f.to), "dv": _added(var_dv, dv, f.x.n_kv, f.to)}
