@@ -98,7 +98,7 @@ class _Ranges(MaskRule):
         Parameters
         ----------
         rows, keys, *parts : slice, slice, ndarray
-            As for `MaskRule.block`.
+            Queries, keys, and what the rule holds for them.
         """
         first, last = (part[..., rows, :] for part in parts)
         key = np.arange(keys.start, keys.stop)
@@ -258,7 +258,7 @@ class KeyIndices(MaskRule):
         Parameters
         ----------
         rows, keys, *parts : slice, slice, ndarray
-            As for `MaskRule.block`.
+            Queries, keys, and what the rule holds for them.
         """
         listed, width = parts[0][..., rows, :], keys.stop - keys.start
         column = np.where((listed >= keys.start) & (listed < keys.stop), listed - keys.start, width)
@@ -323,7 +323,7 @@ class KeyBlocks(MaskRule):
         Parameters
         ----------
         rows, keys, *parts : slice, slice, ndarray
-            As for `MaskRule.block`.
+            Queries, keys, and what the rule holds for them.
         """
         row, key = np.arange(rows.start, rows.stop) // self.block_q, np.arange(keys.start, keys.stop) // self.block_k
         return np.asarray(parts[0][..., row[:, None], key])
@@ -383,7 +383,7 @@ class Alibi(MaskRule):
         Parameters
         ----------
         rows, keys, *parts : slice, slice, ndarray
-            As for `MaskRule.block`.
+            Queries, keys, and what the rule holds for them.
         """
         slopes, position = parts
         return np.asarray(-slopes * np.abs(position[rows] - np.arange(keys.start, keys.stop)))

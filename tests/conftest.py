@@ -28,6 +28,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from lengths import sample
+
 
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="run everything, what is marked long too")
@@ -54,20 +56,10 @@ def pytest_report_header(config):
 
 def pytest_collection_modifyitems(config, items):
     kept = [item for item in items if _long_too(config) or not item.get_closest_marker("long")]
-    kept = list(_sample(kept)) if _sampled(config) else kept
+    kept = list(sample(kept)) if _sampled(config) else kept
     if len(kept) < len(items):
         config.hook.pytest_deselected(items=[*{*items}.difference(kept)])
         items[:] = kept
-
-
-def _sample(items):
-    """Yield the first, the last and a middle one of what is the same test, unless it is slow."""
-    tests = {}
-    for item in items:
-        if not item.get_closest_marker("slow"):
-            tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
-    for found in tests.values():
-        yield from (found[place] for place in sorted({0, len(found) // 2, len(found) - 1}))
 
 
 def _sampled(config):

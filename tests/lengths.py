@@ -23,3 +23,13 @@ def cases(few, all_of_them, campaign=None):
     end = campaign if CAMPAIGN and campaign else all_of_them
     others = pytest.param(range(few, end), id=f"{few} to {end - 1}", marks=pytest.mark.long)
     return pytest.mark.parametrize("cases", [pytest.param(range(few), id=f"0 to {few - 1}"), others])
+
+
+def sample(items):
+    """Yield the first, the last and a middle one of what is the same test, unless it is slow."""
+    tests = {}
+    for item in items:
+        if not item.get_closest_marker("slow"):
+            tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for found in tests.values():
+        yield from (found[place] for place in sorted({0, len(found) // 2, len(found) - 1}))

@@ -10,6 +10,7 @@ import numpy as np
 
 import refattn.laboratory.real_heads
 import refattn.models
+from refattn import dense_attention
 from refattn._threads import thread_count
 from refattn.convbasis import ConvBasis, bounds
 from refattn.lowrank.masks import CausalStructure
@@ -353,3 +354,13 @@ def heads_of_the_model(steps):
         monkeypatch.setattr(refattn.laboratory.real_heads, "compute_heads", lambda *args: computed)
 
     return plant
+
+
+def nearer_with_every_term(right):
+    """Plant outputs that come the nearer to exact attention the more terms there are."""
+    return lambda q, k, v, *, basis, scale: dense_attention(q, k, v, scale=scale) * (1 + 1 / basis.starts.size)
+
+
+def farther_with_every_term(right):
+    """Plant outputs that go the farther from exact attention the more terms there are."""
+    return lambda q, k, v, *, basis, scale: dense_attention(q, k, v, scale=scale) * (1 + basis.starts.size / 1000)

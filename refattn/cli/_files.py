@@ -98,25 +98,34 @@ def as_json(data: Any) -> str:
 
 def shown_beside(*targets: Path | None) -> AbstractContextManager[Any]:
     """Show what follows on the standard output, or on the standard error where a target has the first."""
-    return redirect_stdout(sys.stderr) if STANDARD_OUTPUT in targets else nullcontext()
+    return redirect_stdout(sys.stderr) if any(map(_is_standard_output, targets)) else nullcontext()
 
 
-def write_each(contents: Mapping[Path | None, Callable[[], str | bytes]]) -> bool:
-    """Write files, each whole or not at all; say in one clear line each what cannot be, and return whether all were."""
-    written = [write_one(file, content()) for file, content in contents.items() if file is not None]
-    return all(written)
+def _is_standard_output(target: Path | None) -> bool:
+    """Whether a target is the standard output, by its name here or as a file such as ``/dev/stdout``."""
+    if target is None or target == STANDARD_OUTPUT:
+        return target is not None
+    try:
+        return not target.is_file() and os.path.samestat(target.stat(), os.fstat(1))
+    except OSError:
+        return False
+
+
+def write_each(contents: Mapping[Path | None, Callable[[], str | bytes]]) -> dict[Path, bool]:
+    """Write files, each whole or not at all; say in one clear line each what cannot be, and return which were."""
+    return {file: write_one(file, content()) for file, content in contents.items() if file is not None}
 
 
 def write_all(contents: Mapping[Path | None, Callable[[], str | bytes]]) -> None:
     """Write files as `write_each`, and end with `OUTPUT_ERROR` where one could not be written."""
-    if not write_each(contents):
+    if not all(write_each(contents).values()):
         raise typer.Exit(OUTPUT_ERROR)
 
 
-def announce(*files: Path | None) -> None:
-    """Say which files were written."""
-    for file in files:
-        if file is not None and file != STANDARD_OUTPUT and file.exists():
+def announce(written: Mapping[Path, bool]) -> None:
+    """Say which files were written, of those that were to be."""
+    for file, done in written.items():
+        if done and not _is_standard_output(file):
             print(f"written: {file}")
 
 

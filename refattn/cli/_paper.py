@@ -99,10 +99,8 @@ def _why_no_folder(folder: Path, *, empty: bool) -> str:
     return ""
 
 
-def write_folder(folder: Path | None, files: Callable[[], Mapping[str, str | bytes]]) -> bool:
+def write_folder(folder: Path, files: Callable[[], Mapping[str, str | bytes]]) -> bool:
     """Write files into a folder by their paths in it; say in a line what could not be, and return whether all were."""
-    if folder is None:
-        return True
     contents = files()
     try:
         for name in contents or {"": ""}:

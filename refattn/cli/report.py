@@ -129,19 +129,18 @@ def report(
         markdown_file: lambda: tables.markdown(found, choice),
         latex_file: lambda: tables.latex(found, choice),
     }
-    written = [
-        _paper.write_folder(figures, lambda: _paper.figure_files(found)),
-        _paper.write_folder(template, lambda: study(found)),
-        write_each(contents),
-    ]
+    written = write_each(contents)
+    for folder, files_of in ((figures, lambda: _paper.figure_files(found)), (template, lambda: study(found))):
+        if folder is not None:
+            written[folder] = _paper.write_folder(folder, files_of)
     changed = changes(_chosen(before, choice), _chosen(found, choice)) if before else []
     with shown_beside(*files.values()):
         if result:
             print_report(result, console(), verbose=verbose)
         if before:
             print_changes(changed, console())
-        announce(*targets)
-    raise typer.Exit(OUTPUT_ERROR if not all(written) else 1 if found["failed"] else CHANGED if changed else 0)
+        announce(written)
+    raise typer.Exit(OUTPUT_ERROR if not all(written.values()) else 1 if found["failed"] else CHANGED if changed else 0)
 
 
 def _chosen(report: dict[str, Any], choice: Choice) -> dict[str, Any]:

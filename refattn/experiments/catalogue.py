@@ -11,6 +11,8 @@ MODULES: Mapping[str, str] = {
     "conv-by-fft": "conv.by_fft",
     "numerical-domain": "conv.numerical_domain",
     "error-against-k": "conv.error_against_k",
+    "conv-figure": "conv.figure",
+    "conv-figure-long": "conv.figure_long",
     "maps": "conv.maps",
     "full-attention": "conv.full_attention",
     "perplexity-against-k": "conv.perplexity_against_k",

@@ -193,6 +193,14 @@ SECTIONS: Mapping[str, Section] = {
         "![Relative error of the output against k for two lengths, medians over the heads with the middle 80 %: uniform"
         " starts, the best\nstarts, and those that Recover finds](pictures/error-against-k.png)",
     ),
+    "conv-figure": Section(
+        "The paper's figure, every layer", "[What it means](explanation/the-conv-figure.md).", (tables.conv_figure,)
+    ),
+    "conv-figure-long": Section(
+        "The paper's figure, its layer and length",
+        "[What it means](explanation/the-conv-figure.md). Three heads of the second layer; the worst is a row's.",
+        (tables.conv_figure,),
+    ),
     "maps": Section(
         "Attention maps", "`python -m refattn.experiments.conv.maps --out FILE` draws them.", (tables.maps,)
     ),

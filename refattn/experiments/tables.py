@@ -130,6 +130,21 @@ def recovered(rows: Rows) -> str:
     return table(["n", "search", "heads", "k found: least, median, most", "error", f"heads below {SMALL}"], lines)
 
 
+def conv_figure(rows: Rows) -> str:
+    """Errors by scale, positions, method and k: over heads, and where there are several layers the median of these."""
+    lines = []
+    for (n, scale, positions, method, k), group in grouped(rows, "n", "scale", "positions", "method", "k").items():
+        error = median(group, "error")
+        least, worst = min(number(row, "least") for row in group), max(number(row, "row_worst") for row in group)
+        errors = [least, error, error**2, median(group, "row"), worst]
+        size = group[0].get("size")
+        costs = [median(group, name) if name in group[0] else None for name in ("flops", "flops_authors")]
+        lines.append([n, scale, positions, method, k, size, *errors, *costs, median(group, "seconds")])
+    of = ["n", "logits over q·k", "positions", "method", "k", "pairs or terms"]
+    errors_of = ["least error", "median", "median, squared", "row, median", "worst"]
+    return table([*of, *errors_of, "operations, ours", "the authors'", "seconds"], lines)
+
+
 def maps(rows: Rows) -> str:
     """What k-conv matrices explain of the logits of the shipped heads: least, median and most of the heads."""
     shares = {f"explained_by_{k}": f"logits explained by {k} segments" for k in (1, 4, 16, 64)}

@@ -21,6 +21,7 @@ from refattn.models.attentions import (
     WindowAttention,
     sliding_window,
 )
+from refattn.models.capture import Capture
 from refattn.models.config import GPT2Config, LlamaConfig
 from refattn.models.decoder import Decoder, NotFiniteError
 from refattn.models.encoder import (
@@ -30,7 +31,7 @@ from refattn.models.encoder import (
     exact_full_attention,
 )
 from refattn.models.generation import RememberingAttention, generate
-from refattn.models.llama import Attention, Capture, Llama, Observer, exact_attention
+from refattn.models.llama import Attention, Llama, Observer, exact_attention
 from refattn.models.output import Evaluation
 from refattn.models.safetensors_file import minilm_folder, read_safetensors
 from refattn.models.scorer import Scorer, load_scorer, read_scorer

@@ -17,15 +17,14 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from refattn._validation import FloatArray, as_count, outside_stacklevel, require_kind
+from refattn._validation import FloatArray, as_array, as_count, outside_stacklevel, require_kind
 from refattn.models._blocks import Attention as Attention
 from refattn.models._blocks import Transformer, begin
 from refattn.models.attentions.exact import ExactAttention
@@ -36,7 +35,7 @@ from refattn.models.layers.attention_block import attention_block_forward, proje
 from refattn.models.layers.embedding import embedding_forward
 from refattn.models.layers.feed_forward_block import feed_forward_block_forward
 from refattn.models.layers.named import named_norm_forward, within
-from refattn.models.layers.rotary import ComplexArray, rotation
+from refattn.models.layers.rotary import ComplexArray, rotation_at
 from refattn.models.weights import GGUFFile, read_gguf
 
 Observer: TypeAlias = Callable[[int, FloatArray], None]
@@ -81,10 +80,9 @@ class Llama(Transformer):
     >>> model = Llama(config, {name: rng.standard_normal(shape) for name, shape in config.tensor_shapes().items()})
     >>> model([3, 1, 4, 1, 5]).shape
     (5, 10)
-    >>> capture = Capture()
-    >>> logits = model([3, 1, 4, 1, 5], attention=capture)
-    >>> capture.q[1].shape, capture.k[1].shape
-    ((4, 5, 2), (2, 5, 2))
+    >>> nowhere = model.hidden([3, 1, 4, 1, 5], positions=[0, 0, 0, 0, 0])
+    >>> bool(np.allclose(nowhere[0], model.hidden([3])[0]))  # the first token's position is 0 in both
+    True
     """
 
     config: LlamaConfig
@@ -136,7 +134,13 @@ class Llama(Transformer):
             raise ValueError(told if told.startswith(f"{file.path}: ") else f"{file.path}: {told}") from None
 
     def hidden(
-        self, tokens: ArrayLike, attention: Attention | None = None, *, observe: Observer | None = None, start: int = 0
+        self,
+        tokens: ArrayLike,
+        attention: Attention | None = None,
+        *,
+        observe: Observer | None = None,
+        start: int = 0,
+        positions: ArrayLike | None = None,
     ) -> FloatArray:
         """Run the layers and the last norm.
 
@@ -153,6 +157,9 @@ class Llama(Transformer):
             which is read-only.
         start : int, optional
             Position of the first token, for an attention that remembers the tokens before it; at least 0.
+        positions : array_like of int, shape (n,), optional
+            Rotary position of every token, at least 0; ``start … start + n − 1`` by default. Who may attend to whom is
+            the order of the tokens, whatever they are.
 
         Returns
         -------
@@ -162,14 +169,15 @@ class Llama(Transformer):
         Raises
         ------
         TypeError, ValueError
-            Tokens are not whole numbers in range, or the attention's output has another shape than q.
+            Tokens or positions are not whole numbers in range, one of each, or the attention's output has another shape
+            than q.
 
         Warns
         -----
         UserWarning
-            There are more tokens than positions the model was trained on.
+            A position is beyond those that the model was trained on.
         """
-        for x in self.streams(tokens, attention, observe=observe, start=start):
+        for x in self.streams(tokens, attention, observe=observe, start=start, positions=positions):
             last = x
         return named_norm_forward(last, self.weights, "output_norm", float(self._norm_eps))[0]
 
@@ -258,7 +266,13 @@ class Llama(Transformer):
         return losses
 
     def streams(
-        self, tokens: ArrayLike, attention: Attention | None = None, *, observe: Observer | None = None, start: int = 0
+        self,
+        tokens: ArrayLike,
+        attention: Attention | None = None,
+        *,
+        observe: Observer | None = None,
+        start: int = 0,
+        positions: ArrayLike | None = None,
     ) -> Iterator[FloatArray]:
         """Yield the residual stream, shape (n, width), as it enters every layer, and as it leaves the last.
 
@@ -266,7 +280,7 @@ class Llama(Transformer):
 
         Parameters
         ----------
-        tokens, attention, observe, start : array_like of int, callable, callable, int
+        tokens, attention, observe, start, positions : array_like of int, callable, callable, int, array_like of int
             As for `hidden`.
 
         Yields
@@ -278,7 +292,7 @@ class Llama(Transformer):
         attend = self.attention if attention is None else attention
         begin(attend, start)
         eps = float(self._norm_eps)
-        turn = self._rotation(as_count("start", start, least=0), len(tokens))
+        turn = self._rotation(as_count("start", start, least=0), len(tokens), positions)
         x, _ = embedding_forward(tokens, self.weights["token_embd.weight"])
         for layer in range(self.config.n_layers):
             yield x
@@ -305,14 +319,15 @@ class Llama(Transformer):
             attend = partial(_without_cache, attend, a, self._layer(layer))
         return self._attended(attend, layer, q, k, v), None
 
-    def _rotation(self, start: int, n: int) -> ComplexArray:
-        """Return the turns of n positions from `start` on; warn where the model was not trained on them."""
-        if start + n > self.config.context_length:
+    def _rotation(self, start: int, n: int, positions: ArrayLike | None = None) -> ComplexArray:
+        """Return the turns of n tokens, by default at positions from `start` on; warn beyond the model's training."""
+        at = np.arange(start, start + n) if positions is None else _checked_positions(positions, n)
+        if (count := int(at.max()) + 1) > self.config.context_length:
             warnings.warn(
-                f"tokens: {start + n} came, the model was trained on {self.config.context_length} positions",
+                f"tokens: {count} came, the model was trained on {self.config.context_length} positions",
                 stacklevel=outside_stacklevel(),
             )
-        return rotation(start, n, self.config.head_width, self.config.rope_base, self.dtype)
+        return rotation_at(at, self.config.head_width, self.config.rope_base, self.dtype)
 
     def _layer(self, layer: int) -> dict[str, FloatArray]:
         """Return the tensors of one layer by their names within it."""
@@ -331,68 +346,12 @@ def _without_cache(
     return attention.forward(layer, q, k, v, a, tensors)[0]
 
 
-@dataclass
-class Capture:
-    """An attention that records what it is given and hands it on.
-
-    Parameters
-    ----------
-    attention : callable, optional
-        Computes the output; `exact_attention` by default.
-    layers : collection of int, optional
-        Layers to record; all by default.
-
-    Attributes
-    ----------
-    q, k, v : dict from int to ndarray, shapes (n_heads, n, d) and twice (n_kv_heads, n, d)
-        By layer: queries, keys and values, in the model's dtype.
-    inputs : dict from int to ndarray, shape (n, width)
-        By layer: the normalised inputs, recorded if `observe` is given to the model as its observer.
-
-    Notes
-    -----
-    Memory O(layers · n width): what is recorded are copies, of the last forward alone. Source: ours.
-
-    Examples
-    --------
-    >>> capture = Capture(lambda layer, q, k, v: q, layers=[7])
-    >>> out = capture(7, np.ones((2, 3, 4)), np.zeros((1, 3, 4)), np.zeros((1, 3, 4)))
-    >>> capture.q[7].shape, capture.k[7].shape
-    ((2, 3, 4), (1, 3, 4))
-    """
-
-    attention: Attention = exact_attention
-    layers: Collection[int] | None = None
-    q: dict[int, FloatArray] = field(default_factory=dict, init=False)
-    k: dict[int, FloatArray] = field(default_factory=dict, init=False)
-    v: dict[int, FloatArray] = field(default_factory=dict, init=False)
-    inputs: dict[int, FloatArray] = field(default_factory=dict, init=False)
-
-    def begin(self, start: int) -> None:
-        """Forget what was recorded of an earlier forward: the model calls it before the first layer.
-
-        Parameters
-        ----------
-        start : int
-            Position of the first token.
-        """
-        for recorded in (self.q, self.k, self.v, self.inputs):
-            recorded.clear()
-        begin(self.attention, start)
-
-    def __call__(self, layer: int, q: FloatArray, k: FloatArray, v: FloatArray) -> FloatArray:
-        """Record and compute: the signature of an attention."""
-        if self.layers is None or layer in self.layers:
-            self.q[layer], self.k[layer], self.v[layer] = q.copy(), k.copy(), v.copy()
-        return self.attention(layer, q, k, v)
-
-    def observe(self, layer: int, a: FloatArray) -> None:
-        """Record a layer's normalised input: the signature of an observer.
-
-        Parameters
-        ----------
-        layer, a : int, ndarray of shape (n, width)
-            Which layer, and its normalised input.
-        """
-        if self.layers is None or layer in self.layers:
-            self.inputs[layer] = a.copy()
+def _checked_positions(positions: ArrayLike, n: int) -> NDArray[np.int64]:
+    array = as_array("positions", positions)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"positions: dtype {array.dtype} came, integers were wanted")
+    if array.shape != (n,):
+        raise ValueError(f"positions: shape {array.shape} came, ({n},), one a token, was wanted")
+    if int(array.min()) < 0 or int(array.max()) >= 2**53:  # so that their angles are computed from the number itself
+        raise ValueError(f"positions: {array.min()} … {array.max()} came, 0 … 2⁵³ − 1 was wanted")
+    return array.astype(np.int64)

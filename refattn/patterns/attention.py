@@ -203,7 +203,7 @@ def indexed_attention_backward(dout: ArrayLike, cache: IndexedForwardCache) -> A
     Notes
     -----
     Time O(n_q pairs (d + d_v)) a head, memory O(n (d + d_v)). Source: the derivative of the definition; the formulas
-    stand at the head of `refattn.patterns.fast`.
+    stand at the head of ``refattn.patterns.fast``.
 
     Examples
     --------

@@ -104,9 +104,10 @@ _ITEMS = (
     Item(CONV, "figure", "conv(a) x by FFT against the naive product: time and FLOPs",
          remark="FLOPs are counted by an experiment, not by a row"),
     Item(CONV, "figure", "relative error and FLOPs against k on a language model",
-         remark="on SmolLM2-135M; FLOPs are counted by an experiment"),
+         remark="on SmolLM2-135M, at the scale of the authors' code and at the model's; FLOPs are counted by an"
+                " experiment; what the paper's later versions measure beyond this is not known to us"),
     Item(CONV, "figure", "heat maps of attention with visible diagonals",
-         remark="the rows measure what the maps suggest"),
+         remark="the authors' code draws centred logits, not attention; the rows measure what the maps suggest"),
     Item(CONV, "figure", "drawings of conv matrices and of a basis", remark="illustrations: nothing to measure"),
     Item(CONV, "property", "left open: a bidirectional encoder"),
     Item(CONV, "property", "left open: a language model with conv attention in every head"),

@@ -191,3 +191,17 @@ def test_only_the_chosen_rows_are_compared(one_claim, tmp_path, monkeypatch):
     monkeypatch.setattr(refattn.report.claims, "ALL", tuple(claims))
     run("report", "--quick", "--json", f"{tmp_path}/r.json")
     assert run("report", "--quick", "--only", "a.b", "--compare", f"{tmp_path}/r.json").exit_code == 0
+
+
+def test_an_old_file_that_could_not_be_replaced_is_not_announced(one_claim, tmp_path, monkeypatch):
+    from refattn.cli import _files
+
+    def full(file, content):
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "r.json").write_text("old")
+    monkeypatch.setattr(_files, "write_whole", full)
+    result = run("report", "--quick", "--json", f"{tmp_path}/r.json")
+    assert result.exit_code == 3
+    assert "\nwritten: " not in result.output
+    assert "could not be written: No space left" in result.output

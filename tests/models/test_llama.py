@@ -34,7 +34,9 @@ def essay(smollm2_file: GGUFFile) -> list[int]:
     return ids
 
 
-def torch_logits(config: LlamaConfig, weights: Any, tokens: list[int], dtype: Any) -> NDArray[Any]:
+def torch_logits(
+    config: LlamaConfig, weights: Any, tokens: list[int], dtype: Any, positions: Any = None
+) -> NDArray[Any]:
     """The architecture again, in PyTorch, from the tensors alone.
 
     The rows of Q and K are first brought into the layout ``(x_i, x_i+d/2)`` and turned by halves, as the model's
@@ -55,7 +57,8 @@ def torch_logits(config: LlamaConfig, weights: Any, tokens: list[int], dtype: An
         return x.view(1, n, -1, d).transpose(1, 2)
 
     frequency = 1.0 / config.rope_base ** (torch.arange(0, d, 2, dtype=torch.float64) / d)
-    angle = torch.outer(torch.arange(n, dtype=torch.float64), frequency).repeat(1, 2)
+    places = torch.arange(n) if positions is None else torch.tensor(positions)
+    angle = torch.outer(places.to(torch.float64), frequency).repeat(1, 2)
     cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
 
     def turned(x: Any) -> Any:
@@ -87,6 +90,27 @@ def test_logits_agree_with_pytorch_on_real_text(model: Llama, smollm2_file: GGUF
     logits = model(tokens)
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-3)
     np.testing.assert_array_equal(logits.argmax(axis=1), expected.argmax(axis=1))
+
+
+@pytest.mark.parametrize(
+    "positions", [np.zeros(40, int), np.random.default_rng(32).permutation(40)], ids=["zero", "shuffled"]
+)
+def test_other_positions_agree_with_pytorch(tiny_model: Llama, positions: NDArray[Any]) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is the second implementation")
+    model = Llama(tiny_model.config, tiny_model.weights, dtype=np.float64)
+    expected = torch_logits(model.config, tiny_model.weights, TOKENS.tolist(), torch.float64, positions)
+    found = model.logits(model.hidden(TOKENS, positions=positions))
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10)
+    assert not np.allclose(found, model(TOKENS))
+
+
+@pytest.mark.parametrize(
+    ("positions", "error", "message"),
+    [([0.5] * 40, TypeError, "integers"), ([0] * 39, ValueError, "one a token"), ([-1] * 40, ValueError, "-1 …")],
+)
+def test_positions_that_are_none_are_refused(tiny_model: Llama, positions: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=f"positions.*{message}"):
+        tiny_model.hidden(TOKENS, positions=positions)
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "own-output"])

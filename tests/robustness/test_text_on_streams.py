@@ -106,7 +106,7 @@ def test_text_of_a_claim_is_shown_on_the_page_and_in_the_terminal(text, monkeypa
     assert "<script>alert" not in page
     assert page.count("<script>") == 1
     monkeypatch.setattr(refattn.report.claims, "ALL", (claim,))
-    result = CliRunner().invoke(cli.app, ["report"], env={"COLUMNS": "200"})
+    result = CliRunner().invoke(cli.app, ["report", "--verbose"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
     assert result.output.count(text) >= 3
 

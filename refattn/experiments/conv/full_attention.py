@@ -22,8 +22,9 @@ from refattn.dense import dense_attention
 from refattn.experiments.conv.error_against_k import STARTS, chosen_starts
 from refattn.experiments.conv.replaced import segments
 from refattn.experiments.experiment import Experiment, Item, Record, significant
+from refattn.models import Capture
 from refattn.models.encoder import Encoder, encoder_tokenizer, exact_full_attention
-from refattn.models.llama import Attention, Capture
+from refattn.models.llama import Attention
 from refattn.models.safetensors_file import minilm_folder
 from refattn.models.texts import shakespeare_text
 from refattn.testing import relative_error

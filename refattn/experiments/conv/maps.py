@@ -1,7 +1,8 @@
-"""Attention maps and the conv basis, drawn, with the numbers behind them (arXiv 2405.05219, the heat maps).
+"""Maps of logits and of attention, and the conv basis, drawn, with the numbers behind them (arXiv 2405.05219).
 
-The paper shows attention maps in which diagonals can be seen. ``python -m refattn.experiments.conv.maps --out FILE``
-draws, for heads of SmolLM2-135M reading Hamlet (the shipped ones; no weights are needed), exact attention, attention by
+The paper shows heat maps in which diagonals can be seen; the authors' public code draws them of *logits*, centred, not
+of attention. ``python -m refattn.experiments.conv.maps --out FILE`` draws both, for heads of SmolLM2-135M reading
+Hamlet (the shipped ones; no weights are needed): the logits ``q·k/√d`` less their mean, exact attention, attention by
 the best k-conv basis of the logits, and the kernels of that basis. The experiment ``maps`` says what cannot be seen:
 how much of a head's logits a k-conv matrix can explain, ``1 − ‖H − H'‖² / ‖H − mean H‖²``, for the best starts there
 are, and how much attention goes to the first token and to the nearest tokens.
@@ -78,30 +79,37 @@ def run(item: Item) -> list[Record]:
 
 
 def draw(n: int, count: int, path: Path) -> None:
-    """Draw one head of every shipped layer as a PNG: maps of n rows and columns, and a basis with k = `count`."""
+    """Draw one head of every shipped layer as a PNG: logits, attention twice, n × n, and a basis with k = `count`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     layers = heads().layers.tolist()
-    figure = Figure(figsize=(11, 3.1 * len(layers)), layout="constrained")
+    figure = Figure(figsize=(14.5, 3.1 * len(layers)), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(layers), 3, squeeze=False)
+    axes = figure.subplots(len(layers), 4, squeeze=False)
     for row, layer in zip(axes, layers, strict=True):
         q, k = head(layer, 0, n)
         basis = least_squares_basis(q, k, best_starts(q, k, count).starts[count - 1])
+        exact = q @ k.T / np.sqrt(q.shape[1])
+        lower = np.tril(np.ones(exact.shape, bool))
+        centred = np.where(lower, exact - exact[lower].mean(), np.nan)
+        limit = float(np.nanmax(np.abs(centred)))
+        image = row[0].imshow(centred, vmin=-limit, vmax=limit, cmap="coolwarm", interpolation="nearest")
+        row[0].set(title=f"layer {layer}: logits", xlabel="key", ylabel="query")
+        figure.colorbar(image, ax=row[0], label="logit less the mean")
         for ax, logits, title in (
-            (row[0], q @ k.T / np.sqrt(q.shape[1]), f"layer {layer}: exact"),
-            (row[1], basis.to_dense(), f"best {count}-conv basis"),
+            (row[1], exact, "attention"),
+            (row[2], basis.to_dense(), f"attention, best {count}-conv basis"),
         ):
             shown = np.log10(np.maximum(probabilities(logits), 1e-6))
             image = ax.imshow(shown, vmin=-5, vmax=0, cmap="viridis", interpolation="nearest")
             ax.set(title=title, xlabel="key", ylabel="query")
-        figure.colorbar(image, ax=row[1], label="log₁₀ attention")
+        figure.colorbar(image, ax=row[2], label="log₁₀ attention")
         for start, kernel in zip(basis.starts, basis.kernels, strict=True):
-            row[2].plot(kernel[: n - start], linewidth=0.8, label=f"from column {start}")
-        row[2].set(title="its kernels", xlabel="distance i − j", ylabel="logit")
+            row[3].plot(kernel[: n - start], linewidth=0.8, label=f"from column {start}")
+        row[3].set(title="its kernels", xlabel="distance i − j", ylabel="logit")
         if count <= 8:
-            row[2].legend(fontsize="small")
+            row[3].legend(fontsize="small")
     with replacing(path) as file:
         figure.savefig(file, format="png", dpi=110)
 

@@ -49,3 +49,44 @@ def conv_attention(starts: Iterable[int], n: int, d: int) -> int:
         m = n - int(start)
         total += m * (2 * d + 1) + fft_product(m, d + 1) + m * (d + 1)
     return total
+
+
+def running_mean(n: int, d: int) -> int:
+    """Operations of the mean of the values so far: a sum and a quotient an entry."""
+    return 2 * n * d
+
+
+def equal_window(operations: int, n: int, d: int) -> int:
+    """Return the width, from 1 to n, of the sliding window whose attention takes as many operations, or fewer.
+
+    >>> equal_window(exact_attention(100, 8), 100, 8), equal_window(0, 100, 8)
+    (100, 1)
+    """
+    pairs = (operations - n * d) / (4 * d + 2)
+    if pairs >= n * (n + 1) // 2:
+        return n
+    # a window of w has n w − w (w − 1)/2 pairs
+    return max(1, math.floor(n + 0.5 - math.sqrt(max((n + 0.5) ** 2 - 2 * pairs, 0.0))))
+
+
+def authors_exact(n: int, d: int) -> int:
+    """Operations of the exact attention in the authors' script, of the whole square.
+
+    Logits, mask, exponentials and row sums are n × n; the inverse row sums are a dense diagonal matrix, which is
+    multiplied with the weights as one. (They read a processor's counter; this is what their lines ask for.)
+    """
+    return 2 * n * n * d + 3 * n * n + 2 * n**3 + 2 * n * n * d
+
+
+def authors_conv(starts: Iterable[int], n: int, d: int) -> int:
+    """Operations of conv attention in the authors' script, search included.
+
+    Every probe and every term takes a whole column of the logits; every product of a term with one of d + 1 columns
+    takes three complex transforms of twice the segment's length.
+    """
+    total, column = n * d, 2 * n * d
+    for start in starts:
+        length = 2 * (n - int(start))
+        total += column * (1 + math.ceil(math.log2(max(n, 2)))) + 2 * n
+        total += round((d + 1) * (3 * 5 * length * math.log2(length) + 6 * length + n))
+    return total

@@ -7,7 +7,8 @@ basis of the logits that the head then has, with
     first     the first k columns: what Recover returns with T = 1 and a tiny δ;
     best      the starts and kernels of least squared error on the logits, among starts n / 256 apart.
 
-arXiv 2405.05219 measures the error of single heads only.
+What is known to us of the experiments of arXiv 2405.05219, from its authors' public code of May 2024, measures the
+error of single heads; whether a later version measures more is not.
 """
 
 from __future__ import annotations

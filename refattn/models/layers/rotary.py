@@ -47,7 +47,12 @@ def rotation(start: int, n: int, d: int, base: float, dtype: DTypeLike) -> Compl
     >>> rotation(0, 2, 2, 1e4, "float64").round(4)
     array([[1.    +0.j    ], [0.5403+0.8415j]])
     """
-    angles = np.arange(start, start + n)[:, None] * base ** (-np.arange(0, d, 2) / d)
+    return rotation_at(np.arange(start, start + n), d, base, dtype)
+
+
+def rotation_at(positions: NDArray[np.int64], d: int, base: float, dtype: DTypeLike) -> ComplexArray:
+    """Return the same at any positions, shape (n,), in any order."""
+    angles = positions[:, None] * base ** (-np.arange(0, d, 2) / d)
     turn: ComplexArray = np.exp(1j * angles).astype(np.result_type(dtype, np.complex64))
     return turn
 

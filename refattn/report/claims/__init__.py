@@ -2,6 +2,7 @@
 
 from refattn.report.claims import (
     applications,
+    conv_figure,
     convbasis,
     decoder,
     dense,
@@ -19,7 +20,7 @@ from refattn.report.claims import (
 from refattn.report.ledger import Claim
 
 _SUBJECTS = (
-    dense, convbasis, inference, tolerance, fast, real_heads, model, training, lowrank, applications,
+    dense, convbasis, inference, tolerance, fast, real_heads, conv_figure, model, training, lowrank, applications,
     sparsek, sparsek_fast, sparsek_model, decoder,
 )  # fmt: skip
 

@@ -20,8 +20,8 @@ def _describe(heads: int, n: int, sha256: str) -> str:
     return f"{heads} heads of SmolLM2-135M on Hamlet, n = {n}; sha256 {sha256[:12]}"
 
 
-@claim("real.conv-structure", f"{PAPER}, experiments: error against k on a language model",
-       "A quarter of the columns as basis terms (k = n/4) represents attention to 10 % on heads of a language model.",
+@claim("real.conv-structure", "ours: what error against k asks at the scale 1/√d, with which the heads were trained",
+       "A quarter of the columns as basis terms (k = n/4) represents trained attention, logits q·k/√d, to 10 %.",
        check="median over heads, first and uniform starts, of ‖Y − Ỹ‖_F / ‖Y‖_F at k = 512",
        planted="heads cut to 512 tokens, each a start of its own: the claim then holds",
        covers=("relative error and FLOPs against k on a language model",

@@ -16,7 +16,7 @@ from refattn.convbasis import ConvBasis, recovery, toeplitz
 from refattn.convbasis.fast import blocks
 from refattn.convbasis.fast.softmax import FastSoftmax
 from refattn.convbasis.guarded import softmax as guarded
-from refattn.experiments.conv import full_attention
+from refattn.experiments.conv import figure, full_attention
 from refattn.models.attentions import sparsek as sparsek_in_layers
 from refattn.models.layers import named
 from refattn.report.claims import ALL
@@ -91,6 +91,14 @@ PLANTED = {
     "real.theorem-condition": [result("closeness", field_off("eps", 1e-6))],
     "real.a-posteriori": [result("sharp_bound", scaled(0.1))],
     "real.paper-equals-oracle": [SEGMENT_DROPPED],
+    "figure.authors-setting": [result("load_real_heads", planters.shorter)],
+    "figure.authors-setting-trained-scale": [result("load_real_heads", planters.shorter)],
+    "figure.running-mean": [result("conv_attention", scaled(1.2), figure)],
+    "figure.running-mean-trained-scale": [result("conv_attention", scaled(1.5), figure)],
+    "figure.window": [result("conv_attention", scaled(1.5), figure)],
+    "figure.window-trained-scale": [instead("WindowAttention", lambda right: lambda width: right(1), figure)],
+    "figure.falling": [instead("conv_attention", planters.farther_with_every_term, figure)],
+    "figure.falling-trained-scale": [instead("conv_attention", planters.nearer_with_every_term, figure)],
     "model.perplexity": [planters.model(Decoder(exact=24.59 * 1.02))],
     "model.shipped-heads": [planters.heads_of_the_model(2)],
     "model.conv-perplexity": [planters.model(Decoder(replaced=24.6))],
