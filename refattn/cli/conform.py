@@ -27,7 +27,10 @@ def conform(
         str | None, typer.Option("--backward", metavar="MODULE:FUNCTION", help="Its gradients; or 'autograd'.")
     ] = None,
     layout: Annotated[str, typer.Option("--layout", help="Axes of its arrays, as BHND, BNHD or ND.")] = "BHND",
-    arrays: Annotated[str, typer.Option("--arrays", help="Whose arrays it takes: numpy, torch, jax.")] = "numpy",
+    arrays: Annotated[str, typer.Option("--arrays", help="Whose arrays it takes: numpy, torch, jax, cupy.")] = "numpy",
+    device: Annotated[
+        str | None, typer.Option("--device", help="Where they are: cuda, cuda:1, mps; gpu for JAX.")
+    ] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="float32, float64, float16 or bfloat16.")] = "float32",
     precision: Annotated[
         str | None, typer.Option("--precision", help="What it is judged by, if not the dtype; also float8_e4m3, ….")
@@ -73,27 +76,37 @@ def conform(
         Path | None,
         typer.Option("--json", metavar="FILE", help="Also write the report as JSON; - is the standard output."),
     ] = None,
+    junit_file: Annotated[
+        Path | None,
+        typer.Option("--junit", metavar="FILE", help="Also write it as JUnit XML, for a build server."),
+    ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show every case, and of those that failed both rows.")
+    ] = False,
 ) -> None:
     """Run the command, as `HELP` says."""
-    from refattn.testing.conformance import check_attention
+    from refattn.testing.conformance import as_junit, check_attention
     from refattn.testing.conformance.loading import load_function
     from refattn.testing.conformance.terminal import print_report
 
-    require_targets({"--json": json_file})
+    require_targets({"--json": json_file, "--junit": junit_file})
     try:
         gradients = backward if backward in (None, "autograd") else load_function(str(backward))
         result = check_attention(
-            load_function(function), operation, backward=gradients, adapter=layout, arrays=arrays, dtype=dtype,
-            precision=precision, accumulate=accumulate,
+            load_function(function), operation, backward=gradients, adapter=layout, arrays=arrays, device=device,
+            dtype=dtype, precision=precision, accumulate=accumulate,
             seeds=seed, profile=profile, takes=takes, strict=strict, empty_rows=empty_rows, only=only or (),
             skip=skip or (), without=without or (), names=_names(names or []), returns=returns, claims=claims or (),
             isolate=isolate, timeout=timeout,
         )  # fmt: skip
     except (TypeError, ValueError, ImportError) as error:
         raise typer.BadParameter(str(error)) from None
-    with shown_beside(json_file):
-        print_report(result, console())
-    write_all({json_file: lambda: as_json(result.to_dict())})
+    with shown_beside(json_file, junit_file):
+        if verbose:
+            print_report(result, console())
+        else:
+            print(result.short())
+    write_all({json_file: lambda: as_json(result.to_dict()), junit_file: lambda: as_junit(result)})
     raise typer.Exit(0 if result.passed else 1)
 
 

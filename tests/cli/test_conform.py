@@ -2,6 +2,7 @@
 
 import json
 import sys
+from xml.etree import ElementTree as Tree
 
 import pytest
 
@@ -55,6 +56,27 @@ def test_a_wrong_kernel_gives_status_1_its_cause_and_a_json_report(run, tmp_path
     assert [case["verdict"] for case in data["cases"]] == ["fail"]
 
 
+def test_what_failed_is_said_in_a_few_lines_and_in_full_on_request(run):
+    said = run("conform", "toykernel:unscaled", "--op", "dense", "--only", "n = 16")
+    assert len(said.output.splitlines()) == 4
+    assert "FAILED causal, n = 16 (seed 0): out row (0, " in said.output
+    in_full = run("conform", "toykernel:unscaled", "--op", "dense", "--only", "n = 16", "--verbose")
+    assert "ordinary: causal, n = 16" in in_full.output
+    assert "expected [" in in_full.output
+
+
+def test_a_report_is_written_as_junit_xml_as_well(run, tmp_path):
+    result = run(
+        "conform", "toykernel:unscaled", "--op", "dense", "--only", "n = 16", "--junit", "r.xml", "--json", "r.json"
+    )
+    assert result.exit_code == 1
+    (suite,) = Tree.parse(tmp_path / "r.xml").getroot()
+    assert suite.find("testcase/failure").get("message").startswith("causal, n = 16 (seed 0)")
+    assert (tmp_path / "r.json").exists()
+    printed = run("conform", "toykernel:attention", "--op", "dense", "--only", "n = 16", "--junit", "-")
+    assert Tree.fromstring(printed.stdout).get("failures") == "0"
+
+
 def test_what_is_taken_and_lacking_is_said_on_the_command_line(run):
     result = run(
         "conform", "toykernel:attention", "--op", "dense", "--profile", "quick", "--takes", "n=32, d=16, heads=2",
@@ -78,6 +100,8 @@ def test_what_is_taken_and_lacking_is_said_on_the_command_line(run):
         ("toykernel:attention", "--op", "dense", "--takes", "n%64, n<=32"),
         ("toykernel:attention", "--op", "dense", "--name", "mask"),
         ("toykernel:attention", "--op", "dense", "--profile", "huge"),
+        ("toykernel:attention", "--op", "dense", "--device", "cuda"),
+        ("toykernel:attention", "--op", "dense", "--json", "same", "--junit", "same"),
     ],
     ids=lambda a: " ".join(a),
 )

@@ -89,10 +89,11 @@ class Caller:
         dtype: str,
         axes: Mapping[str, str],
         returns: tuple[str, ...] = ("out",),
+        device: str | None = None,
     ) -> None:
         self.adapter = adapter if isinstance(adapter, Adapter) else None
-        require_library(arrays, dtype)
-        self.arrays, self.dtype, self.axes = arrays, dtype, axes
+        require_library(arrays, dtype, device)
+        self.arrays, self.device, self.dtype, self.axes = arrays, device, dtype, axes
         with_layout = isinstance(adapter, str) and "D" in axes["out"]
         self.layout = parse_layout(adapter) if isinstance(adapter, str) and with_layout else "".join(axes["out"])
         self.looped = [x for x in "BH" if x in axes["out"] and x not in self.layout]
@@ -143,7 +144,7 @@ class Caller:
     ) -> list[Result]:
         theirs = {name: self._there(array, name, memory) for name, array in arrays.items()}
         given = {
-            x: to_library(value, self.arrays, value.dtype.name) if isinstance(value, np.ndarray) else value
+            x: self._theirs(value, value.dtype.name) if isinstance(value, np.ndarray) else value
             for x, value in options.items()
         }
         watched = {x: a for x, a in (theirs | given).items() if not isinstance(a, (bool, int, float, str, type(None)))}
@@ -175,7 +176,7 @@ class Caller:
         shape = [lengths[x] for x in wanted]
         size = int(np.prod(shape))
         guard = -(-size // 2)
-        whole = to_library(np.full(2 * guard + 2 * guard, GARBAGE), self.arrays, self.dtype)
+        whole = self._theirs(np.full(2 * guard + 2 * guard, GARBAGE))
         return whole, whole[guard : guard + size].reshape(shape)
 
     def _there(self, array: FloatArray, name: str, memory: str) -> Any:
@@ -186,21 +187,25 @@ class Caller:
         kept = "".join(x for x in own if x in wanted)
         return self._laid(squeezed.transpose([kept.index(x) for x in wanted]), memory)
 
+    def _theirs(self, array: NDArray[Any], dtype: str = "") -> Any:
+        """An array of their library, of the dtype of the check where none is said."""
+        return to_library(array, self.arrays, dtype or self.dtype, self.device)
+
     def _laid(self, array: FloatArray, memory: str) -> Any:
         """The array in their library, lying in memory as said."""
         if memory == "contiguous" or array.ndim < 2:
-            return to_library(array, self.arrays, self.dtype)
+            return self._theirs(array)
         if self.arrays == "jax":
             raise UnavailableError("JAX's arrays have no strides")
         if memory == "transposed":
             axes = (-3, -2) if array.ndim > 2 else (-2, -1)
-            return to_library(array.swapaxes(*axes), self.arrays, self.dtype).swapaxes(*axes)
+            return self._theirs(array.swapaxes(*axes)).swapaxes(*axes)
         garbage = np.full_like(array, GARBAGE)
         if memory == "rows":
             wide = np.concatenate([array, garbage], axis=-1)
-            return to_library(wide, self.arrays, self.dtype)[..., : array.shape[-1]]
+            return self._theirs(wide)[..., : array.shape[-1]]
         pairs = np.stack([array, garbage], axis=-1).reshape(*array.shape[:-1], -1)
-        return to_library(pairs, self.arrays, self.dtype)[..., ::2]
+        return self._theirs(pairs)[..., ::2]
 
     def _back(self, result: Any, name: str) -> tuple[NDArray[Any], str]:
         if self.adapter is not None:

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from refattn._validation import as_count, as_flag, as_option, as_real
-from refattn.testing.conformance.adapters import Adapter, Caller
-from refattn.testing.conformance.arrays import jax_vjp, torch_autograd
-from refattn.testing.conformance.causes import guess_causes
-from refattn.testing.conformance.isolation import Isolated
+from refattn._validation import as_flag, as_option
+from refattn.testing.conformance.adapters import Adapter
 from refattn.testing.conformance.judge import FACTOR
-from refattn.testing.conformance.operation import PROFILES, Case, Operation
-from refattn.testing.conformance.precision import PRECISIONS
-from refattn.testing.conformance.precision import precision as precision_named
-from refattn.testing.conformance.properties import try_property
+from refattn.testing.conformance.operation import PROFILES
 from refattn.testing.conformance.registry import OPERATIONS
-from refattn.testing.conformance.report import FAIL, NOT_RUN, CaseResult, ConformanceReport
+from refattn.testing.conformance.report import ConformanceReport
+from refattn.testing.conformance.running import checked
 from refattn.testing.conformance.selection import select
+from refattn.testing.conformance.subjects import Said, seeds_of, subject_of
 from refattn.testing.conformance.takes import Takes, parse
-from refattn.testing.conformance.trial import CLAIMS, EMPTY_ROWS, Subject, Trial, try_case
-
-AUTOMATIC = {"torch": torch_autograd, "jax": jax_vjp}
 
 
 def check_attention(
@@ -31,6 +24,7 @@ def check_attention(
     backward: Callable[..., Any] | str | None = None,
     adapter: str | Adapter = "(B, H, N, D)",
     arrays: str = "numpy",
+    device: str | None = None,
     dtype: str = "float32",
     precision: str | None = None,
     accumulate: str = "float32",
@@ -78,8 +72,12 @@ def check_attention(
     adapter : str or Adapter, optional
         Axes of q, k, v: ``"(B, H, N, D)"``, ``"(B, N, H, D)"``, ``"(N, D)"`` (one call for every head) or another
         order; or an `Adapter` with two functions.
-    arrays : {"numpy", "torch", "jax"}, optional
-        Whose arrays the function takes. It may return anything with ``__array__`` or DLPack.
+    arrays : {"numpy", "torch", "jax", "cupy"}, optional
+        Whose arrays the function takes. It may return anything with ``__array__`` or DLPack, on any device: results are
+        copied to the host to be judged.
+    device : str, optional
+        Where the arrays are that it takes, in the library's own words: ``"cuda"``, ``"cuda:1"`` or ``"mps"`` for
+        PyTorch, ``"gpu"`` for JAX. The library's own choice if not given; CuPy's are on its current device.
     dtype : {"float32", "float64", "float16", "bfloat16"}, optional
         Of the arrays it takes.
     precision : str, optional
@@ -166,100 +164,19 @@ def check_attention(
     (False, 'missing scale', 2)
     """
     operation = OPERATIONS[as_option("spec", spec, OPERATIONS)]
-    if not callable(function):
-        raise TypeError(f"function: {type(function).__name__} came, a callable was wanted")
-    if backward == "autograd":
-        backward = AUTOMATIC[as_option("arrays with backward='autograd'", arrays, AUTOMATIC)](function)
-    if isinstance(backward, str) or not (backward is None or callable(backward)):
-        raise TypeError(f"backward: {backward!r} came, a callable, 'autograd' or None was wanted")
-    said = parse(takes, operation) if takes else Takes()
-    if said.dtypes and dtype not in said.dtypes:
-        raise ValueError(f"dtype: {dtype} came, which is not among the dtypes of takes: {', '.join(said.dtypes)}")
-    gradients = backward if operation.differentiable else None
-    caller = Caller(adapter, arrays, dtype, operation.axes, _returns(returns))
-    call: Caller | Isolated = caller
-    if as_flag("isolate", isolate) or timeout is not None:
-        seconds = None if timeout is None else as_real("timeout", timeout, positive=True)
-        functions = {"forward": function} | ({} if gradients is None else {"backward": gradients})
-        call = Isolated(caller, functions, seconds)
-    subject = Subject(
-        function,
-        gradients,
-        operation,
-        call,
-        PRECISIONS[as_option("dtype", dtype, PRECISIONS)],
-        precision_named(dtype if precision is None else precision, accumulate),
-        as_real("factor", factor, least=1.0),
-        as_option("empty_rows", empty_rows, EMPTY_ROWS),
-        as_flag("strict", strict),
-        _claims(claims),
-        _names(names, operation),
-    )
-    chosen = select(operation, as_option("profile", profile, PROFILES), said, only, skip, without)
-    numbers = _seeds(seeds)
-    results, trials = [], []
-    first: tuple[Case, int] | None = None
-    try:
-        for seed in numbers:
-            for case in chosen.cases:
-                result, trial = _run(subject, case, seed)
-                results.append(result)
-                if result.verdict == FAIL:
-                    trials += [trial] if trial is not None else []
-                    if trial is not None and first is None:  # a wrong result can be made smaller, none cannot
-                        first = (case, seed)
-            results += [
-                CaseResult(case.name, case.kind, seed, case.n, {}, NOT_RUN, reason, tags=tuple(sorted(case.tags)))
-                for case, reason in chosen.left_out
-            ]
-        shrunk = None if first is None else _shrunk(subject, *first, said)
-    finally:
-        if isinstance(subject.call, Isolated):
-            subject.call.child.close()
-    return ConformanceReport(
-        operation.name,
-        getattr(function, "__qualname__", repr(function)),
-        dtype,
-        subject.precision.name,
-        subject.factor,
-        subject.backward is not None,
-        tuple(results),
-        shrunk,
-        guess_causes(subject, trials),
-        profile,
-        tuple(chosen.notes),
-    )
+    said = Said(
+        backward, adapter, arrays, device, dtype, precision, accumulate, factor, strict, empty_rows, names, returns,
+        claims, isolate, timeout,
+    )  # fmt: skip
+    taken = parse(takes, operation) if takes else Takes()
+    with subject_of(function, operation, taken, said) as subject:
+        chosen = select(operation, as_option("profile", profile, PROFILES), taken, only, skip, without)
+        return checked(subject, chosen, seeds_of(seeds), taken, profile)
 
 
-def _returns(given: str) -> tuple[str, ...]:
-    """Return the names of what a function returns."""
-    return tuple(as_option("returns", given, ("out", "out, lse")).split(", "))
-
-
-def _claims(given: str | Iterable[str]) -> frozenset[str]:
-    found = [given] if isinstance(given, str) else list(given)
-    return frozenset(as_option("claims", one, CLAIMS) for one in found)
-
-
-def _names(given: Mapping[str, str] | None, operation: Operation) -> dict[str, str]:
-    """Return the function's own names of options of the operation."""
-    known = list(operation.cases[0].build(1, 0).options)
-    for name, theirs in dict(given or {}).items():
-        as_option("names", name, known)
-        if not isinstance(theirs, str):
-            raise TypeError(f"names: {theirs!r} came for {name}, the name of a parameter was wanted")
-    return dict(given or {})
-
-
-def _seeds(given: int | Iterable[int]) -> list[int]:
-    """Return the seeds given, at least one, none of them twice."""
-    found = [as_count("seeds", seed, least=0) for seed in (given if isinstance(given, Iterable) else [given])]
-    if not found or len(set(found)) < len(found):
-        raise ValueError(f"seeds: {found} came, at least one seed, and each once, was wanted")
-    return found
-
-
-def assert_conforms(function: Callable[..., Any], spec: str, **options: Any) -> ConformanceReport:
+def assert_conforms(
+    function: Callable[..., Any], spec: str, *, verbose: bool = False, **options: Any
+) -> ConformanceReport:
     """Raise ``AssertionError`` with the report as its message unless the function conforms; for tests.
 
     Parameters
@@ -268,6 +185,8 @@ def assert_conforms(function: Callable[..., Any], spec: str, **options: Any) -> 
         The implementation.
     spec : str
         The operation, as for `check_attention`.
+    verbose : bool, optional
+        Whether the message is the whole report, ``str(report)``, or its few lines, ``report.short()``.
     **options
         As for `check_attention`.
 
@@ -279,7 +198,7 @@ def assert_conforms(function: Callable[..., Any], spec: str, **options: Any) -> 
     Raises
     ------
     AssertionError
-        It does not conform; the message is the report.
+        It does not conform; the message says where, by how much, and perhaps why.
     TypeError, ValueError
         As `check_attention`.
 
@@ -296,47 +215,8 @@ def assert_conforms(function: Callable[..., Any], spec: str, **options: Any) -> 
     >>> assert_conforms(kernel, "dense", profile="quick").counts()["fail"]
     0
     """
+    as_flag("verbose", verbose)
     report = check_attention(function, spec, **options)
     if not report.passed:
-        raise AssertionError(str(report))
+        raise AssertionError(str(report) if verbose else report.short())
     return report
-
-
-def _run(subject: Subject, case: Case, seed: int) -> tuple[CaseResult, Trial | None]:
-    if case.asks:
-        return try_property(subject, case, case.n, seed), None
-    return try_case(subject, case, case.n, seed)
-
-
-def _shrunk(subject: Subject, case: Case, seed: int, takes: Takes) -> CaseResult:
-    """Return the case at the smallest n, of those tried and taken, at which it fails."""
-    passed = 0
-    for n in _sizes(case.n):
-        found = _failing(subject, case, n, seed, takes)
-        if found is None:
-            passed = n
-            continue
-        least = n
-        while least - passed > 1:  # the smallest between a size that passes and one that fails
-            middle = (passed + least) // 2
-            smaller = _failing(subject, case, middle, seed, takes)
-            found, least, passed = (found, least, middle) if smaller is None else (smaller, middle, passed)
-        return found
-    return _run(subject, case, seed)[0]
-
-
-def _failing(subject: Subject, case: Case, n: int, seed: int, takes: Takes) -> CaseResult | None:
-    """The result at size n, if that size is taken and the result is wrong."""
-    if n < case.n and takes.nearest(case.shape.at(n)) != case.shape.at(n):
-        return None
-    result, trial = try_case(subject, case, n, seed)
-    return result if result.verdict == FAIL and trial is not None else None
-
-
-def _sizes(n: int) -> Iterator[int]:
-    """Sizes to try, ascending: all up to 20, then in steps of a twentieth, beyond 400 of a quarter; n last."""
-    size = 1
-    while size < n:
-        yield size
-        size += max(1, size // 20 if size < 400 else size // 4)
-    yield n

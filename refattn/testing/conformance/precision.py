@@ -97,7 +97,8 @@ _SINGLE, _DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
 _LARGEST = 2.0**128 * (1 - 2.0**-8)  # of bfloat16
 
 PRECISIONS = {
-    "float64": Precision("float64", 2.0**-53, 2.0**-1075, float(np.finfo(_DOUBLE).max), _DOUBLE, "float64"),
+    # half of float64's smallest number is none of its own: the whole
+    "float64": Precision("float64", 2.0**-53, 2.0**-1074, float(np.finfo(_DOUBLE).max), _DOUBLE, "float64"),
     "float32": Precision("float32", 2.0**-24, 2.0**-150, float(np.finfo(_SINGLE).max), _SINGLE, "float32"),
     "float16": Precision("float16", 2.0**-11, 2.0**-25, 65504.0, _SINGLE, "float16"),
     "bfloat16": Precision("bfloat16", 2.0**-8, 2.0**-134, _LARGEST, _SINGLE, "bfloat16"),

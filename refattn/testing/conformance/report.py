@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from refattn.testing.conformance.judge import Judgement
@@ -46,6 +46,8 @@ class CaseResult:
         What else is worth knowing about a case that passed.
     power : tuple of Power
         For every result, the smallest error of a row that would have been noticed, and what wrong results would not.
+    seconds : float
+        That it took, with the judging.
 
     Examples
     --------
@@ -67,6 +69,7 @@ class CaseResult:
     gradients_refused: str = ""
     notes: tuple[str, ...] = ()
     power: tuple[Power, ...] = ()
+    seconds: float = field(default=0.0, compare=False)
 
     @property
     def worst(self) -> Judgement | None:
@@ -168,9 +171,7 @@ class ConformanceReport:
 
     def __str__(self) -> str:
         """Return the report as text: the counts, what was not run, the failures, the shrunk case, the guess."""
-        counts = ", ".join(f"{count} {verdict}" for verdict, count in self.counts().items())
-        gradients = "with gradients" if self.backward else "forward only"
-        lines = [f"{self.function} as {self.operation!r} in {self.dtype}, {gradients}: {counts}."]
+        lines = [self._counted()]
         lines += [f"not run: {case.case}: {case.reason}" for case in self.cases if case.verdict == NOT_RUN]
         lines += _by_reason("refused", [(c.reason, c.case) for c in self.cases if c.verdict == REFUSED])
         lines += _by_reason("gradients refused", [(c.gradients_refused, c.case) for c in self.cases])
@@ -178,8 +179,7 @@ class ConformanceReport:
         lines += self.notes
         sampled = [c.case for c in self.cases if c.sampled]
         lines += [f"judged by some of their rows: {', '.join(sampled)}"] if sampled else []
-        found = [(case.case, power) for case in self.cases for power in case.power]
-        lines += summary(found, precision(self.precision))
+        lines += self._power()
         lines += [line for case in self.failures[:SHOWN] for line in describe(case)]
         if len(self.failures) > SHOWN:
             lines.append(f"and {len(self.failures) - SHOWN} more: {', '.join(c.case for c in self.failures[SHOWN:])}")
@@ -188,6 +188,32 @@ class ConformanceReport:
         if self.failures:
             lines += [guess(cause) for cause in self.causes] or ["cause: not recognised"]
         return "\n".join(lines)
+
+    def short(self) -> str:
+        """Return the report in a few lines: the counts, the first failing case, the smallest, the likeliest cause."""
+        lines = [self._counted()]
+        failures = self.failures
+        lines += _by_reason("not run", [(c.reason, c.case) for c in self.cases if c.verdict == NOT_RUN])
+        lines += _by_reason("refused", [(c.reason, c.case) for c in self.cases if c.verdict == REFUSED])
+        lines += _by_reason("gradients refused", [(c.gradients_refused, c.case) for c in self.cases])
+        if not failures:
+            return "\n".join(lines + self._power())
+        lines.append(f"FAILED {in_a_line(failures[0])}")
+        if len(failures) > 1:
+            lines.append(f"and {len(failures) - 1} more: {_listed([case.case for case in failures[1:]])}")
+        if self.shrunk is not None:
+            lines.append(f"smallest failing n: {self.shrunk.n}: {in_a_line(self.shrunk)}")
+        return "\n".join([*lines, guess(self.causes[0]) if self.causes else "cause: not recognised"])
+
+    def _counted(self) -> str:
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in self.counts().items())
+        gradients = "with gradients" if self.backward else "forward only"
+        return f"{self.function} as {self.operation!r} in {self.dtype}, {gradients}: {counts}."
+
+    def _power(self) -> list[str]:
+        """What the cases would have noticed."""
+        found = [(case.case, power) for case in self.cases for power in case.power]
+        return summary(found, precision(self.precision))
 
 
 def _by_reason(what: str, said: list[tuple[str, str]]) -> list[str]:
@@ -220,6 +246,15 @@ def describe(case: CaseResult) -> list[str]:
             lines.append(f"    expected {_numbers(j.expected)}")
             lines.append(f"    got      {_numbers(j.got)}")
     return lines
+
+
+def in_a_line(case: CaseResult) -> str:
+    """Return what failed in a case: its name, and why, or its worst row."""
+    said = f"{case.case} (seed {case.seed}): "
+    worst = case.worst
+    if worst is None or worst.passed:
+        return said + case.reason
+    return said + f"{worst.result} row {worst.row}: error {worst.error:.3g}, allowed {worst.allowed:.3g}"
 
 
 def _numbers(values: list[float]) -> str:

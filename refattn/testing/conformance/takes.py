@@ -133,7 +133,8 @@ def moved(case: Case, takes: Takes) -> Case | str:
     if refused:
         return refused
     memory = case.memory if not takes.layouts or case.memory in takes.layouts else takes.layouts[0]
-    changed = [f"{x} = {getattr(shape, x)}" for x in SIZES if getattr(shape, x) != getattr(case.shape, x)]
+    told = [x for x in SIZES if x not in LIKE or any(getattr(s, x) != getattr(s, LIKE[x]) for s in (shape, case.shape))]
+    changed = [f"{x} = {getattr(shape, x)}" for x in told if getattr(shape, x) != getattr(case.shape, x)]
     changed += [memory] if memory != case.memory else []
     name = f"{case.name} [{', '.join(changed)}]" if changed else case.name
     return replace(case, name=name, shape=shape, memory=memory)
