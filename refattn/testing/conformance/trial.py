@@ -67,8 +67,13 @@ class Trial:
 def try_case(subject: Subject, case: Case, n: int, seed: int) -> tuple[CaseResult, Trial | None]:
     """Build the case at size n, run it, and judge it; there is no trial where nothing came that can be judged."""
     operation = subject.operation
-    problem = case.build(n, seed).rounded(subject.dtype)
+    exact = case.build(n, seed)
+    problem = exact.rounded(subject.dtype)
     blank = blank_result(case, problem, n, seed)
+    for name, array in problem.arrays.items():
+        if (np.isinf(array) & np.isfinite(exact.arrays[name])).any():
+            reason = f"{name} has numbers beyond the largest of {subject.dtype.name}"
+            return replace(blank, verdict=NOT_RUN, reason=reason), None
     empty = np.zeros(0, np.bool_)
     if operation.empty_rows is not None and "empty-rows" in case.tags:
         empty = operation.empty_rows(problem)

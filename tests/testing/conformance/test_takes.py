@@ -134,3 +134,11 @@ def test_an_operation_has_the_sizes_it_has():
         parse("d=64", OPERATIONS["sparsek-operator"])
     with pytest.raises(TypeError, match="takes: int came"):
         parse(3, DENSE)
+
+
+def test_inputs_that_a_dtype_cannot_hold_at_the_shape_taken_are_not_run():
+    report = check_attention(
+        lambda q, k, v, **options: q, "dense", dtype="float16", takes="d=64", only="one-hot, logits 0 and 10⁴"
+    )
+    assert report.cases[0].reason == "q has numbers beyond the largest of float16"
+    assert report.counts()["not run"] == 1
