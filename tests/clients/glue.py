@@ -90,7 +90,8 @@ def flax_linen():
 def pallas():
     from jax.experimental.pallas.ops.gpu import attention as theirs
 
-    blocks = theirs.BlockSizes(block_q=32, block_k=32)
+    names = ("block_q", "block_k", "block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq")
+    blocks = theirs.BlockSizes(**dict.fromkeys(names, 32))
 
     def attention(q, k, v, *, causal, scale):
         return theirs.mha(q, k, v, None, sm_scale=scale, causal=causal, block_sizes=blocks, interpret=True)
@@ -239,9 +240,11 @@ def jaxopt_box():
 
 
 TORCH = ("float32", "float64", "bfloat16", "float16")
-X64 = {"JAX_ENABLE_X64": "1", "JAX_PLATFORMS": "cpu"}
+CPU = {"JAX_PLATFORMS": "cpu"}
+X64 = {"JAX_ENABLE_X64": "1", **CPU}
 OF_TORCH: dict[str, Any] = {"arrays": "torch"}
 OF_JAX: dict[str, Any] = {"arrays": "jax", "adapter": "(B, N, H, D)"}
+IN_THE_DTYPE: dict[str, Any] = {"accumulate": "dtype"}  # put together from operations that round
 
 CLIENTS = (
     Client("PyTorch SDPA, default", ("torch",), torch_sdpa, TORCH, options=OF_TORCH),
@@ -254,15 +257,20 @@ CLIENTS = (
     ),
     Client("flax.linen.dot_product_attention", ("flax", "jax"), flax_linen, options=OF_JAX | {
         "empty_rows": "mean", "without": ["grouped"]}, environment=X64),
-    Client("Pallas GPU attention, interpreted", ("jax",), pallas, options=OF_JAX, environment=X64),
-    Client("ONNX reference, Attention", ("onnx",), onnx_reference, ("float32", "float16", "bfloat16", "float64"), None),
-    Client("ONNX Runtime, Attention", ("onnxruntime", "onnx"), onnx_runtime, ("float32", "float16", "float64"), None),
-    Client("tinygrad", ("tinygrad",), tiny, backward=None, options={"empty_rows": "nan"}),
+    Client("Pallas GPU attention, interpreted", ("jax",), pallas, environment=CPU, options=OF_JAX | {
+        "takes": "n%32, d=16|32|64", "without": ["rectangular"]}),
+    Client("ONNX reference, Attention", ("onnx",), onnx_reference, ("float32", "float16", "bfloat16", "float64"), None,
+           options=IN_THE_DTYPE),
+    Client("ONNX Runtime, Attention", ("onnxruntime", "onnx"), onnx_runtime, ("float32", "float16", "float64"), None,
+           options=IN_THE_DTYPE),
+    Client("tinygrad", ("tinygrad",), tiny, backward=None, options={"empty_rows": "nan"},
+           environment={"DEV": "CPU"}),
     Client(
         "Keras ops on PyTorch", ("keras", "torch"), keras_ops, ("float32", "bfloat16"),
         options=OF_TORCH | {"adapter": "(B, N, H, D)", "empty_rows": "mean"}, environment={"KERAS_BACKEND": "torch"},
     ),
-    Client("MLX fast, CPU", ("mlx",), mlx_fast, ("float32", "float16"), None, options={"empty_rows": "mean"}),
+    Client("MLX fast, CPU", ("mlx",), mlx_fast, ("float32", "float16"), None,
+           options=IN_THE_DTYPE | {"empty_rows": "mean"}),
     Client("OpenVINO SDPA, default", ("openvino",), openvino_sdpa, backward=None, options={"empty_rows": "nan"}),
     Client("OpenVINO SDPA, float32 asked for", ("openvino",), lambda: openvino_sdpa("f32"), backward=None,
            options={"empty_rows": "nan"}),

@@ -175,7 +175,7 @@ def _rows_moved(subject: Subject, trial: Trial, step: int) -> bool:
 
 
 def _scale_off(subject: Subject, trials: list[Trial]) -> list[Cause]:
-    """Errors along the derivative by the scale, by the same share of the scale in every case."""
+    """Errors along the derivative by the scale: by the same share of it in every case, or by one of a precision."""
     shares = []
     for trial in trials:
         if "scale" not in trial.problem.options or trial.problem.sample is not None:
@@ -195,7 +195,14 @@ def _scale_off(subject: Subject, trials: list[Trial]) -> list[Cause]:
                 if abs(along) < ALIKE * np.sqrt(square) * np.linalg.norm(error):
                     return []
                 shares.append(along / square)
-    if not shares or max(map(abs, shares)) > 2 * min(map(abs, shares)) or min(shares) * max(shares) <= 0:
+    if not shares:
+        return []
+    most = max(map(abs, shares))
+    for coarser in PRECISIONS.values():
+        if coarser.unit > subject.precision.unit and most <= 2 * coarser.unit:
+            sentence = f"the scale, or its root, is kept in {coarser.name}: it is off by up to {most:.0e}"
+            return [Cause("scale in a coarser precision", sentence, len(trials), len(trials))]
+    if most > 2 * min(map(abs, shares)) or min(shares) * max(shares) <= 0:
         return []
     sentence = (
         f"the logits are too {'large' if shares[0] > 0 else 'small'} by about {abs(float(np.median(shares))):.1%}"

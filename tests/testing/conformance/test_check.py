@@ -227,6 +227,16 @@ def test_assert_conforms_raises_with_a_few_lines_or_with_the_report():
     assert len(said.splitlines()) <= 6 < len(str(long.value).splitlines())
 
 
+def test_a_scale_in_a_coarser_precision_is_named():
+    def kernel(q, k, v, *, causal, scale, mask):
+        root = float(np.sqrt(np.float32(abs(scale))))
+        return numpy_attention(q, k, v, causal=causal, scale=np.copysign(root * root, scale), mask=mask)
+
+    report = check_attention(kernel, "dense", dtype="float64", profile="quick")
+    assert [cause.name for cause in report.causes] == ["scale in a coarser precision"]
+    assert "kept in float32" in report.causes[0].explanation
+
+
 @pytest.mark.parametrize("name", PRECISIONS)
 def test_a_last_bit_of_the_smallest_numbers_is_excused(name):
     least = PRECISIONS[name].least

@@ -212,6 +212,10 @@ NUMPY = {
         "first key-value head for all",
         [(REPEAT.format(x), f"{x} = np.repeat({x}[:, :1], q.shape[1], axis=1)") for x in "kv"],
     ),
+    "index of heads cut off": (
+        "last key-value head for those beyond",
+        [(REPEAT.format(x), f"{x} = {x}[:, [min(h, {x}.shape[1] - 1) for h in range(q.shape[1])]]") for x in "kv"],
+    ),
     "values of another head": (UNNAMED, [("out = weights @ v", "out = weights @ v[:, ::-1]")]),
     "one key too many": ("mask off by one (sees one later key)", [("np.tril(allowed)", "np.tril(allowed, 1)")]),
     "one key too few": ("mask off by one (misses its own key)", [("np.tril(allowed)", "np.tril(allowed, -1)")]),
