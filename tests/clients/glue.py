@@ -250,7 +250,7 @@ CLIENTS = (
     Client("PyTorch SDPA, default", ("torch",), torch_sdpa, TORCH, options=OF_TORCH),
     Client("PyTorch SDPA, math", ("torch",), lambda: torch_sdpa("MATH"), TORCH, options=OF_TORCH),
     Client("PyTorch SDPA, flash", ("torch",), lambda: torch_sdpa("FLASH_ATTENTION"), TORCH, options=OF_TORCH),
-    Client("PyTorch FlexAttention, eager", ("torch",), torch_flex, TORCH, options=OF_TORCH),
+    Client("PyTorch FlexAttention, eager", ("torch",), torch_flex, TORCH, None, options=OF_TORCH),  # no CPU backward
     Client(
         "JAX nn.dot_product_attention", ("jax",), jax_nn, ("float32", "bfloat16", "float16", "float64"),
         options=OF_JAX | {"empty_rows": "mean"}, environment=X64,

@@ -37,7 +37,8 @@ def line(client: Client, dtype: str, data: dict) -> str:
     counts = data["counts"]
     shown = " / ".join(str(counts[x]) for x in ("pass", "fail", "refused", "not run"))
     causes = "; ".join(cause["name"] for cause in data["causes"])
-    return f"| {client.name} ({versions}) | {dtype} | {shown} | {causes} | {data['seconds']:.0f} s |"
+    gradients = "with gradients" if client.backward else "forward"
+    return f"| {client.name} ({versions}) | {dtype}, {gradients} | {shown} | {causes} | {data['seconds']:.0f} s |"
 
 
 def installed(client: Client) -> bool:
