@@ -46,13 +46,25 @@ def conformance_cases(
 
     Parameters
     ----------
-    spec, profile, takes, only, skip, without, seeds
-        As for `check_attention`.
+    spec : str
+        As for `refattn.testing.check_attention`.
+    profile : str, optional
+        As for `refattn.testing.check_attention`.
+    takes : str or mapping, optional
+        As for `refattn.testing.check_attention`.
+    only : str or iterable of str, optional
+        As for `refattn.testing.check_attention`.
+    skip : str or iterable of str, optional
+        As for `refattn.testing.check_attention`; these are marked to be skipped.
+    without : str or iterable of str, optional
+        As for `refattn.testing.check_attention`; these are marked to be skipped.
+    seeds : int or iterable of int, optional
+        As for `refattn.testing.check_attention`.
 
     Returns
     -------
     list of pytest.param
-        One for every case. Those that what was said leaves out are marked to be skipped, with the reason.
+        One for every case. Those that are to be skipped have the reason.
 
     Raises
     ------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
@@ -22,7 +21,6 @@ from refattn.testing.conformance.subjects import Said, seeds_of, subject_of
 from refattn.testing.conformance.takes import Takes, parse
 
 
-@dataclass(frozen=True)
 class ConformanceCase:
     """One case of an operation's grid with a seed: what `list_cases` returns and `check_case` checks.
 
@@ -38,11 +36,13 @@ class ConformanceCase:
         Its length.
     tags : frozenset of str
         Features it needs.
+    case, takes : Case, Takes
+        As the grid has it, and what the function was said to take.
 
     Notes
     -----
     ``str(case)`` is a short name in plain letters, the same from run to run, and another for every case of a list.
-    Source: ours.
+    Arrays are made when they are asked for: O(n d), and O(n² d) for the truth. Source: ours.
 
     Examples
     --------
@@ -52,31 +52,32 @@ class ConformanceCase:
     ('ordinary-causal-n63', 63, ['causal', 'ordinary'])
     """
 
-    operation: str
-    profile: str
-    seed: int
-    _case: Case = field(repr=False)
-    _takes: Takes = field(repr=False)
+    def __init__(self, operation: str, profile: str, seed: int, case: Case, takes: Takes) -> None:
+        self.operation, self.profile, self.seed = operation, profile, seed
+        self.case, self.takes = case, takes
 
     @property
     def name(self) -> str:
         """What is special about it, in words."""
-        return self._case.name
+        return self.case.name
 
     @property
     def kind(self) -> str:
         """Its heading in a report."""
-        return self._case.kind
+        return self.case.kind
 
     @property
     def n(self) -> int:
         """Its length."""
-        return self._case.n
+        return self.case.n
 
     @property
     def tags(self) -> frozenset[str]:
         """Features it needs."""
-        return self._case.tags
+        return self.case.tags
+
+    def __repr__(self) -> str:
+        return f"<{self.operation} {self}>"
 
     def __str__(self) -> str:
         seed = f"-seed{self.seed}" if self.seed else ""
@@ -102,7 +103,18 @@ class ConformanceCase:
         return dict(self._problem("float32").options)
 
     def upstream(self, dtype: str = "float32") -> FloatArray:
-        """Return the gradient of the output that `check_case` gives to a backward; `dtype` as for `inputs`."""
+        """Return the gradient of the output that `check_case` gives to a backward.
+
+        Parameters
+        ----------
+        dtype : str, optional
+            As for `inputs`.
+
+        Returns
+        -------
+        ndarray, shape of the output
+            Rounded to the dtype.
+        """
         return self._problem(dtype).upstream(PRECISIONS[dtype])
 
     def truth(self, dtype: str = "float32") -> dict[str, FloatArray]:
@@ -130,7 +142,7 @@ class ConformanceCase:
         return dict(operation.truth(problem, problem.upstream(PRECISIONS[dtype]) if with_gradients else None))
 
     def _problem(self, dtype: str) -> Problem:
-        return self._case.build(self.n, self.seed).rounded(PRECISIONS[as_option("dtype", dtype, PRECISIONS)])
+        return self.case.build(self.n, self.seed).rounded(PRECISIONS[as_option("dtype", dtype, PRECISIONS)])
 
 
 def list_cases(
@@ -147,8 +159,20 @@ def list_cases(
 
     Parameters
     ----------
-    spec, profile, takes, only, skip, without, seeds
-        As for `check_attention`. Cases that these leave out are not in the list.
+    spec : str
+        As for `refattn.testing.check_attention`.
+    profile : str, optional
+        As for `refattn.testing.check_attention`.
+    takes : str or mapping, optional
+        As for `refattn.testing.check_attention`.
+    only : str or iterable of str, optional
+        As for `refattn.testing.check_attention`.
+    skip : str or iterable of str, optional
+        As for `refattn.testing.check_attention`; these are not in the list.
+    without : str or iterable of str, optional
+        As for `refattn.testing.check_attention`; these are not in the list.
+    seeds : int or iterable of int, optional
+        As for `refattn.testing.check_attention`.
 
     Returns
     -------
@@ -258,10 +282,10 @@ def check_case(
     if unknown := sorted(set(options) - set(Said.__dataclass_fields__)):
         raise TypeError(f"check_case: {unknown[0]} came; its options are {', '.join(Said.__dataclass_fields__)}")
     as_flag("shrink", shrink)
-    with subject_of(function, OPERATIONS[case.operation], case._takes, Said(**options)) as subject:
-        result, trial = run(subject, case._case, case.seed)
+    with subject_of(function, OPERATIONS[case.operation], case.takes, Said(**options)) as subject:
+        result, trial = run(subject, case.case, case.seed)
         wrong = result.verdict == FAIL and trial is not None
-        smallest = shrunk(subject, case._case, case.seed, case._takes) if wrong and shrink else None
+        smallest = shrunk(subject, case.case, case.seed, case.takes) if wrong and shrink else None
         trials = [trial] if wrong and trial is not None else []
         return report_of(subject, [result], trials, smallest, case.profile)
 
