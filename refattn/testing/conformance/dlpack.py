@@ -56,7 +56,7 @@ def from_dlpack(name: str, array: Any) -> tuple[NDArray[Any], str]:
     if strides and min(strides, default=0) < 0:
         raise TypeError(f"{name}: a DLPack array with negative strides came, rows in ascending order were wanted")
     memory = (ctypes.c_uint8 * size).from_address(tensor.data + tensor.byte_offset)
-    copy = np.array(np.ndarray(shape, held, memory, strides=strides))
+    copy = np.array(np.ndarray(shape, held, memoryview(memory), strides=strides))
     del memory, tensor
     if dtype == "bfloat16":  # the upper half of a float32
         copy = (copy.astype(np.uint32) << np.uint32(16)).view(np.float32)
