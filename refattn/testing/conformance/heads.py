@@ -36,7 +36,7 @@ def add_shared(
         if fault == "shared gradients of one head":
             total[:, head] = gradient[:, place]
         else:
-            total[:, head] = to.round(total[:, head] + gradient[:, place])
+            total[:, head] = to.carry(total[:, head] + gradient[:, place])
     if fault == "shared gradients averaged":
         total /= len(heads) // n_kv
     return total
