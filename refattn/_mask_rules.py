@@ -129,7 +129,7 @@ class KeyPadding(_Ranges):
     >>> import numpy as np
     >>> from refattn import dense_attention
     >>> q, k, v = np.zeros((3, 2, 1, 3, 1)); v[..., 0] = [0, 2, 4]  # two sequences of three keys
-    >>> dense_attention(q, k, v, mask=KeyPadding([3, 2])).ravel()
+    >>> dense_attention(q, k, v, mask=("causal", KeyPadding([3, 2]))).ravel()
     array([0., 1., 2., 0., 1., 1.])
     """
 

@@ -6,7 +6,7 @@ JAX is not counted: it is one peer among several, and large.
 
 What takes long is marked ``long``, and left out without ``--long`` (`lengths`). Where nothing is asked for, no path, no
 ``-k`` and no ``-m``, and with ``--sample``, a sample runs, for which a newcomer waits: without what is marked ``slow``,
-and tests with many parameters on three sets of them, the first, the last, and one between.
+and tests with many parameters on two sets of them, the first and the last.
 
 Compiled loops are kept for the run: in a folder that all its processes share, unless ``REFATTN_CACHE_DIR`` names one.
 

@@ -1,8 +1,8 @@
 """How long tests go on: a sample for two minutes; with ``--long`` all of them; with ``--campaign`` for hours.
 
-A test marked ``slow`` takes a second or more, and is not in the sample (`conftest`). A test marked ``long`` runs with
-``--long`` only. A test of many drawn cases takes them from `cases`: the first few always, the others marked ``long``,
-and in a campaign many more that nobody has drawn before.
+A test marked ``slow`` takes most of a second or more, and is not in the sample (`conftest`). A test marked ``long``
+runs with ``--long`` only. A test of many drawn cases takes them from `cases`: the first few always, the others marked
+``long``, and in a campaign many more that nobody has drawn before.
 """
 
 import os
@@ -26,10 +26,10 @@ def cases(few, all_of_them, campaign=None):
 
 
 def sample(items):
-    """Yield the first, the last and a middle one of what is the same test, unless it is slow."""
+    """Yield the first and the last of what is the same test with other parameters, unless it is slow."""
     tests = {}
     for item in items:
         if not item.get_closest_marker("slow"):
             tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for found in tests.values():
-        yield from (found[place] for place in sorted({0, len(found) // 2, len(found) - 1}))
+        yield from (found[place] for place in sorted({0, len(found) - 1}))

@@ -359,8 +359,3 @@ def heads_of_the_model(steps):
 def nearer_with_every_term(right):
     """Plant outputs that come the nearer to exact attention the more terms there are."""
     return lambda q, k, v, *, basis, scale: dense_attention(q, k, v, scale=scale) * (1 + 1 / basis.starts.size)
-
-
-def farther_with_every_term(right):
-    """Plant outputs that go the farther from exact attention the more terms there are."""
-    return lambda q, k, v, *, basis, scale: dense_attention(q, k, v, scale=scale) * (1 + basis.starts.size / 1000)

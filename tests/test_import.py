@@ -39,6 +39,7 @@ def test_every_public_name_exists_and_is_documented():
             assert getattr(refattn, name).__doc__, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module", ["refattn.dense", "refattn.convbasis", "refattn.testing", "refattn.models", "refattn.training"]
 )
@@ -98,6 +99,7 @@ def imported(tree):
         yield from (name.split(".")[1] for name in names if name.startswith("refattn."))
 
 
+@pytest.mark.slow
 def test_imports_point_the_way_that_the_page_for_contributors_draws():
     drawn = next(line for line in (ROOT / "CONTRIBUTING.md").read_text("utf-8").splitlines() if "←" in line)
     places = {name.strip(): place for place, names in enumerate(drawn.split("←")) for name in names.split(",")}

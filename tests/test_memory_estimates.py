@@ -31,6 +31,7 @@ from refattn.lowrank import (
     shifted_groups,
     sliding_window,
 )
+from refattn.patterns import hashed_indices, routed_indices
 from refattn.testing import attention_inputs, rope_structured
 
 
@@ -51,6 +52,15 @@ def conv_head(n, width, terms, dtype, *, upper=0, block=64):
 def recovered(n, terms, dtype, lead):
     q, k, _, _ = rope_structured(n, 2, starts=terms, seed=0, dtype=dtype, lead=lead)
     return lambda: recover_heads(q, k, terms, 1, 1e-6, 0.7)
+
+
+def normal(*shape):
+    return np.random.default_rng(0).standard_normal(shape)
+
+
+def hashed(n, n_buckets, chunk):
+    x = normal(n, 4)
+    return lambda: hashed_indices(x, n_buckets=n_buckets, chunk=chunk)
 
 
 def diagonals(n, grid=1):
@@ -151,6 +161,14 @@ ESTIMATES = {
         "groups of one": ("a mask of", lambda: lambda: shifted_groups(5000, 1)),
         "one group": ("a mask of", lambda: lambda: shifted_groups(5000, 5000, causal=False)),
     },
+    "patterns._lists": {
+        "hashed": ("positions", lambda: hashed(2000, 8, 64)),
+        "routed": ("positions", lambda: lambda: routed_indices(normal(2000, 4), n_clusters=4, members=200)),
+    },
+    "patterns.hashing": {"buckets": ("directions", lambda: hashed(2000, 1024, 1))},
+    "patterns.routing": {
+        "centroids": ("centroids", lambda: lambda: routed_indices(normal(3, 16), n_clusters=20_000, members=1)),
+    },
     "lowrank.random_features": {
         "orthogonal": ("random features", lambda: lambda: RandomFeatures(64, 4096, seed=0)),
         "independent": ("random features", lambda: lambda: RandomFeatures(64, 4096, seed=0, orthogonal=False)),
@@ -220,9 +238,10 @@ def test_an_estimate_is_near_what_is_held(module, case, one_thread, monkeypatch,
     assert peak / factor <= sum(estimates.values()) <= peak * factor
 
 
+@pytest.mark.slow
 def test_every_estimate_is_measured():
     root = Path(refattn.__file__).parent
-    for path in root.rglob("*.py"):
+    for path in set(root.rglob("*.py")) - set((root / "experiments").rglob("*.py")):  # an experiment's: a whole model's
         calls = [x for x in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(x, ast.Call)]
         sites = [x for x in calls if getattr(x.func, "id", "") == "require_memory"]
         module = ".".join(path.relative_to(root).with_suffix("").parts)

@@ -168,7 +168,7 @@ def test_a_bad_option_is_refused_by_name(options, error, message):
     cases(
         unknown=("casual", ValueError, "mask: 'casual' came, one of 'causal', 'full' was wanted"),
         unknown_in_tuple=(("full", "window"), ValueError, "mask: 'window' came, one of 'causal', 'full' was wanted"),
-        none=(None, TypeError, "mask: NoneType of dtype object came; 'causal', 'full', Causal, SlidingWindow, a"),
+        none=(None, TypeError, "mask: NoneType of dtype object came; 'causal', 'full', Causal, SlidingWindow, "),
         integers=(np.ones((5, 5), int), TypeError, "mask: ndarray of dtype int64 came; 'causal', 'full', Causal"),
         complex=(np.ones((5, 5), complex), TypeError, "mask: ndarray of dtype complex128 came"),
         the_class=(Causal, TypeError, "mask: type of dtype object came"),

@@ -34,6 +34,7 @@ class Capture:
 
     Examples
     --------
+    >>> import numpy as np
     >>> capture = Capture(lambda layer, q, k, v: q, layers=[7])
     >>> out = capture(7, np.ones((2, 3, 4)), np.zeros((1, 3, 4)), np.zeros((1, 3, 4)))
     >>> capture.q[7].shape, capture.k[7].shape

@@ -67,9 +67,8 @@ def hashed_indices(x: ArrayLike, *, n_buckets: int, chunk: int, rounds: int = 1,
     n, d = vectors.shape[-2:]
     most = min(2 * chunk - 1, n)
     require_room("x, chunk, rounds", vectors.size // d, rounds * most + 1)
-    require_memory(
-        f"x, n_buckets: {vectors.size // d} vectors in {n_buckets} directions", 24 * vectors.size * n_buckets
-    )
+    count = vectors.size // d
+    require_memory(f"x, n_buckets: {count} vectors in {n_buckets} directions", 16 * count * n_buckets)
     flat = vectors.reshape(-1, n, d).astype(np.float64)
     flat = flat / np.maximum(np.abs(flat).max(axis=-1, keepdims=True), 1e-300)  # the same bucket; no product overflows
     rng = np.random.default_rng(seed)

@@ -33,6 +33,7 @@ def test_an_experiment_is_run_and_its_file_named(run, tmp_path):
     assert read_records(tmp_path / "here" / "conv-by-fft.jsonl").header["sizes"] == [50, 60]
 
 
+@pytest.mark.slow
 def test_quick_has_small_sizes_and_a_folder_of_its_own(run, tmp_path):
     assert run("conv-by-fft", "--quick").stdout.strip() == "records/quick/conv-by-fft.jsonl"
     records = read_records(tmp_path / "records" / "quick" / "conv-by-fft.jsonl")

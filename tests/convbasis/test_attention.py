@@ -26,6 +26,7 @@ def test_exact_basis_gives_exact_attention(n, k, deviation):
     assert row_errors(out, dense_attention(q, keys, v)).max() <= 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", ["causal", "full"])
 @pytest.mark.parametrize("deviation", [1.0, 4.0, 8.0, 16.0], ids="deviation={}".format)
 @pytest.mark.parametrize("n", [1, 2, 3, 63, 64, 65, 301], ids="n={}".format)

@@ -83,6 +83,7 @@ def test_fast_equals_paper_rows_recomputed_or_not(deviation, mask, gradient, pla
         assert relative_error(ours, theirs) < 1e-10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("terms", [1, 4, 17], ids="k={}".format)
 def test_attention_gradient_is_exact_on_structured_inputs(terms):
     q, k, v, starts = rope_structured(300, 8, starts=terms, seed=terms, deviation=2.0)

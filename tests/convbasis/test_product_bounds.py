@@ -82,6 +82,7 @@ def test_the_error_of_a_correlation_is_small_beside_its_largest_size(dtype):
         require_within(correlation(a, b), correlated(a, b), correlated(np.abs(a), np.abs(b)), dtype)
 
 
+@pytest.mark.slow
 @DTYPES
 def test_a_transform_alone_does_not_keep_the_promise(dtype):
     """The cases have power: without the guard some break the bound."""

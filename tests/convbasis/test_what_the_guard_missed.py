@@ -52,6 +52,7 @@ def require_rows(given):
     assert max(worst.values()) <= 1, worst
 
 
+@pytest.mark.slow
 @every_way
 @every_dtype
 @pytest.mark.parametrize("deviation", [*long(4.0, 8.0), 16.0])

@@ -144,6 +144,7 @@ def test_every_row_is_within_the_tolerance_of_its_natural_size(dtype, cases):
         assert max(worst.values()) <= 1, (seed, worst)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1023, 1024, *lengths.long(2100)])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=["float64", "float32"])
 def test_the_same_holds_of_a_thousand_rows_and_more(dtype, n):

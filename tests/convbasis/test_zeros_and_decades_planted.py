@@ -21,6 +21,7 @@ def found(seeds, dtype):
     return tuple(seed for seed, case in cases.items() if not max(excesses(case).values()) <= 1)
 
 
+@pytest.mark.slow
 @DTYPES
 def test_without_an_error_nothing_is_found(dtype):
     assert found(sorted({seed for seeds in SEEDS.values() for seed in seeds}), dtype) == ()

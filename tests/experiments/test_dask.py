@@ -47,6 +47,7 @@ def test_the_loss_of_one_of_two_workers_changes_nothing(toy, tmp_path, same_reco
     assert same_records(path, environment=False)
 
 
+@pytest.mark.slow
 def test_an_exception_in_a_worker_names_the_item(toy, tmp_path):
     with cluster(1) as (address, _), pytest.raises(ItemFailedError, match=r"'place': 3.*three is no number"):
         run_experiment(replace(toy.TOY, run=toy.run_and_fail), tmp_path, workers=dask_workers(address))

@@ -97,6 +97,7 @@ def test_rows_have_the_item_before_the_record(path):
     assert row["which"] == 1
 
 
+@pytest.mark.slow
 def test_two_runs_give_the_same_but_for_times_and_clock(tmp_path):
     experiment = catalogue.load("conv-by-fft")
     first, second = (

@@ -344,6 +344,7 @@ def test_a_generating_attention_keeps_nothing_of_its_callers():
     assert attended(overwrite) == attended(lambda *_: None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "load",
     [

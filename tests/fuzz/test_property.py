@@ -99,6 +99,7 @@ def test_a_right_function_passes():
     run(Target("mean", mean, calls(lambda _: {"x": Array((4,))})))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "message"),
     [
@@ -154,6 +155,7 @@ def test_a_wrong_result_is_found(wrong):
         run(Target("planted", planted, calls(_attention), _expected), examples=200)
 
 
+@pytest.mark.slow
 def test_a_wrong_gradient_is_found():
     def planted(dout, cache):
         found = dense_attention_backward(dout, cache)

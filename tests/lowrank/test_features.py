@@ -48,6 +48,7 @@ def test_the_bound_holds_on_ten_thousand_bounded_inputs_and_is_tight(kind, bound
     assert features.error / 10 <= worst <= features.error * (1 + 1e-9) + 1e-14 * math.exp(2 * bound)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_error_includes_rounding_where_logits_are_large(kind):
     for bound, degree in ((6.0, 36), (9.0, 48), (12.0, 60)):

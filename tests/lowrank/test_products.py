@@ -51,6 +51,7 @@ def test_the_oracle_is_the_definition():
     np.testing.assert_allclose(masked_product(u1, u2, v, mask=mask, method="oracle"), by_entries, rtol=1e-14)
 
 
+@pytest.mark.slow
 @lengths.cases(200, 1000)
 def test_a_thousand_random_masks_of_every_kind_with_their_gradients(kind, draw, cases):
     rng = np.random.default_rng([2, cases.start])

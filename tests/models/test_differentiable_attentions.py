@@ -79,6 +79,7 @@ def check(attention: DifferentiableAttention, batch: Batch, step: float = 1e-5) 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ATTENTIONS)
 def test_the_gradient_is_the_derivative_of_the_loss(name: str) -> None:
     check(ATTENTIONS[name], random_batch(shape=(2, 17)))

@@ -69,6 +69,7 @@ def test_a_tiny_encoder_equals_pytorch_in_float64():
     np.testing.assert_allclose(out, in_torch(TINY, weights, tokens), rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repeats", [1, 10], ids=["a-sentence", "the-whole-context"])
 def test_minilm_equals_pytorch_on_the_same_weights(minilm, repeats):
     pytest.importorskip("tokenizers", reason="the tokenizers library cuts the text")

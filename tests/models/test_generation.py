@@ -56,6 +56,7 @@ def test_logits_of_chunks_are_those_of_the_full_forward(model, scorer):
     np.testing.assert_allclose(np.concatenate(found), wanted, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_memory_is_the_same_at_every_position(model, scorer):
     attend = GeneratingAttention(scorer)
     generate(model, _prompt(), 5, attend)

@@ -34,6 +34,7 @@ def tokenizer(smollm2_file: GGUFFile) -> Any:
     return tokenizer_from_gguf(smollm2_file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS.keys())
 def test_decoding_gives_the_text_back(tokenizer: Any, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == text

@@ -53,6 +53,7 @@ def test_every_kind_of_row_is_of_the_published_layout(document, validator):
     assert set(verdicts.values()) == {"holds", "holds if", "does not hold", "not run"}
 
 
+@pytest.mark.slow
 def test_rows_of_the_ledger_are_of_the_published_layout(validator):
     chosen = [c for c in ALL if c.id.startswith(("dense.", "recover.", "model."))]
     validator.validate(json.loads(json.dumps(to_document(run_claims(chosen, quick=True)), allow_nan=False)))

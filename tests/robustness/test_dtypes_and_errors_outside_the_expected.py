@@ -159,6 +159,7 @@ def test_a_text_with_a_byte_that_has_no_token_is_refused_and_others_come_back(ch
     assert built.decode(built.encode("the_end").ids) == "the_end"
 
 
+@pytest.mark.slow
 def test_smollm2_refuses_the_control_characters_that_it_has_no_tokens_for():
     pytest.importorskip("gguf", reason="the library knows the types of tensors")
     pytest.importorskip("tokenizers", reason="the library cuts texts")

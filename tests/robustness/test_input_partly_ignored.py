@@ -65,7 +65,7 @@ def run(tmp_path, monkeypatch):
         (("conform", "refattn:dense_attention", "--op", "dense", "--only", "n = 16", "--only", "bogus"), "'bogus'"),
         (("conform", "refattn:dense_attention", "--op", "dense", "--skip", "bogus"), "skip: no case's name"),
         (("conform", "refattn:dense_attention", "--op", "dense", "--op", "conv"), "--op"),
-        (("report", "--only", "recover", "--only", "sparsek"), "--only"),
+        (("report", "--json", "a.json", "--json", "b.json"), "--json"),
         (("report", "--schema", "--only", "recover"), "--schema"),
         (("report", "--schema", "--json", "r.json"), "--schema"),
         (("experiment", "conv-by-fft", "--list"), "--list"),

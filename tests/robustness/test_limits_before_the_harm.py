@@ -80,6 +80,7 @@ def test_an_archive_with_too_many_positions_is_refused_by_its_header(members, tm
     assert peak_of(lambda: list(read_heads(path)[1]), message="n = 5000 came|truncated or altered") < MOST // 16
 
 
+@pytest.mark.slow
 def test_only_the_first_positions_are_kept_where_only_they_are_asked_for(tmp_path):
     path = zeros_archive(tmp_path / "x.npz", {"h": (N, N)})
     found = []
@@ -164,6 +165,7 @@ def test_a_member_twice_is_refused(tmp_path):
 BIG = 12_000_000  # 96 MB of float64: one copy too many is over the limit
 
 
+@pytest.mark.slow
 def test_reading_our_own_arrays_holds_them_once(tmp_path):
     path = tmp_path / "x.npz"
     zeros_archive(path, {"x": (BIG,)}, zipfile.ZIP_STORED)
@@ -243,6 +245,7 @@ def gguf_of(tmp_path, pairs=b"", counts=(0, 1), tensors=b"", data=0):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.needs("gguf")
 @pytest.mark.parametrize(("kind", "size"), [(0, 1), (4, 4), (12, 8), (8, 8)], ids=["u8", "u32", "f64", "texts"])
 def test_a_long_list_takes_nothing_until_it_is_looked_up(kind, size, tmp_path):

@@ -16,6 +16,7 @@ def token(t, score, **other):
     return {"q": Q[t], "k": K[t], "v": V[t], "score": score, **other}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [float, int, np.float32], ids=["float", "int", "float32"])
 def test_a_number_of_pythons_own_leaves_a_cache_its_dtype(number):
     cache = SparseKCache(n_select=2, window=1)

@@ -86,6 +86,7 @@ def _require_agreement(inputs: dict[str, np.ndarray], options: dict[str, object]
         assert relative_error(gradient, wanted) <= rtol, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2, 3, 17, *long(63, 64, 65)], ids=lambda n: f"n={n}")
 def test_paper_equals_oracle_with_every_option(n):
     for number, (gate, hard) in enumerate((gate, hard) for gate in GATES for hard in (False, True)):
@@ -208,6 +209,7 @@ def _require_gradients(inputs: dict[str, np.ndarray], options: dict[str, object]
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hard", HARD)
 @pytest.mark.parametrize("gate", GATES)
 @pytest.mark.parametrize("window", [0, 1, 3, 10], ids=lambda w: f"w={w}")

@@ -319,6 +319,7 @@ def test_an_error_planted_in_the_fast_path_is_caught(plant, monkeypatch, where, 
         _require_agreement(inputs, options)
 
 
+@pytest.mark.slow
 def test_the_compiled_loops_run_as_python_with_compilation_off():
     script = (
         "import numpy as np\n"

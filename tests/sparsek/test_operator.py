@@ -74,6 +74,7 @@ def test_sorting_and_bisection_agree_on_ten_thousand_problems_of_every_scale():
     assert worst_tau <= 1e-12
 
 
+@pytest.mark.slow
 def test_the_solution_satisfies_the_optimality_conditions():
     assert max(_kkt_residual(z, sparsek_operator(z, k), k) for z, k in _grid()) <= 1e-12
 

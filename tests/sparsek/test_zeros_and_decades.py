@@ -307,6 +307,7 @@ PLANTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("planted", PLANTED)
 def test_a_planted_error_is_caught_by_name(planted, monkeypatch):
     plant, message = PLANTED[planted]

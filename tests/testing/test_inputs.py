@@ -73,6 +73,7 @@ def test_queries_and_keys_are_turned_by_their_position():
         np.testing.assert_array_equal(x[:, 6], x[0, 6])
 
 
+@pytest.mark.slow
 def test_rotary_logits_have_the_deviation_asked_for_over_the_draws():
     diagonals = [logits(*rope_structured(1, 16, starts=1, seed=s, deviation=5.0)[:2])[0, 0] for s in range(2000)]
     assert np.std(diagonals) == pytest.approx(5.0, rel=0.05)

@@ -65,6 +65,7 @@ def test_shapes_and_sizes(shipped: RealHeads) -> None:
     assert sum(len(entry.read_bytes()) for entry in data.iterdir() if entry.is_file()) < 6_500_000
 
 
+@pytest.mark.slow
 def test_the_manifest_describes_the_arrays(shipped: RealHeads) -> None:
     manifest = read_manifest(files("refattn.testing") / "data")
     for name in ("q", "k", "v", "layers", "kv_heads", "tokens"):

@@ -28,6 +28,7 @@ def test_a_batch_in_pieces_gives_the_gradients_of_the_whole(new_trainer, task, w
     np.testing.assert_allclose(losses[2], losses[0], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_recomputing_changes_nothing(new_trainer, task):
     kept, again = new_trainer(60), new_trainer(60, recompute=True)
     losses = np.array([[one.advance().loss for one in (kept, again)] for _ in range(60)])

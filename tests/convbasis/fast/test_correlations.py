@@ -7,6 +7,7 @@ from refattn.convbasis.fast.blocks import BlockProduct
 from refattn.convbasis.fast.correlations import kernel_gradient
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n", "starts", "block"),
     [(1, [0], 4), (37, [0], 16), (50, [0, 13, 31], 8), (64, [0, 1, 2, 40], 32), (20, [0, 7], 64), (200, [0, 99], 16)],

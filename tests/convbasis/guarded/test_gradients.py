@@ -44,6 +44,7 @@ def problem(n, terms, mask, deviation=1.0, seed=0):
     return forward, gradients, {"q": q, "k": k, "v": v}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", ["causal", "full"])
 @pytest.mark.parametrize(("n", "terms"), [(1, 1), (2, 2), (40, 1), (40, 3), (65, 17), (24, 24)], ids=str)
 def test_approximation_gradient_passes_central_differences(n, terms, mask):

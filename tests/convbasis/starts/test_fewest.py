@@ -31,6 +31,7 @@ def noisy(n, starts, noise, seed):
     return np.concatenate([q / np.sqrt(8), signs], axis=1), np.concatenate([k, np.eye(n)], axis=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernels", ["column", "least-squares"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-10), (np.float32, 1e-5)], ids=["f64", "f32"])
 @pytest.mark.parametrize("count", [1, 2, 5, 40], ids="k={}".format)
@@ -116,6 +117,7 @@ def test_row_differences_are_those_of_the_definition(dtype):
     assert found.error == pytest.approx(errors.max(), rel=1e-10)
 
 
+@pytest.mark.slow
 def test_the_statement_about_unseen_rows_is_right_more_often_than_it_says():
     """One row in ten is beyond the tolerance in a way that few samples may miss: count how often the claim is wrong."""
     n, wrong = 500, 0

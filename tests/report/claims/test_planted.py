@@ -97,7 +97,7 @@ PLANTED = {
     "figure.running-mean-trained-scale": [result("conv_attention", scaled(1.5), figure)],
     "figure.window": [result("conv_attention", scaled(1.5), figure)],
     "figure.window-trained-scale": [instead("WindowAttention", lambda right: lambda width: right(1), figure)],
-    "figure.falling": [instead("conv_attention", planters.farther_with_every_term, figure)],
+    "figure.falling": [instead("conv_attention", planters.nearer_with_every_term, figure)],
     "figure.falling-trained-scale": [instead("conv_attention", planters.nearer_with_every_term, figure)],
     "model.perplexity": [planters.model(Decoder(exact=24.59 * 1.02))],
     "model.shipped-heads": [planters.heads_of_the_model(2)],

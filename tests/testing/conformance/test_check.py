@@ -64,6 +64,7 @@ def test_the_papers_conv_path_conforms(kernels, seeds):
     assert_conforms(forward, "conv", backward=backward, seeds=seeds, profile="quick")
 
 
+@pytest.mark.slow
 @SEEDS
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_fast_conv_path_conforms(kernels, dtype, seeds):
@@ -274,6 +275,7 @@ def test_nothing_run_is_not_a_pass():
     assert not report.passed
 
 
+@pytest.mark.slow
 def test_a_kernel_that_multiplies_in_bfloat16_may_say_so():
     low = PRECISIONS["bfloat16"].round
 
@@ -307,6 +309,7 @@ def test_a_wrong_argument_is_refused_by_name(options, error, match):
 # --- the plain implementations ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_the_plain_implementation_in_float64_is_the_truth(name):
     operation = OPERATIONS[name]
@@ -322,6 +325,7 @@ def test_the_plain_implementation_in_float64_is_the_truth(name):
             assert (error <= excused).all(), f"{case.name}: {result}: {error.max():.1e}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", PRECISIONS)
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_no_plain_implementation_warns_whatever_its_precision_and_its_mistake(name, dtype):
@@ -337,6 +341,7 @@ def test_no_plain_implementation_warns_whatever_its_precision_and_its_mistake(na
             }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_every_known_mistake_changes_a_result(name):
     operation, precision = OPERATIONS[name], PRECISIONS["float64"]
@@ -426,6 +431,7 @@ def test_the_rounding_that_is_derived_covers_what_a_plain_run_loses(dtype):
     assert 0.02 < np.max(shares) <= 1
 
 
+@pytest.mark.slow
 def test_every_problem_is_the_same_for_the_same_seed():
     for operation in OPERATIONS.values():
         for case in small(operation):

@@ -30,6 +30,7 @@ def test_every_stored_result_is_what_the_package_computes():
     assert all(check.passed for check in checks), [check for check in checks if not check.passed]
 
 
+@pytest.mark.slow
 def test_computing_them_anew_gives_the_shipped_bytes(tmp_path):
     pytest.importorskip("mpmath", reason="needs the extra 'test'")
     from refattn.laboratory.vectors import generate
