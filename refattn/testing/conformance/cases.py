@@ -190,8 +190,8 @@ def list_cases(
 
     Notes
     -----
-    O(cases); no arrays are made. ``refattn.testing.pytest_plugin.conformance_cases`` returns the same as parameters of a
-    test. Source: ours.
+    O(cases); no arrays are made. ``refattn.testing.pytest_plugin.conformance_cases`` returns the same as parameters
+    of a test. Source: ours.
 
     Examples
     --------
