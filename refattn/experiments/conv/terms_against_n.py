@@ -146,7 +146,7 @@ def exponent(curves: Iterable[Mapping[int, float]], *, seed: int = 0, draws: int
     slopes = np.array([np.polyfit(np.log([*curve]), np.log([*curve.values()]), 1)[0] for curve in curves])
     drawn = np.random.default_rng(seed).integers(0, len(slopes), (draws, len(slopes)))
     low, high = np.quantile(np.median(slopes[drawn], axis=1), (0.025, 0.975))
-    value, low, high = (round(float(x), 6) for x in (np.median(slopes), low, high))
+    value, low, high = (round(float(x), 6) + 0.0 for x in (np.median(slopes), low, high))
     return Exponent(value, low, high, len(slopes))
 
 
