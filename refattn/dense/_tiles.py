@@ -29,28 +29,11 @@ class Tile(NamedTuple):
     sighted: slice
 
 
-class Block(NamedTuple):
-    """Queries, and the tiles that they go through."""
-
-    rows: slice
-    tiles: list[Tile]
-
-
-def blocks(sights: list[Sight], n_q: int, n_k: int, most_rows: int, most_keys: int, strip: int) -> list[Block]:
-    """Cut the queries into blocks, and what each sees into tiles, both of at most so many.
-
-    Where keys are still to come for the first queries of a block, a tile ends when so many queries have met their last
-    key.
-    """
-    found = []
-    for start in range(0, n_q, most_rows):
-        rows = slice(start, min(start + most_rows, n_q))
-        found.append(Block(rows, tiles(sights, n_k, rows, most_keys, strip)))
-    return found
-
-
 def tiles(sights: list[Sight], n_k: int, rows: slice, most_keys: int, strip: int) -> list[Tile]:
-    """Return the tiles of a block of queries."""
+    """Return the tiles of a block of queries, every one of at most so many keys.
+
+    Where keys are still to come for the first queries, a tile ends when `strip` more of them have met their last key.
+    """
     ranges, by_all = _seen(sights, n_k, rows)
     diagonal = rows.start + min((sight.position for sight in sights), default=n_k)  # the last key of the first query
     found = []

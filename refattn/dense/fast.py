@@ -37,7 +37,7 @@ from refattn._validation import FloatArray
 from refattn.dense import oracle
 from refattn.dense._problem import DenseProblem
 from refattn.dense._sizes import doubtful_backward, doubtful_forward
-from refattn.dense._tiles import Block, Sight, Tile, blocks, sights_of
+from refattn.dense._tiles import Sight, Tile, sights_of, tiles
 
 _ROWS = 256
 """Queries of a block of the forward, and"""
@@ -73,9 +73,10 @@ class Head:
     sink: FloatArray | None = None
     keep: NDArray[np.bool_] | None = None
 
-    def seen(self, block: Block) -> list[Tile]:
-        """Return the tiles of a block of queries; those that a boolean array hides are left out."""
-        return [tile for tile in block.tiles if all(part[block.rows, tile.keys].any() for part in self.booleans)]
+    def tiles(self, rows: slice, most_keys: int, strip: int) -> list[Tile]:
+        """Return the tiles of some queries; those that a boolean array hides are left out."""
+        found = tiles(self.sights, len(self.k), rows, most_keys, strip)
+        return [tile for tile in found if all(part[rows, tile.keys].any() for part in self.booleans)]
 
     def start(self, n_q: int) -> tuple[FloatArray, FloatArray]:
         """Return the largest logits of so many queries, and the sums of the exponentials less them, before any key."""
@@ -154,14 +155,14 @@ def forward(problem: DenseProblem) -> tuple[FloatArray, FloatArray, FloatArray]:
     step, n_k, d_v = min(rows_of_a_block(problem), n_q), problem.mask.n_k, problem.v.shape[-1]
     shelf = Shelf(dtype, step * (min(_KEYS, n_k) + d_v))
 
-    def attend(task: tuple[Block, Head]) -> None:
-        block, head = task
-        place: tuple[Any, ...] = (*head.index, block.rows)
+    def attend(task: tuple[slice, Head]) -> None:
+        rows, head = task
+        place: tuple[Any, ...] = (*head.index, rows)
         with overflow_judged(), shelf.workspace() as space:
-            _attend(head, block, space, out[place], largest[place], total[place])
+            _attend(head, rows, space, out[place], largest[place], total[place])
 
-    cut = blocks(sights_of(problem.mask), n_q, n_k, step, _KEYS, _STRIP)
-    for_each(attend, [(block, head) for block in cut[::-1] for head in heads])  # the longest first, of a causal mask
+    blocks = list(_blocks(n_q, step))[::-1]  # the longest ones first, of a causal mask
+    for_each(attend, [(rows, head) for rows in blocks for head in heads])
     np.copyto(largest, 0, where=largest == -np.inf)  # no key allowed
     found = out, largest, total
     if doubtful.any():
@@ -171,21 +172,21 @@ def forward(problem: DenseProblem) -> tuple[FloatArray, FloatArray, FloatArray]:
 
 
 def _attend(
-    head: Head, block: Block, space: FloatArray, out: FloatArray, largest: FloatArray, total: FloatArray
+    head: Head, rows: slice, space: FloatArray, out: FloatArray, largest: FloatArray, total: FloatArray
 ) -> None:
     """Write a block's rows of the output, which come as 0, of the largest logits and of the sums."""
     from refattn.dense._loops import add_rescaled, divide_rows, exponentials
 
-    soften, queries, product = exponentials[out.dtype], head.queries(block.rows), space[-out.size :].reshape(out.shape)
+    soften, queries, product = exponentials[out.dtype], head.queries(rows), space[-out.size :].reshape(out.shape)
     kept, work = np.empty_like(total), np.empty((2, len(total)), out.dtype)
     largest[...], total[...] = head.start(len(total))
-    for tile in head.seen(block):
+    for tile in head.tiles(rows, _KEYS, _STRIP):
         n_k, own = tile.keys.stop - tile.keys.start, tile.sighted
         weights = space[: n_k * len(out)].reshape(n_k, -1)
-        head.write_logits(tile, block.rows, queries, weights)
+        head.write_logits(tile, rows, queries, weights)
         soften(weights, largest, total, kept, work)
         if head.keep is not None:
-            weights *= head.kept(block.rows, tile.keys)
+            weights *= head.kept(rows, tile.keys)
         np.matmul(weights[:, own].T, head.v[tile.keys], out=product[own])
         add_rescaled(product[own], kept[own], out[own])
     divide_rows(out, total)
@@ -207,18 +208,18 @@ def backward(dout: FloatArray, dlse: FloatArray | None, problem: DenseProblem) -
     dk, dv = np.zeros((parts, *inner, n_k, d), dtype), np.zeros((parts, *inner, n_k, d_v), dtype)
     dsinks = np.zeros((parts, *inner, 1, 1), dtype)
     step = min(max(_ROW_ENTRIES // n_k, _LEAST_ROWS), problem.block or _ROWS_BACKWARD, _ROWS_BACKWARD, n_q)
-    cut = blocks(sights_of(problem.mask), n_q, n_k, step, n_k, step)[::-1]  # the longest parts first
+    blocks = list(_blocks(n_q, step))[::-1]  # the longest parts first
     shelf = Shelf(dtype, 2 * step * n_k + max(min(_SUM_KEYS, n_k), step) * max(d, d_v))
 
     def pull_back(task: tuple[Head, int]) -> None:
         head, number = task
         place: tuple[Any, ...] = (number, *head.index)
         with overflow_judged(), shelf.workspace() as space:
-            for block in cut[number::parts]:
-                own: tuple[Any, ...] = (*head.index, block.rows)
+            for rows in blocks[number::parts]:
+                own: tuple[Any, ...] = (*head.index, rows)
                 more = None if dlse is None else dlse[own][:, 0]
                 own_parts = dq[own], dk[place], dv[place], dsinks[place]
-                _pull_back(head, block, doubtful[own], space, dout[own], more, *own_parts)
+                _pull_back(head, rows, doubtful[own], space, dout[own], more, *own_parts)
 
     for_each(pull_back, [(head, number) for head in heads for number in range(parts)])
     dk, dv, dsinks = (part.sum(axis=0) if parts > 1 else part[0] for part in (dk, dv, dsinks))
@@ -236,18 +237,17 @@ def backward(dout: FloatArray, dlse: FloatArray | None, problem: DenseProblem) -
 
 
 def _pull_back(
-    head: Head, block: Block, doubtful: NDArray[np.bool_], space: FloatArray, g: FloatArray, dlse: FloatArray | None,
+    head: Head, rows: slice, doubtful: NDArray[np.bool_], space: FloatArray, g: FloatArray, dlse: FloatArray | None,
     dq: FloatArray, dk: FloatArray, dv: FloatArray, dsink: FloatArray,
 ) -> None:  # fmt: skip
     """Write a block's rows of dq, and add what it gives to dk, dv and dsink; doubtful rows count as zeros."""
     from refattn.dense._loops import exponentials, through_softmax
 
-    rows = block.rows
     scaled, queries, g = head.queries(rows), head.q[rows], _in_rows(g)
     if doubtful.any():
         scaled, queries, g = (np.where(doubtful[:, None], 0, part) for part in (scaled, queries, g))
         dlse = None if dlse is None else np.where(doubtful, 0, dlse)
-    found, n_q = head.seen(block), len(g)
+    found, n_q = head.tiles(rows, head.problem.mask.n_k, len(g)), len(g)
     ends = np.cumsum([0, *(tile.keys.stop - tile.keys.start for tile in found)])
     spans = [(tile.keys, slice(*pair)) for tile, pair in zip(found, pairwise(ends), strict=True)]
     size = n_q * ends[-1]
