@@ -23,10 +23,10 @@ _BIAS_ROWS = 16
 class Sizes(NamedTuple):
     """Largest entries, in size: of each query, of the keys and values that it may see, of its bias; (*inner, n_q)."""
 
-    q: NDArray[np.float64]
-    k: NDArray[np.float64]
-    v: NDArray[np.float64]
-    bias: NDArray[np.float64]
+    q: FloatArray
+    k: FloatArray
+    v: FloatArray
+    bias: FloatArray
 
 
 def doubtful_forward(problem: DenseProblem) -> NDArray[np.bool_]:
