@@ -74,7 +74,8 @@ def conv_logits(q: FloatArray, k: FloatArray, starts: NDArray[np.int64], m: int)
     at_starts = k[:, starts].repeat(group, axis=0).swapaxes(-1, -2)
     known = q[:, first:] @ at_starts * q.dtype.type(1 / math.sqrt(d))
     row = np.arange(n - m, n)[:, None]
-    found = known[:, np.maximum(row - moved - first, 0), segment]
+    place = np.maximum(row - moved - first, 0) * len(starts) + segment
+    found = known.reshape(heads, -1).take(place, axis=1)
     found[:, columns > row] = -np.inf
     return np.asarray(found)
 

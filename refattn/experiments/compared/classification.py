@@ -76,7 +76,7 @@ def _choices(shares: Mapping[str, tuple[float, ...]]) -> list[Item]:
 
 
 def _selecting() -> list[Item]:
-    methods = ("window-sinks", "learned")
+    methods = ("learned", "window-sinks")
     return [{"method": method, "share": None, "pairs": pairs} for method in methods for pairs in PAIRS]
 
 
