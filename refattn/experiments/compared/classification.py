@@ -42,6 +42,7 @@ from refattn.experiments.conv.full_attention import conv_full_attention
 from refattn.experiments.conv.replaced import SHARES, segments
 from refattn.experiments.conv.retrieval_against_k import model as encoder
 from refattn.experiments.experiment import Experiment, Item, Record, significant
+from refattn.experiments.sparsek import perplexity
 from refattn.laboratory.reviews import Parts, Review, reviews, split
 from refattn.laboratory.smollm2 import NEEDS, encoded
 from refattn.laboratory.smollm2 import model as decoder
@@ -52,6 +53,7 @@ from refattn.models.scorer import BUDGETS
 BATCH = 100
 """Texts of an item."""
 
+KIND = "learned"
 PAIRS = (32, 64, 128, 256)
 SINKS = 4
 LABELS = ("positive", "negative")
@@ -87,16 +89,15 @@ def run(item: Item) -> list[Record]:
     positive = np.array([review.rating > 0 for review in texts])
     answer = {"encoder": _probed, "decoder": _prompted}[as_option("model", item["model"], ("encoder", "decoder"))]
     margins, n, k = answer(item, texts)
-    return [
-        {
-            "n": n,
-            "k": k,
-            "asked": len(texts),
-            "right": int(((margins > 0) == positive).sum()),
-            "called_positive": int((margins > 0).sum()),
-            "ordered": significant(ordered(margins, positive)),
-        }
-    ]
+    found: Record = {
+        "n": n,
+        "k": k,
+        "asked": len(texts),
+        "right": int(((margins > 0) == positive).sum()),
+        "called_positive": int((margins > 0).sum()),
+        "ordered": significant(ordered(margins, positive)),
+    }
+    return [found | ({"scorer": scorer_digest(item["pairs"])} if item["method"] == "learned" else {})]
 
 
 @cache
@@ -146,9 +147,18 @@ def answer(review: Review) -> str:
 
 def scorer_for(pairs: int) -> Scorer:
     """Return the shipped scorer for the least budget of at least so many pairs; half are selected, half a window."""
-    scorer = load_scorer("learned", min(budget for budget in BUDGETS if budget >= pairs))
+    scorer = load_scorer(KIND, _budget(pairs))
     half = np.full_like(scorer.window, pairs // 2)
     return replace(scorer, n_select=half, window=half)
+
+
+def scorer_digest(pairs: int) -> str | None:
+    """Return the first digits of the SHA-256 of that scorer's file."""
+    return perplexity.scorer_digest(KIND, _budget(pairs))
+
+
+def _budget(pairs: int) -> int:
+    return min(budget for budget in BUDGETS if budget >= pairs)
 
 
 def rows_of(method: str, share: float | None, pairs: int | None, n_prompt: int) -> Rows:
