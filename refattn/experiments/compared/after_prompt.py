@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from copy import deepcopy
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from refattn._validation import FloatArray
 from refattn.dense import dense_attention
 from refattn.masks import Causal, SlidingWindow
-from refattn.models import Capture, GeneratingAttention, Llama, Scorer
+from refattn.models import Capture, Llama, Scorer, SelectiveAttention
+from refattn.models.llama import Attention, Observer
 
 Tokens: TypeAlias = NDArray[np.int64]
 Rows: TypeAlias = Callable[[FloatArray, FloatArray, FloatArray, int], FloatArray]
@@ -83,38 +84,81 @@ def conv_logits(q: FloatArray, k: FloatArray, starts: NDArray[np.int64], m: int)
 class AfterPrompt:
     """An attention of texts that stand one behind the other, each of which sees the prompt and itself."""
 
-    def __init__(self, prompt: Capture, lengths: Sequence[int], rows: Rows) -> None:
-        self.prompt, self.lengths, self.rows = prompt, lengths, rows
+    def __init__(self, prompt: Capture, texts: Sequence[slice], rows: Rows) -> None:
+        self.prompt, self.texts, self.rows = prompt, texts, rows
 
     def __call__(self, layer: int, q: FloatArray, k: FloatArray, v: FloatArray) -> FloatArray:
         """Attend: the signature of an attention."""
-        before, after = (self.prompt.q[layer], self.prompt.k[layer], self.prompt.v[layer]), (q, k, v)
-        out, end = np.empty_like(q), 0
-        for m in self.lengths:
-            text = slice(end, end := end + m)
-            q_all, k_all, v_all = (
-                np.concatenate([one, own[:, text]], axis=1) for one, own in zip(before, after, strict=True)
-            )
-            out[:, text] = self.rows(q_all, k_all, v_all, m)
+        out = np.empty_like(q)
+        for text in self.texts:
+            whole = self._whole(layer, text, q, k, v)
+            out[:, text] = self.rows(*whole, text.stop - text.start)
+        return out
+
+    def _whole(
+        self, layer: int, text: slice, q: FloatArray, k: FloatArray, v: FloatArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return queries, keys and values of the prompt and a text."""
+        before = self.prompt
+        return (
+            np.concatenate([before.q[layer], q[:, text]], axis=1),
+            np.concatenate([before.k[layer], k[:, text]], axis=1),
+            np.concatenate([before.v[layer], v[:, text]], axis=1),
+        )
+
+
+class SelectedAfterPrompt(AfterPrompt):
+    """The same with SparseK attention, which scores the layer's normalised input."""
+
+    def __init__(self, prompt: Capture, texts: Sequence[slice], scorer: Scorer) -> None:
+        super().__init__(prompt, texts, exact_rows)
+        self.select = SelectiveAttention(scorer)
+        self._input: FloatArray | None = None
+
+    def observe(self, layer: int, a: FloatArray) -> None:
+        """Keep the layer's normalised input: the signature of an observer."""
+        self._input = a
+
+    def __call__(self, layer: int, q: FloatArray, k: FloatArray, v: FloatArray) -> FloatArray:
+        """Attend: the signature of an attention."""
+        assert self._input is not None
+        out = np.empty_like(q)
+        for text in self.texts:
+            self.select.observe(layer, np.concatenate([self.prompt.inputs[layer], self._input[text]]))
+            out[:, text] = self.select(layer, *self._whole(layer, text, q, k, v))[:, text.start - text.stop :]
         return out
 
 
 def last_hidden(model: Llama, prompt: Tokens, texts: Sequence[Tokens], rows: Rows) -> FloatArray:
     """Return what the logits after the last token of every text are made of, with one attention in every layer."""
-    capture = Capture(lambda layer, q, k, v: rows(q, k, v, q.shape[-2]))
-    model.hidden(prompt, capture)
-    lengths = [len(text) for text in texts]
-    positions = np.concatenate([len(prompt) + np.arange(m) for m in lengths])
-    hidden = model.hidden(np.concatenate(texts), AfterPrompt(capture, lengths, rows), positions=positions)
-    return np.asarray(hidden[np.cumsum(lengths) - 1])
+    before = Capture(lambda layer, q, k, v: rows(q, k, v, q.shape[-2]))
+    model.hidden(prompt, before)
+    return _last(model, len(prompt), texts, AfterPrompt(before, _places(texts), rows))
 
 
 def last_hidden_selected(model: Llama, prompt: Tokens, texts: Sequence[Tokens], scorer: Scorer) -> FloatArray:
-    """Return the same with SparseK attention, one text after the other: its state after the prompt is copied."""
-    after = GeneratingAttention(scorer)
-    model.hidden(prompt, after, observe=after.observe)
-    found = []
-    for text in texts:
-        attend = deepcopy(after)
-        found.append(model.hidden(text, attend, observe=attend.observe, start=len(prompt))[-1])
-    return np.stack(found)
+    """Return the same with SparseK attention in every layer."""
+    select = SelectiveAttention(scorer)
+    before = Capture(select)
+
+    def observe(layer: int, a: FloatArray) -> None:
+        before.observe(layer, a)
+        select.observe(layer, a)
+
+    model.hidden(prompt, before, observe=observe)
+    attend = SelectedAfterPrompt(before, _places(texts), scorer)
+    return _last(model, len(prompt), texts, attend, attend.observe)
+
+
+def _places(texts: Sequence[Tokens]) -> list[slice]:
+    """Return where the texts stand, one behind the other."""
+    return [slice(begin, end) for begin, end in pairwise(np.cumsum([0, *map(len, texts)]).tolist())]
+
+
+def _last(
+    model: Llama, n_prompt: int, texts: Sequence[Tokens], attend: Attention, observe: Observer | None = None
+) -> FloatArray:
+    """Return the last row of every text, all of them in one forward, each at the positions behind the prompt."""
+    positions = np.concatenate([n_prompt + np.arange(len(text)) for text in texts])
+    hidden = model.hidden(np.concatenate(texts), attend, observe=observe, positions=positions)
+    return np.asarray(hidden[[text.stop - 1 for text in _places(texts)]])

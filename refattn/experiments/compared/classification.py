@@ -13,8 +13,7 @@ The attentions that take the place of exact attention:
     first         one with the first k columns of what stands before the text: Recover with T = 1 and a tiny δ;
     mean          equal weights, which look at no query and no key: what a classifier loses without any attention;
     window-sinks  in the decoder: so many pairs before the query, and the first 4;
-    learned       in the decoder: SparseK with the shipped scorer, half of its pairs selected, half a window. Below 128
-                  pairs the scorer for 128 is asked for fewer than it was learned for.
+    learned       in the decoder: SparseK with the shipped scorer for so many pairs, half selected, half a window.
 
 Later versions of the Conv-Basis paper (arXiv 2405.05219) are said to measure accuracy on film reviews of IMDB against k
 with Llama-3-8B. Their text was not at hand. The question is theirs; the texts, which are single sentences, the models,
@@ -25,7 +24,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -42,11 +40,11 @@ from refattn.experiments.conv.full_attention import conv_full_attention
 from refattn.experiments.conv.replaced import SHARES, segments
 from refattn.experiments.conv.retrieval_against_k import model as encoder
 from refattn.experiments.experiment import Experiment, Item, Record, significant
-from refattn.experiments.sparsek import perplexity
+from refattn.experiments.sparsek.perplexity import scorer_digest
 from refattn.laboratory.reviews import Parts, Review, reviews, split
 from refattn.laboratory.smollm2 import NEEDS, encoded
 from refattn.laboratory.smollm2 import model as decoder
-from refattn.models import Scorer, encoder_tokenizer, exact_full_attention, load_scorer, minilm_folder
+from refattn.models import encoder_tokenizer, exact_full_attention, load_scorer, minilm_folder
 from refattn.models.llama import Attention
 from refattn.models.scorer import BUDGETS
 
@@ -54,7 +52,7 @@ BATCH = 100
 """Texts of an item."""
 
 KIND = "learned"
-PAIRS = (32, 64, 128, 256)
+PAIRS = tuple(sorted(BUDGETS))
 SINKS = 4
 LABELS = ("positive", "negative")
 DECODER_SHARES = {"uniform": (0.0, *SHARES["uniform"]), "first": SHARES["first"]}
@@ -97,7 +95,7 @@ def run(item: Item) -> list[Record]:
         "called_positive": int((margins > 0).sum()),
         "ordered": significant(ordered(margins, positive)),
     }
-    return [found | ({"scorer": scorer_digest(item["pairs"])} if item["method"] == "learned" else {})]
+    return [found | ({"scorer": scorer_digest(KIND, item["pairs"])} if item["method"] == "learned" else {})]
 
 
 @cache
@@ -126,7 +124,7 @@ def _prompted(item: Item, texts: Sequence[Review]) -> tuple[FloatArray, int, int
     n = len(prompt) + int(np.median([len(one) for one in asked]))
     with one_blas_thread():
         if method == "learned":
-            hidden = last_hidden_selected(decoder(), prompt, asked, scorer_for(pairs))
+            hidden = last_hidden_selected(decoder(), prompt, asked, load_scorer(KIND, pairs))
         else:
             hidden = last_hidden(decoder(), prompt, asked, rows_of(method, share, pairs, len(prompt)))
         words = [int(encoded(f" {label}")[0]) for label in LABELS]
@@ -143,22 +141,6 @@ def question(review: Review) -> str:
 def answer(review: Review) -> str:
     """Return the label, and what divides it from the next text."""
     return f" {LABELS[review.rating < 0]}\n\n"
-
-
-def scorer_for(pairs: int) -> Scorer:
-    """Return the shipped scorer for the least budget of at least so many pairs; half are selected, half a window."""
-    scorer = load_scorer(KIND, _budget(pairs))
-    half = np.full_like(scorer.window, pairs // 2)
-    return replace(scorer, n_select=half, window=half)
-
-
-def scorer_digest(pairs: int) -> str | None:
-    """Return the first digits of the SHA-256 of that scorer's file."""
-    return perplexity.scorer_digest(KIND, _budget(pairs))
-
-
-def _budget(pairs: int) -> int:
-    return min(budget for budget in BUDGETS if budget >= pairs)
 
 
 def rows_of(method: str, share: float | None, pairs: int | None, n_prompt: int) -> Rows:

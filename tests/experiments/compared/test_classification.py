@@ -118,12 +118,6 @@ def test_spread_starts_do_not_depend_on_what_follows(share):
     assert len(longest) == max(1, math.ceil(500 * share))
 
 
-def test_a_scorer_keeps_so_many_pairs_in_every_layer():
-    assert [(s.budget, set(s.window)) for s in map(classification.scorer_for, classification.PAIRS)] == [
-        (pairs, {pairs // 2}) for pairs in classification.PAIRS
-    ]
-
-
 def test_the_probe_is_at_the_minimum_that_another_method_finds():
     rng = np.random.default_rng(0)
     x = 3 + 2 * rng.standard_normal((60, 3))
