@@ -132,7 +132,7 @@ def _read_classification(rows: Rows) -> str:
         ("encoder", "a linear probe of an encoder (MiniLM-L6)"),
     ):
         parts = []
-        for one in (one for one in accuracies(rows) if one.model == model):
+        for one in (one for one in accuracies(rows) if one.model == model and one.share in (None, 0.25, 0.75)):
             size = f" k = {one.k}" if one.k is not None else f" {one.pairs} pairs" if one.pairs is not None else ""
             parts.append(f"{one.method}{size} {one.value:.0%} ({one.low:.0%} to {one.high:.0%})")
         if parts:

@@ -10,7 +10,7 @@ whoever always says the same is right for half. Two classifiers, every head of e
 The attentions that take the place of exact attention:
 
     uniform       a k-conv basis with k spread starts; in the decoder every ``n/k``-th column, wherever a text ends;
-    first         one with the first k columns of what stands before the text: Recover with T = 1 and a tiny δ;
+    first         one with the first k columns, in the decoder of its examples: Recover with T = 1 and a tiny δ;
     mean          equal weights, which look at no query and no key: what a classifier loses without any attention;
     window-sinks  in the decoder: so many pairs before the query, and the first 4;
     learned       in the decoder: SparseK with the shipped scorer for so many pairs, half selected, half a window.
@@ -85,8 +85,8 @@ def run(item: Item) -> list[Record]:
     begin = item["begin"]
     texts = _parts(item["texts"], item["seed"]).test[begin : begin + BATCH]
     positive = np.array([review.rating > 0 for review in texts])
-    answer = {"encoder": _probed, "decoder": _prompted}[as_option("model", item["model"], ("encoder", "decoder"))]
-    margins, n, k = answer(item, texts)
+    classify = {"encoder": _probed, "decoder": _prompted}[as_option("model", item["model"], ("encoder", "decoder"))]
+    margins, n, k = classify(item, texts)
     found: Record = {
         "n": n,
         "k": k,
