@@ -2,6 +2,7 @@
 
 import json
 import sys
+from xml.etree import ElementTree as Tree
 
 import pytest
 
@@ -40,9 +41,11 @@ def run(tmp_path, monkeypatch):
 
 
 def test_a_right_kernel_gives_status_0_and_its_gradients_are_checked(run):
-    result = run("conform", "toykernel:attention", "--op", "dense", "--backward", "toykernel:backward")
+    result = run(
+        "conform", "toykernel:attention", "--op", "dense", "--backward", "toykernel:backward", "--profile", "quick"
+    )
     assert result.exit_code == 0, result.output
-    assert "with gradients: 45 pass, 0 fail, 5 not run" in result.output
+    assert "with gradients: 45 pass, 0 fail, 0 refused, 5 not run" in result.output
 
 
 def test_a_wrong_kernel_gives_status_1_its_cause_and_a_json_report(run, tmp_path):
@@ -51,6 +54,37 @@ def test_a_wrong_kernel_gives_status_1_its_cause_and_a_json_report(run, tmp_path
     assert "cause: missing scale" in result.output
     data = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
     assert [case["verdict"] for case in data["cases"]] == ["fail"]
+
+
+def test_what_failed_is_said_in_a_few_lines_and_in_full_on_request(run):
+    said = run("conform", "toykernel:unscaled", "--op", "dense", "--only", "n = 16")
+    assert len(said.output.splitlines()) == 4
+    assert "FAILED causal, n = 16 (seed 0): out row (0, " in said.output
+    in_full = run("conform", "toykernel:unscaled", "--op", "dense", "--only", "n = 16", "--verbose")
+    assert "ordinary: causal, n = 16" in in_full.output
+    assert "expected [" in in_full.output
+
+
+def test_a_report_is_written_as_junit_xml_as_well(run, tmp_path):
+    result = run(
+        "conform", "toykernel:unscaled", "--op", "dense", "--only", "n = 16", "--junit", "r.xml", "--json", "r.json"
+    )
+    assert result.exit_code == 1
+    (suite,) = Tree.parse(tmp_path / "r.xml").getroot()
+    assert suite.find("testcase/failure").get("message").startswith("causal, n = 16 (seed 0)")
+    assert (tmp_path / "r.json").exists()
+    printed = run("conform", "toykernel:attention", "--op", "dense", "--only", "n = 16", "--junit", "-")
+    assert Tree.fromstring(printed.stdout).get("failures") == "0"
+
+
+def test_what_is_taken_and_lacking_is_said_on_the_command_line(run):
+    result = run(
+        "conform", "toykernel:attention", "--op", "dense", "--profile", "quick", "--takes", "n=32, d=16, heads=2",
+        "--without", "grouped", "--strict", "--empty-rows", "skip", "--timeout", "60", "--name", "scale=scale",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "0 fail, 0 refused" in result.output
+    assert "left out: without grouped" in result.output
 
 
 @pytest.mark.parametrize(
@@ -63,6 +97,11 @@ def test_a_wrong_kernel_gives_status_1_its_cause_and_a_json_report(run, tmp_path
         ("toykernel:attention", "--op", "quadratic"),
         ("toykernel:attention", "--op", "dense", "--layout", "XYZ"),
         ("toykernel:attention", "--op", "dense", "--only", "no such case"),
+        ("toykernel:attention", "--op", "dense", "--takes", "n%64, n<=32"),
+        ("toykernel:attention", "--op", "dense", "--name", "mask"),
+        ("toykernel:attention", "--op", "dense", "--profile", "huge"),
+        ("toykernel:attention", "--op", "dense", "--device", "cuda"),
+        ("toykernel:attention", "--op", "dense", "--json", "same", "--junit", "same"),
     ],
     ids=lambda a: " ".join(a),
 )

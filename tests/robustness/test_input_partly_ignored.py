@@ -159,9 +159,9 @@ def test_one_text_is_one_text_and_not_its_letters(only):
 @pytest.mark.parametrize(
     ("options", "error", "told"),
     [
-        ({"only": ["n = 16", "bogus"]}, ValueError, "^only: no case's name contains 'bogus'"),
-        ({"only": "bogus"}, ValueError, "^only: no case's name contains 'bogus'"),
-        ({"skip": "bogus"}, ValueError, "^skip: no case's name contains 'bogus'"),
+        ({"only": ["n = 16", "bogus"]}, ValueError, "^only: no case of the profile 'standard' has 'bogus'"),
+        ({"only": "bogus"}, ValueError, "^only: no case of the profile 'standard' has 'bogus'"),
+        ({"skip": "bogus"}, ValueError, "^skip: no case of the profile 'standard' has 'bogus'"),
         ({"only": [16]}, TypeError, "^only: 16 came"),
         ({"seeds": []}, ValueError, "^seeds: "),
         ({"seeds": [1, 1]}, ValueError, "^seeds: "),

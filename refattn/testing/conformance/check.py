@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from refattn._validation import as_count, as_option, as_real
-from refattn.testing.conformance.adapters import Adapter, Caller
-from refattn.testing.conformance.arrays import jax_vjp, torch_autograd
-from refattn.testing.conformance.causes import guess_causes
+from refattn._validation import as_flag, as_option
+from refattn.testing.conformance.adapters import Adapter
 from refattn.testing.conformance.judge import FACTOR
-from refattn.testing.conformance.operation import Case
-from refattn.testing.conformance.precision import precision as precision_named
+from refattn.testing.conformance.operation import PROFILES
 from refattn.testing.conformance.registry import OPERATIONS
-from refattn.testing.conformance.report import FAIL, NOT_RUN, CaseResult, ConformanceReport
-from refattn.testing.conformance.trial import Subject, Trial, try_case
-
-AUTOMATIC = {"torch": torch_autograd, "jax": jax_vjp}
+from refattn.testing.conformance.report import ConformanceReport
+from refattn.testing.conformance.running import checked
+from refattn.testing.conformance.selection import select
+from refattn.testing.conformance.subjects import Said, seeds_of, subject_of
+from refattn.testing.conformance.takes import Takes, parse
 
 
 def check_attention(
@@ -26,18 +24,31 @@ def check_attention(
     backward: Callable[..., Any] | str | None = None,
     adapter: str | Adapter = "(B, H, N, D)",
     arrays: str = "numpy",
+    device: str | None = None,
     dtype: str = "float32",
     precision: str | None = None,
+    accumulate: str = "float32",
     seeds: int | Iterable[int] = 0,
     factor: float = FACTOR,
+    profile: str = "standard",
+    takes: str | Mapping[str, Any] = "",
+    strict: bool = False,
+    empty_rows: str = "zeros",
     only: str | Iterable[str] = (),
     skip: str | Iterable[str] = (),
+    without: str | Iterable[str] = (),
+    names: Mapping[str, str] | None = None,
+    returns: str = "out",
+    claims: str | Iterable[str] = (),
+    isolate: bool = False,
+    timeout: float | None = None,
 ) -> ConformanceReport:
     """Check an implementation of attention, and its gradients, against the truth.
 
-    Every case of a grid (ordinary, adversarial, degenerate, real) goes through the function. A row of a result may
-    differ from a float64 reference by `factor` times the error of a plain implementation in the same precision; the
-    rule is written out in ``refattn.testing.conformance.judge``.
+    Every case of a grid (ordinary, adversarial, degenerate, real; lengths at the edges of tiles; options crossed;
+    properties beyond values) goes through the function. A row of a result may differ from a float64 reference by
+    `factor` times the error of a plain implementation in the same precision; the rule is written out in
+    ``refattn.testing.conformance.judge``.
 
     Parameters
     ----------
@@ -47,8 +58,8 @@ def check_attention(
     spec : {"dense", "conv", "sparsek", "sparsek-operator", "sparsek-thresholds"}
         The operation:
 
-        - ``"dense"``: ``fn(q, k, v, *, causal, scale, mask) -> out``. `mask` is None or boolean, (n_q, n_k), True where
-          a key may be seen; rows that see none give zeros.
+        - ``"dense"``: ``fn(q, k, v, *, causal, scale, mask) -> out``. `mask` is None or boolean, (n_q, n_k) or
+          (B, H, n_q, n_k) with B or H perhaps 1, True where a key may be seen.
         - ``"conv"``: ``fn(q, k, v, *, starts, scale) -> out``. Causal attention whose logits are k-conv with these
           starts: column j of segment i is column ``starts[i]``, shifted down by ``j − starts[i]``.
         - ``"sparsek"``: ``fn(q, k, v, scores, *, n_select, window, gate, hard, scale) -> out``, as
@@ -61,32 +72,73 @@ def check_attention(
     adapter : str or Adapter, optional
         Axes of q, k, v: ``"(B, H, N, D)"``, ``"(B, N, H, D)"``, ``"(N, D)"`` (one call for every head) or another
         order; or an `Adapter` with two functions.
-    arrays : {"numpy", "torch", "jax"}, optional
-        Whose arrays the function takes. It may return anything with ``__array__`` or DLPack.
+    arrays : {"numpy", "torch", "jax", "cupy"}, optional
+        Whose arrays the function takes. It may return anything with ``__array__`` or DLPack, on any device: results are
+        copied to the host to be judged.
+    device : str, optional
+        Where the arrays are that it takes, in the library's own words: ``"cuda"``, ``"cuda:1"`` or ``"mps"`` for
+        PyTorch, ``"gpu"`` for JAX. The library's own choice if not given; CuPy's are on its current device.
     dtype : {"float32", "float64", "float16", "bfloat16"}, optional
         Of the arrays it takes.
     precision : str, optional
         What it is judged by, where that is not `dtype`: a kernel that takes float32 but multiplies in bfloat16 says so.
+        Beside the dtypes ``"float8_e4m3"``, ``"float8_e5m2"`` and ``"int8-keys"`` (a factor for every key), which are
+        emulated.
+    accumulate : {"float32", "dtype"}, optional
+        Where sums, logits and other intermediates of half precision are held: in float32, as in kernels, or in the
+        dtype, as where an array library's operations are put together, which excuses much more.
     seeds : int or iterable of int, optional
         Seeds of the inputs; the whole grid runs for each.
     factor : float, optional
-        How many times the error of the plain implementation is excused; at least 1.
+        How many times the error of the plain implementation is excused; at least 1. What independent roundings may
+        do, derived from the terms of the row, is excused besides.
+    profile : {"quick", "standard", "long"}, optional
+        ``"quick"``: up to 200 rows, seconds. ``"standard"``: lengths up to 4,096 too, options crossed, properties;
+        under a minute for a fast kernel. ``"long"``: up to 65,536 rows and 262,145 keys too. Of a problem with more
+        than 2¹⁹ logits some rows are judged, and the report says which.
+    takes : str or mapping, optional
+        What the function takes, as ``"n%128, d=64|128, batch=1, n<=4096"``, as a mapping such as
+        ``{"n": "%128", "d": [64, 128], "batch": 1}``, or the name of a JSON or TOML file with one. Keys are n, n_k
+        (as n where absent), d, d_v (as d where absent), batch, heads, kv_heads, dtypes and layouts (how arrays lie in
+        memory: contiguous, transposed, rows, columns). Every case is moved to the nearest shape that is taken, and
+        cases that come to the same are one.
+    strict : bool, optional
+        Whether a call that raises is a failure. It is *refused* otherwise: listed, and neither a pass nor a failure.
+    empty_rows : {"zeros", "mean", "nan", "skip"}, optional
+        What a row gives that sees no key: zeros, the mean of all values, NaN; or it is not judged.
     only : str or iterable of str, optional
-        Run only the cases whose name contains one of these; all by default.
+        Run only the cases of the profile that have one of these as a tag, or as whole words in their name.
     skip : str or iterable of str, optional
-        Cases whose name contains one of these are not run, and are reported so.
+        Cases that have one of these are not run, and are reported so.
+    without : str or iterable of str, optional
+        Tags of features that the function lacks, as ``["grouped", "d_v"]``; cases that need one are not run.
+    names : mapping of str to str, optional
+        The function's names of the options, as ``{"mask": "bias"}``; ``is_causal``, ``sm_scale``, ``softmax_scale``,
+        ``scaling``, ``attn_mask`` and ``attention_mask`` are known.
+    returns : {"out", "out, lse"}, optional
+        What the function returns: the output, or it and the log-sum-exps of the rows.
+    claims : str or iterable of str, optional
+        Properties that have to hold bit for bit: ``"deterministic"``, ``"batch-invariant"``, ``"prefix-invariant"``.
+        They are otherwise judged as values are. ``"nan-safe"``: NaN in keys and values that the mask hides does not
+        reach the output; not asked for otherwise.
+    isolate : bool, optional
+        Whether the function runs in a child process, a copy of this one, so that an abort is a failing case and the
+        check goes on. The function must not have used a GPU in this process before.
+    timeout : float, optional
+        Seconds after which a call is ended, as a failing case; implies `isolate`.
 
     Returns
     -------
     ConformanceReport
-        Per case pass, fail or not run, with the worst row, what was expected and what came; the first failing case at
-        the smallest n that fails; and a guess at the cause. ``report.passed`` sums it up, ``print(report)`` shows it.
+        Per case pass, fail, refused or not run, with the worst row, what was expected and what came; the first wrong
+        result at the smallest n that gives one; and a guess at the cause. ``report.passed`` sums it up,
+        ``print(report)`` shows it.
 
     Raises
     ------
     TypeError, ValueError
-        An argument is of the wrong kind or unknown, or a text of `only` or `skip` is in no case's name. Whatever
-        `function` raises is a failing case.
+        An argument is of the wrong kind or unknown; a text of `only`, `skip` or `without` is no case's; `takes` has an
+        unknown key, contradicts itself or `dtype`, or leaves no case. Whatever `function` raises is a finding.
 
     See Also
     --------
@@ -107,72 +159,24 @@ def check_attention(
     ...     logits = np.where(np.tri(*logits.shape[-2:], dtype=bool), logits, -np.inf)
     ...     weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
     ...     return weights / weights.sum(axis=-1, keepdims=True) @ v
-    >>> report = check_attention(kernel, "dense", skip=["group", "key-value head"])
+    >>> report = check_attention(kernel, "dense", profile="quick", without=["grouped"])
     >>> report.passed, report.causes[0].name, report.shrunk.n
     (False, 'missing scale', 2)
     """
     operation = OPERATIONS[as_option("spec", spec, OPERATIONS)]
-    if not callable(function):
-        raise TypeError(f"function: {type(function).__name__} came, a callable was wanted")
-    if backward == "autograd":
-        backward = AUTOMATIC[as_option("arrays with backward='autograd'", arrays, AUTOMATIC)](function)
-    if isinstance(backward, str) or not (backward is None or callable(backward)):
-        raise TypeError(f"backward: {backward!r} came, a callable, 'autograd' or None was wanted")
-    subject = Subject(
-        function,
-        backward if operation.differentiable else None,
-        operation,
-        Caller(adapter, arrays, dtype, operation.axes),
-        precision_named(dtype),
-        precision_named(dtype if precision is None else precision),
-        as_real("factor", factor, least=1.0),
-    )
-    names = [case.name for case in operation.cases]
-    wanted, left_out = _texts("only", only, names), _texts("skip", skip, names)
-    cases = [case for case in operation.cases if not wanted or any(text in case.name for text in wanted)]
-    numbers = _seeds(seeds)
-    results, trials = [], []
-    first: tuple[Case, int] | None = None
-    for seed in numbers:
-        for case in cases:
-            result, trial = _run(subject, case, seed, left_out)
-            results.append(result)
-            if result.verdict == FAIL:
-                first = first or (case, result.seed)
-                trials += [trial] if trial is not None else []
-    return ConformanceReport(
-        operation.name,
-        getattr(function, "__qualname__", repr(function)),
-        dtype,
-        subject.precision.name,
-        subject.factor,
-        subject.backward is not None,
-        tuple(results),
-        None if first is None else _shrunk(subject, *first),
-        guess_causes(subject, trials),
-    )
+    said = Said(
+        backward, adapter, arrays, device, dtype, precision, accumulate, factor, strict, empty_rows, names, returns,
+        claims, isolate, timeout,
+    )  # fmt: skip
+    taken = parse(takes, operation) if takes else Takes()
+    with subject_of(function, operation, taken, said) as subject:
+        chosen = select(operation, as_option("profile", profile, PROFILES), taken, only, skip, without)
+        return checked(subject, chosen, seeds_of(seeds), taken, profile)
 
 
-def _texts(argument: str, given: str | Iterable[str], names: list[str]) -> tuple[str, ...]:
-    """Return the texts given, each of which is part of a case's name."""
-    texts = (given,) if isinstance(given, str) else tuple(given)
-    for text in texts:
-        if not isinstance(text, str):
-            raise TypeError(f"{argument}: {text!r} came, a text in a case's name was wanted")
-        if not any(text in name for name in names):
-            raise ValueError(f"{argument}: no case's name contains {text!r}; the names are {', '.join(names)}")
-    return texts
-
-
-def _seeds(given: int | Iterable[int]) -> list[int]:
-    """Return the seeds given, at least one, none of them twice."""
-    found = [as_count("seeds", seed, least=0) for seed in (given if isinstance(given, Iterable) else [given])]
-    if not found or len(set(found)) < len(found):
-        raise ValueError(f"seeds: {found} came, at least one seed, and each once, was wanted")
-    return found
-
-
-def assert_conforms(function: Callable[..., Any], spec: str, **options: Any) -> ConformanceReport:
+def assert_conforms(
+    function: Callable[..., Any], spec: str, *, verbose: bool = False, **options: Any
+) -> ConformanceReport:
     """Raise ``AssertionError`` with the report as its message unless the function conforms; for tests.
 
     Parameters
@@ -181,6 +185,8 @@ def assert_conforms(function: Callable[..., Any], spec: str, **options: Any) -> 
         The implementation.
     spec : str
         The operation, as for `check_attention`.
+    verbose : bool, optional
+        Whether the message is the whole report, ``str(report)``, or its few lines, ``report.short()``.
     **options
         As for `check_attention`.
 
@@ -192,7 +198,7 @@ def assert_conforms(function: Callable[..., Any], spec: str, **options: Any) -> 
     Raises
     ------
     AssertionError
-        It does not conform; the message is the report.
+        It does not conform; the message says where, by how much, and perhaps why.
     TypeError, ValueError
         As `check_attention`.
 
@@ -206,35 +212,11 @@ def assert_conforms(function: Callable[..., Any], spec: str, **options: Any) -> 
     >>> from refattn.testing import assert_conforms
     >>> def kernel(q, k, v, *, causal, scale):
     ...     return dense_attention(q, k, v, mask="causal" if causal else "full", scale=scale)
-    >>> assert_conforms(kernel, "dense").counts()["fail"]
+    >>> assert_conforms(kernel, "dense", profile="quick").counts()["fail"]
     0
     """
+    as_flag("verbose", verbose)
     report = check_attention(function, spec, **options)
     if not report.passed:
-        raise AssertionError(str(report))
+        raise AssertionError(str(report) if verbose else report.short())
     return report
-
-
-def _run(subject: Subject, case: Case, seed: int, left_out: tuple[str, ...]) -> tuple[CaseResult, Trial | None]:
-    if any(text in case.name for text in left_out):
-        return CaseResult(case.name, case.kind, seed, case.n, {}, NOT_RUN, "left out, as asked"), None
-    return try_case(subject, case, case.n, seed)
-
-
-def _shrunk(subject: Subject, case: Case, seed: int) -> CaseResult:
-    """Return the case at the smallest n, of those tried, at which it fails."""
-    for n in _sizes(case.n):
-        result, _ = try_case(subject, case, n, seed)
-        if result.verdict == FAIL:
-            break
-    else:
-        result, _ = try_case(subject, case, case.n, seed)
-    return result
-
-
-def _sizes(n: int) -> Iterator[int]:
-    """Sizes to try, ascending: all up to 20, then in steps of about a tenth."""
-    size = 1
-    while size <= n:
-        yield size
-        size += max(1, size // 20)

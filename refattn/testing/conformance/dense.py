@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,12 +12,27 @@ from numpy.typing import NDArray
 
 from refattn._validation import FloatArray
 from refattn.dense import dense_attention_backward, dense_attention_forward
-from refattn.testing.conformance import heads, softmax
+from refattn.testing.conformance import heads, sampled, softmax, tiles
+from refattn.testing.conformance.crossed_cases import CROSSED
 from refattn.testing.conformance.dense_cases import CASES
+from refattn.testing.conformance.long_cases import LONG
 from refattn.testing.conformance.operation import Arrays, Operation, Problem
-from refattn.testing.conformance.precision import Precision
+from refattn.testing.conformance.precision import PRECISIONS, Precision
+from refattn.testing.conformance.property_cases import DENSE_PROPERTIES
+from refattn.testing.conformance.rounding import (
+    Attention,
+    Pairs,
+    Rows,
+    Spread,
+    attention_spread,
+    key_spread,
+    normalised,
+)
+
+OVERFLOW = "products overflow before the scale"
 
 FAULTS = {
+    OVERFLOW: "q·k is kept in float16, which ends at 65,504, and scaled afterwards",
     "missing scale": "the logits are not multiplied by the scale",
     "scale applied twice": "the logits are multiplied by the square of the scale",
     "scale argument ignored": "the logits are multiplied by 1/√d whatever the scale given",
@@ -24,6 +41,7 @@ FAULTS = {
     "mask off by one (sees one later key)": "query i sees the keys up to i + 1",
     "mask off by one (misses its own key)": "query i sees the keys up to i − 1",
     "mask argument ignored": "the mask given is not applied",
+    "mask of the first batch for all": "the mask of the first batch hides keys from the others too",
     "mask inverted": "the mask hides what it should show; True means: may be seen",
     "causal where full was asked": "later keys are hidden though causal is False",
     "last key dropped": "no query sees the last key",
@@ -31,8 +49,10 @@ FAULTS = {
     "transposed gradient": "dk = dS q where dSᵀ q was wanted",
     "gradients of q and k exchanged": "dq and dk are returned in the other order",
     "mask missing in the backward": "the backward computes the weights again without the mask",
+    softmax.LOW_START: "the running maximum starts at a number, and rows of logits below it see nothing",
     **heads.FAULTS,
     **softmax.FAULTS,
+    **tiles.FAULTS,
 }
 
 
@@ -42,7 +62,16 @@ def defaults(problem: Problem) -> dict[str, Any]:
 
 
 def truth(problem: Problem, upstream: FloatArray | None) -> Arrays:
-    """Exact attention and its gradients in float64."""
+    """Exact attention and its gradients in float64, by the definition; of the sampled rows where there is a sample."""
+    if problem.sample is not None:
+        return _of_sample(problem, upstream, PRECISIONS["float64"], None, _truth_of_rows)
+    return _truth_of_rows(problem, upstream)
+
+
+def _truth_of_rows(problem: Problem, upstream: FloatArray | None) -> Arrays:
+    if problem.rows is not None:  # some of the queries: what they see is said by a mask
+        seen = allowed_keys(problem, None)
+        problem = replace(problem, options={**problem.options, "causal": False, "mask": seen})
     q, k, v = (problem.arrays[x].astype(np.float64) for x in ("q", "k", "v"))
     causal, mask = problem.options["causal"], problem.options["mask"]
     rule: tuple[Any, ...] = (
@@ -55,39 +84,101 @@ def truth(problem: Problem, upstream: FloatArray | None) -> Arrays:
     return {"out": out, "dq": gradients.q, "dk": gradients.k, "dv": gradients.v}
 
 
-def sizes(problem: Problem, upstream: FloatArray | None) -> dict[str, float]:
-    """``‖V‖_∞`` for the output; for the gradients the products whose differences they are.
+def whole(problem: Problem, upstream: FloatArray | None) -> Arrays:
+    """Exact attention and its gradients of all rows, by tiles: in float64 where that is soon done, or in float32."""
+    n_q, n_k = problem.arrays["q"].shape[-2], problem.arrays["k"].shape[-2]
+    work = np.float64 if math.prod(problem.arrays["q"].shape[:2]) * n_q * n_k <= 2**26 else np.float32
+    q, k, v = (problem.arrays[x].astype(work) for x in ("q", "k", "v"))
+    causal, mask = problem.options["causal"], problem.options["mask"]
+    rule: tuple[Any, ...] = ("causal" if causal else "full",) + (() if mask is None else (mask,))
+    out, cache = dense_attention_forward(q, k, v, mask=rule, scale=problem.options["scale"])
+    if upstream is None:
+        return {"out": out}
+    gradients = dense_attention_backward(upstream.astype(work), cache)
+    return {"out": out, "dq": gradients.q, "dk": gradients.k, "dv": gradients.v}
 
-    A backward may compute the weights again from logits and log-sum-exps that are rounded, as flash kernels do: every
-    weight is then off by the rounding of a number as large as the logits, hence the factor ``1 + max |logit| / 4``.
-    """
+
+def _of_sample(
+    problem: Problem,
+    upstream: FloatArray | None,
+    to: Precision,
+    fault: str | None,
+    of_rows: Callable[[Problem, FloatArray | None], Arrays],
+) -> Arrays:
+    """Rows of out and dq as those of a problem with these queries alone; rows of dk and dv by their columns."""
+    assert problem.sample is not None
+    part = problem.at_rows(problem.sample.queries)
+    if upstream is None:
+        return of_rows(part, None)
+    found = of_rows(part, upstream[..., problem.sample.queries, :])
+    by_key = sampled.key_gradients(problem, upstream, to, allowed_keys, scale_used(problem, fault), fault)
+    return {"out": found["out"], "dq": found["dq"], **by_key}
+
+
+def spread(problem: Problem, upstream: FloatArray | None, to: Precision) -> dict[str, Spread]:
+    """What rounding does to every result, from its own terms; of the sampled rows where there is a sample."""
+    if problem.sample is not None:
+        return _spread_of_sample(problem, upstream, to)
+    return attention_spread(_attention(problem, upstream), to)[0]
+
+
+def _attention(problem: Problem, upstream: FloatArray | None) -> Attention:
     q, k, v = (problem.arrays[x].astype(np.float64) for x in ("q", "k", "v"))
-    largest = {"out": float(np.abs(v).max())}
-    if upstream is not None:
-        rows, columns = (float(np.sqrt(np.square(x).sum(axis=-1).max())) for x in (q, k))
-        dout = float(np.sqrt(np.mean(np.square(upstream, dtype=np.float64))))
-        dout *= 1 + abs(problem.options["scale"]) * rows * columns / 4
-        dlogits = abs(problem.options["scale"]) * dout * largest["out"] * math.sqrt(v.shape[-1])
-        group = math.sqrt(q.shape[1] / k.shape[1])
-        largest["dq"] = dlogits * float(np.abs(k).max())
-        largest["dk"] = dlogits * float(np.abs(q).max()) * group
-        largest["dv"] = dout * group * math.log2(2 + q.shape[-2])  # early keys collect from many rows
-    return largest
+    n_kv, scale = k.shape[1], float(problem.options["scale"])
+    shared = heads.shared_heads(q.shape[1], n_kv, None)
+    k, v = k[:, shared], v[:, shared]
+    logits = scale * (q @ k.swapaxes(-1, -2))
+    weights = normalised(logits, allowed_keys(problem, None))
+    return Attention(q, k, v, scale, logits, weights, None if upstream is None else upstream.astype(np.float64), n_kv)
+
+
+def _spread_of_sample(problem: Problem, upstream: FloatArray | None, to: Precision) -> dict[str, Spread]:
+    """Rows by query as those of a problem with these queries alone; rows by key from the columns of these keys.
+
+    Of the other rows the variances of L and δ are taken to be the largest of those sampled.
+    """
+    assert problem.sample is not None
+    at = problem.sample.queries
+    part = problem.at_rows(at)
+    dout = None if upstream is None else upstream[..., at, :]
+    found, pairs = attention_spread(_attention(part, dout), to)
+    if upstream is None:
+        return found
+    held = sampled.row_sums(problem, upstream, allowed_keys)
+    largest = [np.max(x, axis=-2, keepdims=True) for x in (pairs.rows.var_l, pairs.rows.var_delta)]
+    keys = problem.sample.keys
+    arrays = {x: a.astype(np.float64) for x, a in problem.arrays.items()}
+    n_kv, scale = arrays["k"].shape[1], float(problem.options["scale"])
+    shared = heads.shared_heads(arrays["q"].shape[1], n_kv, None)
+    k, v = (arrays[x][:, shared][..., keys, :] for x in ("k", "v"))
+    parts = []
+    for rows in sampled.blocks(problem):
+        q, dout = arrays["q"][..., rows, :], upstream[..., rows, :].astype(np.float64)
+        logits = scale * (q @ k.swapaxes(-1, -2))
+        seen = allowed_keys(problem.at_rows(rows), None)[..., keys]
+        weights = np.where(seen, np.exp(np.where(seen, logits - held["lse"][..., rows, :], 0)), 0)
+        own = Rows(held["mean_key"][..., rows, :], held["delta"][..., rows, :], *largest)
+        pairs = Pairs(Attention(q, k, v, scale, logits, weights, dout, n_kv), own, to)
+        pairs.backward(dout)
+        parts.append(pairs.by_key(dout))
+    return found | key_spread(pairs, parts, arrays["q"].shape[-2])
 
 
 def allowed_keys(problem: Problem, fault: str | None) -> NDArray[np.bool_]:
-    """Return which keys every query may see, shape (n_q, n_k)."""
+    """Return which keys every query may see: (n_q, n_k), or with the leading axes of the mask."""
     n_q, n_k = problem.arrays["q"].shape[-2], problem.arrays["k"].shape[-2]
-    lag = np.arange(n_q)[:, None] - np.arange(n_k)
+    lag = (np.arange(n_q) if problem.rows is None else problem.rows)[:, None] - np.arange(n_k)
     latest = {"mask off by one (sees one later key)": -1, "mask off by one (misses its own key)": 1}.get(fault or "", 0)
     if fault == "future leak" or not (problem.options["causal"] or fault == "causal where full was asked"):
         latest = -n_k
     allowed = np.asarray(lag >= latest)
     mask = problem.options["mask"]
+    if mask is not None and fault == "mask of the first batch for all" and mask.ndim == 4:
+        mask = np.broadcast_to(mask[:1], mask.shape)
     if mask is not None and fault != "mask argument ignored":
-        allowed &= ~mask if fault == "mask inverted" else mask
+        allowed = allowed & (~mask if fault == "mask inverted" else mask)
     if fault == "last key dropped":
-        allowed[:, -1] = False
+        allowed[..., -1] = False
     return allowed
 
 
@@ -103,8 +194,10 @@ def scale_used(problem: Problem, fault: str | None) -> float:
 
 
 def plain(problem: Problem, upstream: FloatArray | None, to: Precision, fault: str | None = None) -> Arrays:
-    """Attention as a beginner writes it, every intermediate in the precision; and, on request, with one mistake."""
-    q, k, v = (to.round(problem.arrays[x]) for x in ("q", "k", "v"))
+    """Attention as a beginner writes it, in the arithmetic of kernels; and, on request, with one mistake."""
+    if problem.sample is not None:
+        return _of_sample(problem, upstream, to, fault, lambda part, dout: plain(part, dout, to, fault))
+    q, k, v = to.round(problem.arrays["q"]), to.keys(problem.arrays["k"]), to.round(problem.arrays["v"])
     n_kv = k.shape[1]
     shared = heads.shared_heads(q.shape[1], n_kv, fault)
     keys, values = k[:, shared], v[:, shared]
@@ -112,27 +205,36 @@ def plain(problem: Problem, upstream: FloatArray | None, to: Precision, fault: s
     allowed = allowed_keys(problem, fault)
 
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        logits = to.round(to.round(q @ keys.swapaxes(-1, -2)) * scale)
-        weights = softmax.softmax(logits, allowed, to, fault)
+        products = to.carry(q @ keys.swapaxes(-1, -2))
+        if fault == OVERFLOW:
+            products = np.where(
+                np.abs(products) > PRECISIONS["float16"].largest, np.copysign(np.inf, products), products
+            )
+        logits = to.carry(products * scale)
+        if fault in tiles.FORWARD:
+            weights = to.carry(tiles.weights(logits, allowed, fault))
+        else:
+            weights = softmax.softmax(logits, allowed, to, fault)
         if fault == "last row lost":
             weights[..., -1, :] = 0
-        out = to.round(weights @ values)
+        out = to.result(to.round(weights) @ values)
         if upstream is None:
             return {"out": out}
         if fault == "mask missing in the backward":
             weights = softmax.softmax(logits, np.ones_like(allowed), to, None)
         # forward: out = weights @ values
-        dvalues = to.round(weights.swapaxes(-1, -2) @ upstream)
-        dweights = to.round(upstream @ values.swapaxes(-1, -2))
+        dvalues = to.carry(to.round(tiles.lost(weights, fault, "dk")).swapaxes(-1, -2) @ upstream)
+        dweights = to.carry(upstream @ values.swapaxes(-1, -2))
         # forward: weights = softmax(logits)
-        dlogits = softmax.softmax_backward(weights, dweights, to, fault)
+        dlogits = to.round(softmax.softmax_backward(weights, dweights, to, fault))
         # forward: logits = scale · q kᵀ
-        dq = to.round(to.round(dlogits @ keys) * scale)
+        dq = to.result(to.carry(tiles.lost(dlogits, fault, "dq") @ keys) * scale)
         square = dlogits.shape[-1] == dlogits.shape[-2]
-        turned = dlogits if fault == "transposed gradient" and square else dlogits.swapaxes(-1, -2)
-        dkeys = to.round(to.round(turned @ q) * scale)
+        kept = tiles.lost(dlogits, fault, "dk")
+        turned = dlogits if fault == "transposed gradient" and square else kept.swapaxes(-1, -2)
+        dkeys = to.carry(to.carry(turned @ q) * scale)
         # forward: keys, values = k, v of the shared heads
-        dk, dv = (heads.add_shared(x, shared, n_kv, to, fault) for x in (dkeys, dvalues))
+        dk, dv = (to.result(heads.add_shared(x, shared, n_kv, to, fault)) for x in (dkeys, dvalues))
     if fault == "gradients of q and k exchanged" and dq.shape == dk.shape:
         dq, dk = dk, dq
     return {"out": out, "dq": dq, "dk": dk, "dv": dv}
@@ -145,10 +247,17 @@ DENSE = Operation(
     axes={"q": "BHND", "k": "BHND", "v": "BHND", "out": "BHND"},
     differentiable=("q", "k", "v"),
     defaults=defaults,
-    cases=CASES,
+    cases=(*CASES, *LONG, *CROSSED, *DENSE_PROPERTIES),
     truth=truth,
     plain=plain,
-    sizes=sizes,
+    spread=spread,
     faults=FAULTS,
     perturbed=("q", "k", "v"),
+    mistakes=(
+        "last tile of 32 keys skipped",
+        "last tile of 32 keys not masked",
+        "mask off by one (sees one later key)",
+    ),
+    whole=whole,
+    empty_rows=lambda problem: np.asarray(~allowed_keys(problem, None).any(axis=-1)),
 )

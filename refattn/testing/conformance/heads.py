@@ -11,6 +11,7 @@ from refattn.testing.conformance.precision import Precision
 FAULTS = {
     "wrong head grouping": "query head h meets key-value head h mod H_kv; h // (H / H_kv) was wanted",
     "first key-value head for all": "every query head meets key-value head 0",
+    "last key-value head for those beyond": "query head h meets key-value head min(h, H_kv − 1): an index cut off",
     "shared gradients averaged": "gradients of a shared key-value head are averaged over its query heads, not added",
     "shared gradients of one head": "the gradient of a shared key-value head is that of its last query head alone",
 }
@@ -23,6 +24,8 @@ def shared_heads(n_heads: int, n_kv: int, fault: str | None) -> NDArray[np.int64
         return np.asarray(heads % n_kv)
     if fault == "first key-value head for all":
         return np.zeros_like(heads)
+    if fault == "last key-value head for those beyond":
+        return np.minimum(heads, n_kv - 1)
     return np.asarray(heads // (n_heads // n_kv))
 
 
@@ -36,7 +39,7 @@ def add_shared(
         if fault == "shared gradients of one head":
             total[:, head] = gradient[:, place]
         else:
-            total[:, head] = to.round(total[:, head] + gradient[:, place])
+            total[:, head] = to.carry(total[:, head] + gradient[:, place])
     if fault == "shared gradients averaged":
         total /= len(heads) // n_kv
     return total

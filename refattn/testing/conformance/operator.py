@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from refattn._validation import FloatArray
 from refattn.sparsek.bisection import sparsek_by_bisection
 from refattn.sparsek.operator import sparsek_operator, sparsek_threshold, sparsek_vjp
-from refattn.testing.conformance.operation import Arrays, Case, Operation, Problem
+from refattn.testing.conformance.operation import Arrays, Case, Operation, Problem, Shape
 from refattn.testing.conformance.precision import Precision
+from refattn.testing.conformance.rounding import Spread, of_size
 
 MARGIN = 1e-3
 """Problems whose gradients are judged keep every entry this far from 0 and 1, where the derivative jumps."""
@@ -117,31 +118,36 @@ def truth_thresholds(problem: Problem, upstream: FloatArray | None) -> Arrays:
     return {"out": sparsek_threshold(prefixes(problem.arrays["z"].astype(np.float64)), problem.options["k"])}
 
 
-def sizes(problem: Problem, upstream: FloatArray | None) -> dict[str, float]:
+def spread(problem: Problem, upstream: FloatArray | None, to: Precision) -> dict[str, Spread]:
     """Of an entry, 1 or the rounding of the scores it is the difference of; of the gradient, the upstream one."""
     z = problem.arrays["z"]
     size = float(np.abs(z[np.isfinite(z)]).max(initial=1.0))
-    return {"out": max(size, 1.0)} | ({} if upstream is None else {"dz": float(np.abs(upstream).max())})
+    found = {"out": of_size(max(size, 1.0), to.unit)}
+    return found if upstream is None else {**found, "dz": of_size(float(np.abs(upstream).max()), to.unit)}
 
 
-def scores(
-    kind: str = "normal", k: float | Callable[[int], float] = 4.0, *, size: float = 1.0, rows: int = 3,
-    smooth: bool = True,
-) -> Callable[[int, int], Problem]:  # fmt: skip
-    """Return a builder of scores; where gradients are judged, the first draw away from every kink is taken."""
+@dataclass(frozen=True)
+class Scores:
+    """Scores and a budget of ``k + of_n · n``; where gradients are judged, away from every kink."""
 
-    def build(n: int, seed: int) -> Problem:
-        budget = float(k(n) if callable(k) else k)
+    kind: str = "normal"
+    k: float = 4.0
+    of_n: float = 0.0
+    size: float = 1.0
+    smooth: bool = True
+
+    def __call__(self, shape: Shape, seed: int) -> Problem:
+        """Build one: the first draw that serves."""
+        n = shape.n
+        budget = max(self.k + self.of_n * n, 0.0)
         for draw in range(200):
-            z = _draw(kind, n, rows, np.random.default_rng([seed, 6, draw])) * size
-            z = np.where(np.isfinite(z), z.astype(np.float16 if smooth else np.float32), z).astype(np.float64)
+            z = _draw(self.kind, n, shape.batch, np.random.default_rng([seed, 6, draw])) * self.size
+            z = np.where(np.isfinite(z), z.astype(np.float16 if self.smooth else np.float32), z).astype(np.float64)
             _, tau = sparsek_by_bisection(z, budget)
             gap = np.minimum(np.abs(z - tau[..., None]), np.abs(z - tau[..., None] - 1))
-            if not smooth or not (gap[np.isfinite(gap)] < MARGIN).any():
+            if not self.smooth or not (gap[np.isfinite(gap)] < MARGIN).any():
                 break
-        return Problem({"z": z}, {"k": budget}, smooth and size <= 10, seed)
-
-    return build
+        return Problem({"z": z}, {"k": budget}, self.smooth and self.size <= 10, seed)
 
 
 def _draw(kind: str, n: int, rows: int, rng: np.random.Generator) -> FloatArray:
@@ -158,24 +164,29 @@ def _draw(kind: str, n: int, rows: int, rng: np.random.Generator) -> FloatArray:
     return z
 
 
+def _case(name: str, kind: str, n: int, content: Scores = Scores(), profile: str = "quick") -> Case:
+    return Case(name, kind, Shape(n, batch=3), content, profile=profile)
+
+
 CASES = (
-    *(Case(f"n = {n}, k = 4", "ordinary", n, scores()) for n in (5, 16, 63, 64, 65)),
-    Case("n = 96, k = 12", "ordinary", 96, scores(k=12.0, smooth=False)),
-    Case("narrow scores", "ordinary", 40, scores(size=0.125)),
-    Case("wide scores", "ordinary", 40, scores(size=4.0)),
-    Case("k = 1", "ordinary", 30, scores(k=1.0)),
-    Case("k = 2.5", "ordinary", 30, scores(k=2.5)),
-    Case("k = n − 1", "ordinary", 20, scores(k=lambda n: max(n - 1.0, 0.0))),
-    Case("rising scores", "ordinary", 40, scores("rising", k=6.0)),
-    Case("ties", "adversarial", 40, scores("ties", smooth=False)),
-    Case("all scores equal", "adversarial", 33, scores("constant", smooth=False)),
-    Case("scores of 100", "adversarial", 40, scores(size=100.0, smooth=False)),
-    Case("scores of 10⁴", "adversarial", 40, scores(size=1e4, smooth=False)),
-    Case("tiny scores", "adversarial", 40, scores(size=1e-4, smooth=False)),
-    Case("scores of −∞", "degenerate", 40, scores("holes", smooth=False)),
-    Case("k = 0", "degenerate", 12, scores(k=0.0, smooth=False)),
-    Case("k = n", "degenerate", 12, scores(k=float, smooth=False)),
-    Case("n = 1", "degenerate", 1, scores(k=0.5, smooth=False)),
+    *(_case(f"n = {n}, k = 4", "ordinary", n) for n in (5, 16, 63, 64, 65)),
+    _case("n = 96, k = 12", "ordinary", 96, Scores(k=12.0, smooth=False)),
+    _case("narrow scores", "ordinary", 40, Scores(size=0.125)),
+    _case("wide scores", "ordinary", 40, Scores(size=4.0)),
+    _case("k = 1", "ordinary", 30, Scores(k=1.0)),
+    _case("k = 2.5", "ordinary", 30, Scores(k=2.5)),
+    _case("k = n − 1", "ordinary", 20, Scores(k=-1.0, of_n=1.0)),
+    _case("rising scores", "ordinary", 40, Scores("rising", k=6.0)),
+    _case("ties", "adversarial", 40, Scores("ties", smooth=False)),
+    _case("all scores equal", "adversarial", 33, Scores("constant", smooth=False)),
+    _case("scores of 100", "adversarial", 40, Scores(size=100.0, smooth=False)),
+    _case("scores of 10⁴", "adversarial", 40, Scores(size=1e4, smooth=False)),
+    _case("tiny scores", "adversarial", 40, Scores(size=1e-4, smooth=False)),
+    _case("scores of −∞", "degenerate", 40, Scores("holes", smooth=False)),
+    _case("k = 0", "degenerate", 12, Scores(k=0.0, smooth=False)),
+    _case("k = n", "degenerate", 12, Scores(k=0.0, of_n=1.0, smooth=False)),
+    _case("n = 1", "degenerate", 1, Scores(k=0.5, smooth=False)),
+    *(_case(f"n = {n}, k = 4", "ordinary", n, profile="standard") for n in (127, 128, 129)),
 )
 
 OPERATOR = Operation(
@@ -188,7 +199,7 @@ OPERATOR = Operation(
     cases=CASES,
     truth=truth,
     plain=plain,
-    sizes=sizes,
+    spread=spread,
     faults=OPERATOR_FAULTS,
     perturbed=("z",),
 )
@@ -203,7 +214,7 @@ THRESHOLDS = Operation(
     cases=CASES,
     truth=truth_thresholds,
     plain=plain_thresholds,
-    sizes=sizes,
+    spread=spread,
     faults=THRESHOLD_FAULTS,
     perturbed=("z",),
 )

@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from refattn._validation import FloatArray
 from refattn.sparsek.attention import sparsek_attention_backward, sparsek_attention_forward
-from refattn.testing.conformance import dense, heads, softmax
-from refattn.testing.conformance.operation import Arrays, Operation, Problem
+from refattn.testing.conformance import heads, softmax
+from refattn.testing.conformance.operation import Arrays, Operation, Problem, Shape
 from refattn.testing.conformance.operator import prefixes, threshold
-from refattn.testing.conformance.precision import Precision
-from refattn.testing.conformance.sparsek_cases import CASES
+from refattn.testing.conformance.precision import PRECISIONS, Precision
+from refattn.testing.conformance.property_cases import properties
+from refattn.testing.conformance.rounding import Attention, Spread, attention_spread, normalised
+from refattn.testing.conformance.sparsek_cases import CASES, Selective
 
 FAULTS = {
     "threshold stale": "the gates of a query use the threshold of the query before",
@@ -54,16 +56,44 @@ def truth(problem: Problem, upstream: FloatArray | None) -> Arrays:
     return {"out": out, **{f"d{x}": gradient for x, gradient in found._asdict().items()}}
 
 
-def sizes(problem: Problem, upstream: FloatArray | None) -> dict[str, float]:
-    """Those of exact attention; a score's gradient is that of a gate, added up over the queries that use it."""
-    largest = dense.sizes(problem, upstream)
-    unit = float(np.abs(problem.arrays["scores"]).max())  # a gate is off by the rounding of a score
-    if upstream is not None:
-        q, v = problem.arrays["q"], problem.arrays["v"]
-        through_keys = largest["dq"] * float(np.sqrt(np.square(q).sum(axis=-1).max()))
-        largest["dscores"] = through_keys + largest["dv"] * float(np.abs(v).max()) * math.sqrt(v.shape[-1])
-        largest["dscores"] *= math.sqrt(q.shape[-2])
-    return {x: size * (1 + unit) for x, size in largest.items()}
+def spread(problem: Problem, upstream: FloatArray | None, to: Precision) -> dict[str, Spread]:
+    """That of attention to the pairs attended to, with gates that are off by the rounding of scores.
+
+    A score's gradient is that of a gate less the mean over the interior, added up over the queries that use it. The
+    algorithm of the paper does so by cumulative sums, whose errors are those of all they passed.
+    """
+    options = problem.options
+    q, k, v = (problem.arrays[x].astype(np.float64) for x in ("q", "k", "v"))
+    n_kv, scale = k.shape[1], float(options["scale"])
+    shared = heads.shared_heads(q.shape[1], n_kv, None)
+    z = problem.arrays["scores"].astype(np.float64)[:, shared]
+    soft, chosen, near = gates_of(z, options, None)
+    gate = np.where(chosen & (not options["hard"]), soft, 1.0)
+    size = np.abs(z).max(axis=-1, keepdims=True)[..., None]  # a threshold is a mean of scores
+    var_gate = np.where(chosen, (to.unit * gate) ** 2 + 4 * (to.inner * size) ** 2, 0) / 3 * (not options["hard"])
+    on_keys, on_values = ("k" in options["gate"], "v" in options["gate"])
+    gate_k, var_k = (gate, var_gate) if on_keys else (1.0, 0.0)
+    gate_v, var_v = (gate, var_gate) if on_values else (1.0, 0.0)
+    k, v = k[:, shared], v[:, shared]
+    logits = scale * (q @ k.swapaxes(-1, -2)) * gate_k
+    dout = None if upstream is None else upstream.astype(np.float64)
+    weights = normalised(logits, chosen | near)
+    found, pairs = attention_spread(
+        Attention(q, k, v, scale, logits, weights, dout, n_kv, gate_k, gate_v, var_k, var_v), to
+    )
+    if dout is None:
+        return found
+    inside = (soft > 0) & (soft < 1)
+    count = np.maximum(inside.sum(axis=-1, keepdims=True), 1)
+    gates = pairs.gates()
+    variance = np.where(chosen, gates.deviation**2, 0)
+    mean = np.where(inside, variance, 0).sum(axis=-1, keepdims=True) / count**2
+    right = truth(problem, upstream)["dscores"]
+    added = np.where(inside, variance + mean, 0).sum(axis=-2)
+    sizes = np.where(chosen, gates.last**2, 0).sum(axis=(-2, -1))[..., None]
+    added += to.inner**2 / 3 * z.shape[-1] * sizes  # sums over queries are differences of sums over all up to one
+    added = added.reshape(right.shape[0], n_kv, -1, right.shape[-1]).sum(axis=2)
+    return {**found, "dscores": Spread(np.sqrt(added), PRECISIONS[to.results].unit * np.abs(right))}
 
 
 def gates_of(
@@ -100,7 +130,7 @@ def gates_of(
 def plain(problem: Problem, upstream: FloatArray | None, to: Precision, fault: str | None = None) -> Arrays:
     """SparseK attention by masks, the gates in at least float32; and, on request, with one mistake."""
     options = problem.options
-    q, k, v = (to.round(problem.arrays[x]) for x in ("q", "k", "v"))
+    q, k, v = to.round(problem.arrays["q"]), to.keys(problem.arrays["k"]), to.round(problem.arrays["v"])
     n_kv = k.shape[1]
     shared = heads.shared_heads(q.shape[1], n_kv, fault)
     keys, values, z = k[:, shared], v[:, shared], to.round(problem.arrays["scores"])[:, shared]
@@ -116,22 +146,22 @@ def plain(problem: Problem, upstream: FloatArray | None, to: Precision, fault: s
         attended = chosen | near
         if fault == "future leak":
             attended = attended | (np.arange(z.shape[-1]) > np.arange(z.shape[-1])[:, None])
-        products = to.round(q @ keys.swapaxes(-1, -2))
-        logits = to.round(to.round(products * gate_k) * scale)
+        products = to.carry(q @ keys.swapaxes(-1, -2))
+        logits = to.carry(to.carry(products * gate_k) * scale)
         weights = softmax.softmax(logits, attended, to, fault)
-        out = to.round(to.round(weights * gate_v) @ values)
+        out = to.result(to.round(weights * gate_v) @ values)
         if upstream is None:
             return {"out": out}
         # forward: out = (weights ∘ gate_v) @ values
         through = weights if fault == "gate missing in the gradient of the values" else weights * gate_v
-        dvalues = to.round(to.round(through).swapaxes(-1, -2) @ upstream)
-        dgated = to.round(upstream @ values.swapaxes(-1, -2))
+        dvalues = to.carry(to.round(through).swapaxes(-1, -2) @ upstream)
+        dgated = to.carry(upstream @ values.swapaxes(-1, -2))
         # forward: weights = softmax(logits)
-        dlogits = softmax.softmax_backward(weights, to.round(dgated * gate_v), to, fault) * scale
+        dlogits = softmax.softmax_backward(weights, to.carry(dgated * gate_v), to, fault) * scale
         # forward: logits = scale · (q kᵀ) ∘ gate_k
-        dq = to.round(to.round(dlogits * gate_k) @ keys)
+        dq = to.result(to.round(dlogits * gate_k) @ keys)
         through = dlogits if fault == "gate missing in the gradient of the keys" else dlogits * gate_k
-        dkeys = to.round(to.round(through).swapaxes(-1, -2) @ q)
+        dkeys = to.carry(to.round(through).swapaxes(-1, -2) @ q)
         # forward: gate_k, gate_v = gates, or one where hard
         dgates = np.zeros_like(soft)
         if on_keys and fault != "gate of the keys without gradient":
@@ -140,7 +170,9 @@ def plain(problem: Problem, upstream: FloatArray | None, to: Precision, fault: s
             dgates = dgates + weights * dgated
         dz = _scores_gradient(soft, np.where(chosen, dgates, 0), fault)
         # forward: keys, values, scores of the shared heads
-        dk, dv, dscores = (heads.add_shared(x, shared, n_kv, to, fault) for x in (dkeys, dvalues, to.round(dz)))
+        dk, dv, dscores = (
+            to.result(heads.add_shared(x, shared, n_kv, to, fault)) for x in (dkeys, dvalues, to.carry(dz))
+        )
     return {"out": out, "dq": dq, "dk": dk, "dv": dv, "dscores": dscores}
 
 
@@ -167,10 +199,11 @@ SPARSEK = Operation(
     axes={"q": "BHND", "k": "BHND", "v": "BHND", "scores": "BHN", "out": "BHND"},
     differentiable=("q", "k", "v", "scores"),
     defaults=defaults,
-    cases=CASES,
+    cases=(*CASES, *properties(Selective(), Shape(60, d=8, heads=4, kv_heads=2))),
     truth=truth,
     plain=plain,
-    sizes=sizes,
+    spread=spread,
     faults=FAULTS,
     perturbed=("q", "k", "v"),
+    mistakes=("missing scale", "window too long by one"),
 )

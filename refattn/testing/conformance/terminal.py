@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from refattn.testing.conformance.report import FAIL, NOT_RUN, PASS, ConformanceReport
+from refattn.testing.conformance.report import FAIL, NOT_RUN, PASS, REFUSED, ConformanceReport
 
-_STYLE = {PASS: "green", FAIL: "red", NOT_RUN: "dim"}
+_STYLE = {PASS: "green", FAIL: "red", REFUSED: "yellow", NOT_RUN: "dim"}
 
 
 def print_report(report: ConformanceReport, console: Console) -> None:

@@ -30,6 +30,21 @@ def rule(causal, mask):
     return ("causal" if causal else "full",) + (() if mask is None else (mask,))
 
 
+def attention(q, k, v, *, causal, scale, mask):
+    """What a NumPy user writes, with its sums in float32 at least; a mask may have the axes (B, H, n_q, n_k)."""
+    given = q.dtype
+    work = np.promote_types(given, np.float32) if given.kind == "f" else np.dtype(np.float32)
+    q, k, v = (x.astype(work) for x in (q, k, v))
+    k, v = (np.repeat(x, q.shape[1] // k.shape[1], axis=1) for x in (k, v))
+    allowed = np.tri(q.shape[-2], k.shape[-2], dtype=bool) if causal else np.ones((q.shape[-2], k.shape[-2]), bool)
+    if mask is not None:
+        allowed = allowed & mask
+    logits = np.where(allowed, q @ k.swapaxes(-1, -2) * work.type(scale), -np.inf)
+    weights = np.exp(logits - np.maximum(logits.max(axis=-1, keepdims=True), np.finfo(work).min))
+    total = weights.sum(axis=-1, keepdims=True)
+    return (weights / np.where(total > 0, total, 1) @ v).astype(given)
+
+
 def dense(module=refattn):
     """Exact attention and its backward, from a module like `refattn.dense`."""
 

@@ -6,6 +6,7 @@ for JAX's arrays has 64 bits only where they were switched on. Each differentiat
 
 import sys
 from types import ModuleType, SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -139,7 +140,7 @@ def test_attention_of_tensors_and_its_autograd_conform(dtype, torch, tensors):
 
 
 def test_a_mask_comes_as_a_tensor_of_its_own_dtype(torch, tensors):
-    assert_conforms(tensors, "dense", backward="autograd", arrays="torch", only=["mask: random"])
+    assert_conforms(tensors, "dense", backward="autograd", arrays="torch", only=["mask: random"], profile="quick")
 
 
 def test_a_wrong_gradient_of_autograd_is_named(torch, tensors):
@@ -159,9 +160,9 @@ def test_autograd_is_asked_for_the_options_that_the_function_takes(torch, tensor
         return tensors(q, k, v, causal=causal, scale=scale, mask=None)
 
     report = assert_conforms(
-        without_mask, "dense", backward="autograd", arrays="torch", only=["n = 16", "mask: random"]
+        without_mask, "dense", backward="autograd", arrays="torch", only=["n = 16", "mask: random"], profile="quick"
     )
-    assert report.counts() == {"pass": 1, "fail": 0, "not run": 2}
+    assert report.counts() == {"pass": 1, "fail": 0, "refused": 0, "not run": 2}
 
 
 def test_a_tensor_leaves_its_graph_and_its_device(torch):
@@ -230,3 +231,61 @@ def test_autograd_leaves_the_inputs_outside_its_graph(torch):
     (gradient,) = torch_autograd(doubled)(Tensor(np.full(3, 5.0), "float32"), x)
     assert not x.graph
     np.testing.assert_array_equal(gradient.numbers, 10.0)
+
+
+@pytest.mark.needs("torch")
+def test_tensors_are_made_on_the_device_asked_for():
+    import torch
+
+    devices = set()
+
+    def attention(q, k, v, *, causal, scale):
+        devices.update(x.device.type for x in (q, k, v))
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
+
+    assert_conforms(attention, "dense", arrays="torch", device="cpu", backward="autograd", only=["n = 16"])
+    assert devices == {"cpu"}
+    assert to_library(np.ones(2), "torch", "float32", "meta").device.type == "meta"
+    with pytest.raises(ValueError, match=r"^device: 'abacus' came, where torch can make no array"):
+        check_attention(attention, "dense", arrays="torch", device="abacus")
+
+
+@pytest.mark.parametrize("arrays", ["numpy", "cupy"])
+def test_a_device_is_refused_where_arrays_are_where_they_are(monkeypatch, arrays):
+    monkeypatch.setitem(sys.modules, "cupy", ModuleType("cupy"))
+    with pytest.raises(ValueError, match=rf"^device: 'cuda' came with arrays='{arrays}'"):
+        require_library(arrays, "float32", "cuda")
+
+
+def test_cupy_has_no_bfloat16(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", ModuleType("cupy"))
+    with pytest.raises(ValueError, match=r"^dtype: bfloat16 came, which CuPy's arrays are not"):
+        require_library("cupy", "bfloat16")
+
+
+def test_attention_of_cupy_conforms(monkeypatch, kernels):
+    """By a stand-in whose arrays go to the host only when asked."""
+
+    class Held:
+        __cuda_array_interface__: ClassVar = {}
+
+        def __init__(self, numbers):
+            self.numbers, self.dtype = np.array(numbers), numbers.dtype
+
+        def get(self):
+            return self.numbers.copy()
+
+        def __array__(self, dtype=None, copy=None):
+            raise TypeError("Implicit conversion to a NumPy array is not allowed.")
+
+    module = ModuleType("cupy")
+    module.asarray = Held
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    forward, _ = kernels.dense()
+
+    def attention(q, k, v, *, causal, scale, mask):
+        arrays = [x.numbers for x in (q, k, v)]
+        return Held(forward(*arrays, causal=causal, scale=scale, mask=as_mask(mask)))
+
+    few = ["n = 16", "4 on 2", "mask: random and"]
+    assert_conforms(attention, "dense", arrays="cupy", only=few, profile="quick")
