@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from refattn._validation import FloatArray
 from refattn.dense import dense_attention
-from refattn.masks import Causal, SlidingWindow
+from refattn.masks import Causal
 from refattn.models import Capture, Llama, Scorer, SelectiveAttention
 from refattn.models.llama import Attention, Observer
 
@@ -30,12 +30,6 @@ Rows: TypeAlias = Callable[[FloatArray, FloatArray, FloatArray, int], FloatArray
 def exact_rows(q: FloatArray, k: FloatArray, v: FloatArray, m: int) -> FloatArray:
     """Return the last m rows of exact attention."""
     return dense_attention(q[:, -m:], k, v, mask=Causal("bottom-right"), check_finite=False)
-
-
-def window_rows(window: int, sinks: int) -> Rows:
-    """Return a window with sinks."""
-    mask = SlidingWindow(window, sinks=sinks, alignment="bottom-right")
-    return lambda q, k, v, m: dense_attention(q[:, -m:], k, v, mask=mask, check_finite=False)
 
 
 def spread(share: float, n: int) -> NDArray[np.int64]:

@@ -9,11 +9,10 @@ whoever always says the same is right for half. Two classifiers, every head of e
 
 The attentions that take the place of exact attention:
 
-    uniform       a k-conv basis with k spread starts; in the decoder every ``n/k``-th column, wherever a text ends;
-    first         one with the first k columns, in the decoder of its examples: Recover with T = 1 and a tiny δ;
-    mean          equal weights, which look at no query and no key: what a classifier loses without any attention;
-    window-sinks  in the decoder: so many pairs before the query, and the first 4;
-    learned       in the decoder: SparseK with the shipped scorer for so many pairs, half selected, half a window.
+    uniform  a k-conv basis with k spread starts; in the decoder every ``n/k``-th column, wherever a text ends;
+    first    one with the first k columns, in the decoder of its examples: Recover with T = 1 and a tiny δ;
+    mean     equal weights, which look at no query and no key: what a classifier loses without any attention;
+    learned  in the decoder: SparseK with the shipped scorer for so many pairs, half selected, half a window.
 
 Later versions of the Conv-Basis paper (arXiv 2405.05219) are said to measure accuracy on film reviews of IMDB against k
 with Llama-3-8B. Their text was not at hand. The question is theirs; the texts, which are single sentences, the models,
@@ -53,7 +52,6 @@ BATCH = 100
 
 KIND = "learned"
 PAIRS = tuple(sorted(BUDGETS))
-SINKS = 4
 LABELS = ("positive", "negative")
 DECODER_SHARES = {"uniform": (0.0, *SHARES["uniform"]), "first": SHARES["first"]}
 """k over n; 0 is one term."""
@@ -76,8 +74,7 @@ def _choices(shares: Mapping[str, tuple[float, ...]]) -> list[Item]:
 
 
 def _selecting() -> list[Item]:
-    methods = ("learned", "window-sinks")
-    return [{"method": method, "share": None, "pairs": pairs} for method in methods for pairs in PAIRS]
+    return [{"method": KIND, "share": None, "pairs": pairs} for pairs in PAIRS]
 
 
 def run(item: Item) -> list[Record]:
@@ -95,7 +92,7 @@ def run(item: Item) -> list[Record]:
         "called_positive": int((margins > 0).sum()),
         "ordered": significant(ordered(margins, positive)),
     }
-    return [found | ({"scorer": scorer_digest(KIND, item["pairs"])} if item["method"] == "learned" else {})]
+    return [found | ({"scorer": scorer_digest(KIND, item["pairs"])} if item["method"] == KIND else {})]
 
 
 @cache
@@ -123,10 +120,10 @@ def _prompted(item: Item, texts: Sequence[Review]) -> tuple[FloatArray, int, int
     asked = [encoded(question(review)) for review in texts]
     n = len(prompt) + int(np.median([len(one) for one in asked]))
     with one_blas_thread():
-        if method == "learned":
+        if method == KIND:
             hidden = last_hidden_selected(decoder(), prompt, asked, load_scorer(KIND, pairs))
         else:
-            hidden = last_hidden(decoder(), prompt, asked, rows_of(method, share, pairs, len(prompt)))
+            hidden = last_hidden(decoder(), prompt, asked, rows_of(method, share, len(prompt)))
         words = [int(encoded(f" {label}")[0]) for label in LABELS]
         positive, negative = decoder().logits(hidden)[:, words].T
     k = {"uniform": lambda s: len(after_prompt.spread(s, n)), "first": lambda s: segments(s, len(prompt))}
@@ -143,7 +140,7 @@ def answer(review: Review) -> str:
     return f" {LABELS[review.rating < 0]}\n\n"
 
 
-def rows_of(method: str, share: float | None, pairs: int | None, n_prompt: int) -> Rows:
+def rows_of(method: str, share: float | None, n_prompt: int) -> Rows:
     """Return the attention after a prompt of so many tokens by its name."""
     part = share or 0.0
     first = np.arange(segments(part, n_prompt))
@@ -152,7 +149,6 @@ def rows_of(method: str, share: float | None, pairs: int | None, n_prompt: int) 
         "mean": lambda q, k, v, m: exact_rows(np.zeros_like(q), k, v, m),
         "uniform": after_prompt.conv_rows(lambda n: after_prompt.spread(part, n)),
         "first": after_prompt.conv_rows(lambda n: first),
-        "window-sinks": after_prompt.window_rows(pairs or 0, SINKS),
     }
     return rows[as_option("method", method, rows)]
 
