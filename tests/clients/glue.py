@@ -4,10 +4,14 @@ A function of `CLIENTS` imports its library when it is called. `tests/clients/ta
 `docs/explanation/real-clients.md` of them; what is installed for the other tests is checked with them.
 """
 
+import importlib.util
 import os
+import re
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -211,10 +215,16 @@ def openvino_sdpa(precision=None):
     return attention
 
 
-def triton_flash():
-    from triton_flash import attention
-
-    return attention
+def triton_page():
+    """The kernel of the page on checking a kernel, which Triton reads from a file."""
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "check-your-kernel.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"Save as `mytriton.py`:\n\n```python\n(.*?)```", page, re.DOTALL)
+    file = Path(tempfile.mkdtemp(prefix="refattn-client-")) / "mytriton.py"
+    file.write_text(source, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("mytriton", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.attention
 
 
 def entmax_budget():
@@ -242,6 +252,7 @@ def jaxopt_box():
 TORCH = ("float32", "float64", "bfloat16", "float16")
 CPU = {"JAX_PLATFORMS": "cpu"}
 X64 = {"JAX_ENABLE_X64": "1", **CPU}
+ON_ANY_DEVICE = ("JAX_ENABLE_X64", "KERAS_BACKEND")
 OF_TORCH: dict[str, Any] = {"arrays": "torch"}
 OF_JAX: dict[str, Any] = {"arrays": "jax", "adapter": "(B, N, H, D)"}
 IN_THE_DTYPE: dict[str, Any] = {"accumulate": "dtype"}  # put together from operations that round
@@ -274,6 +285,9 @@ CLIENTS = (
     Client("OpenVINO SDPA, default", ("openvino",), openvino_sdpa, backward=None, options={"empty_rows": "nan"}),
     Client("OpenVINO SDPA, float32 asked for", ("openvino",), lambda: openvino_sdpa("f32"), backward=None,
            options={"empty_rows": "nan"}),
+    Client("Triton, the page's kernel", ("triton", "torch"), triton_page, ("float32", "float16", "bfloat16"), None,
+           options=OF_TORCH | {"takes": "n%64, n<=256, d=64", "without": ["grouped", "rectangular", "mask"]},
+           environment={"TRITON_INTERPRET": "1"}),
     Client("entmax budget_bisect", ("entmax", "torch"), entmax_budget, ("float32", "float64"),
            spec="sparsek-operator", options=OF_TORCH),
     Client("jaxopt projection_box_section", ("jaxopt", "jax"), jaxopt_box, ("float32", "float64"),
@@ -281,6 +295,7 @@ CLIENTS = (
 )  # fmt: skip
 
 
-def environment(client: Client) -> dict[str, str]:
-    """The environment in which a client is imported."""
-    return {**os.environ, **client.environment}
+def environment(client: Client, device: str | None = None) -> dict[str, str]:
+    """The environment in which a client is imported: settings that keep it on the processor only where it is to be."""
+    own = client.environment if device is None else {x: y for x, y in client.environment.items() if x in ON_ANY_DEVICE}
+    return {**os.environ, **own}

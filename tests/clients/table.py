@@ -1,6 +1,7 @@
 """The table of `docs/explanation/real-clients.md` anew: every client that is installed, through the check.
 
     python tests/clients/table.py [--profile quick] [--json FOLDER] [NAME …]
+    python tests/clients/table.py --device cuda PyTorch Triton      # on a graphics card, in some minutes
 
 Every client and dtype runs in a process of its own, since libraries read their settings when they are imported. A line
 of Markdown comes for each: what was refused, and what failed with the cause that the check names, below the table.
@@ -19,14 +20,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 from glue import CLIENTS, Client, environment
 
 
-def run_one(client: Client, dtype: str, profile: str) -> None:
+def run_one(client: Client, dtype: str, profile: str, device: str | None) -> None:
     """Check a client in this process and print the report as JSON."""
     from refattn.testing import check_attention
 
     begun = time.perf_counter()
     report = check_attention(
-        client.load(), client.spec, backward=client.backward, dtype=dtype, profile=profile, **client.options
-    )
+        client.load(), client.spec, backward=client.backward, dtype=dtype, profile=profile, device=device,
+        **client.options,
+    )  # fmt: skip
     data = report.to_dict() | {"seconds": time.perf_counter() - begun, "text": str(report)}
     print(json.dumps(data))
 
@@ -53,12 +55,13 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="text in the names of clients; all if not given")
     parser.add_argument("--profile", default="quick")
     parser.add_argument("--dtype")
+    parser.add_argument("--device", help="where the arrays of PyTorch and JAX are, as cuda or gpu")
     parser.add_argument("--json", type=Path, metavar="FOLDER", help="also the reports")
     parser.add_argument("--one", action="store_true", help="the first of them in this process, as JSON")
     options = parser.parse_args()
     chosen = [x for x in CLIENTS if not options.names or any(name in x.name for name in options.names)]
     if options.one:
-        run_one(chosen[0], options.dtype or "float32", options.profile)
+        run_one(chosen[0], options.dtype or "float32", options.profile, options.device)
         return 0
     print("| client | dtype | pass / fail / refused / not run | named | time |\n| --- | --- | --- | --- | --- |")
     for client in chosen:
@@ -69,7 +72,10 @@ def main() -> int:
             if options.dtype not in (None, dtype):
                 continue
             command = [sys.executable, __file__, client.name, "--one", "--dtype", dtype, "--profile", options.profile]
-            done = subprocess.run(command, env=environment(client), capture_output=True, text=True, check=False)
+            command += ["--device", options.device] if options.device else []
+            done = subprocess.run(
+                command, env=environment(client, options.device), capture_output=True, text=True, check=False
+            )
             if done.returncode:
                 print(f"| {client.name} | {dtype} | ended with {done.returncode}: {done.stderr[-300:]!r} | | |")
                 continue

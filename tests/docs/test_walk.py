@@ -1,7 +1,10 @@
 """The walk through a page notices a step that fails and an output that does not come."""
 
 import importlib.util
+import os
 import re
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,3 +66,23 @@ def test_the_walk_installs_as_the_readme_says():
     (readme,) = re.findall(r"<!-- report-command -->\n```sh\n(.*?)\n```", (ROOT / "README.md").read_text("utf-8"), re.S)
     install, _, _ = readme.partition(" && ")
     assert f"```sh\n{install}\n```" in PAGE.read_text("utf-8")
+
+
+@pytest.mark.long
+def test_the_c_function_of_the_page_on_kernels_compiles_and_conforms(tool, tmp_path, monkeypatch):
+    pytest.importorskip("typer", reason="needs the extra 'report'")
+    if shutil.which("cc") is None:
+        pytest.skip("needs cc, a C compiler")
+    page = (ROOT / "docs" / "how-to" / "check-your-kernel.md").read_text("utf-8")
+    (section,) = re.findall(r"^## A C function\n.*?(?=^## )", page, re.DOTALL | re.MULTILINE)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, arguments in (("refattn", "-m refattn"), ("python", "")):
+        (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n', encoding="utf-8")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    folder = tmp_path / "walk"
+    folder.mkdir()
+    assert tool.walk(section, [], folder) == []
+    assert {file.name for file in folder.iterdir()} >= {"attention32.so", "attention64.so"}

@@ -20,8 +20,19 @@ KNOWN_NAMES = {
     "causal": ("is_causal",),
     "scale": ("sm_scale", "softmax_scale", "scaling"),
     "mask": ("attn_mask", "attention_mask"),
+    "bias": ("attn_bias",),
+    "softcap": ("logits_soft_cap", "logit_cap"),
+    "window": ("window_size",),
+    "sinks": ("sink", "s_aux"),
+    "lengths": ("seqlens_k", "cache_seqlens", "kv_lens"),
+    "keep": ("dropout_mask",),
+    "dropout": ("dropout_p",),
+    "block_table": ("block_tables", "page_table"),
 }
 """What other libraries call the options."""
+
+NOT_ASKED_FOR = {"dbias", "dsinks"}
+"""Gradients that a backward may return after those of its inputs, or not."""
 
 MEMORY = ("contiguous", "transposed", "rows", "columns")
 """How an array lies in memory: with the axes before the last two exchanged, as rows of wider ones, as every second
@@ -111,6 +122,9 @@ class Caller:
     ) -> list[Result]:
         """Return the results, which are named; `buffer` is the parameter by which an array for the output is given."""
         self.written = []
+        shared = [x for x, value in options.items() if isinstance(value, np.ndarray) and x != "mask"]
+        if self.looped and shared:
+            raise UnavailableError(f"{shared[0]} is that of several heads or batches, each of which has its own call")
         if not self.looped:
             return self._once(function, arrays, options, results, memory, buffer)
         batches, heads = arrays["q"].shape[:2]
@@ -144,7 +158,9 @@ class Caller:
     ) -> list[Result]:
         theirs = {name: self._there(array, name, memory) for name, array in arrays.items()}
         given = {
-            x: self._theirs(value, value.dtype.name) if isinstance(value, np.ndarray) else value
+            x: self._theirs(value, "" if value.dtype.kind == "f" else value.dtype.name)
+            if isinstance(value, np.ndarray)
+            else value
             for x, value in options.items()
         }
         watched = {x: a for x, a in (theirs | given).items() if not isinstance(a, (bool, int, float, str, type(None)))}
@@ -162,6 +178,8 @@ class Caller:
                 self.written.append("the memory around the output")
             came = given[buffer]
         several = list(came) if isinstance(came, (tuple, list)) else [came]
+        if len(several) < len(results) and set(results[len(several) :]) <= NOT_ASKED_FOR:
+            results = results[: len(several)]
         if len(several) != len(results):
             hint = "; say returns='out, lse' if they are these" if results == ("out",) and len(several) == 2 else ""
             raise WrongResultError(
@@ -208,6 +226,8 @@ class Caller:
         return self._theirs(pairs)[..., ::2]
 
     def _back(self, result: Any, name: str) -> tuple[NDArray[Any], str]:
+        if name in NOT_ASKED_FOR:
+            return to_numpy(result, name)
         if self.adapter is not None:
             return to_numpy(self.adapter.to_ours(result, self._like(name)), name)
         array, dtype = to_numpy(result, name)

@@ -187,11 +187,11 @@ def list_cases(
     See Also
     --------
     check_case : Checks one of them.
-    refattn.testing.pytest_plugin.conformance_cases : The same as parameters of a test.
 
     Notes
     -----
-    O(cases); no arrays are made. Source: ours.
+    O(cases); no arrays are made. ``refattn.testing.pytest_plugin.conformance_cases`` returns the same as parameters
+    of a test. Source: ours.
 
     Examples
     --------

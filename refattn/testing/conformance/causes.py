@@ -71,6 +71,8 @@ def _failed(trial: Trial) -> list[str]:
 def _explains(subject: Subject, trial: Trial, fault: str) -> int | None:
     """Return None unless the mistake explains the trial; else the number of other results it would make different."""
     operation = subject.operation
+    if not operation.can_make(trial.problem, fault):
+        return None
     failed = _failed(trial)
     upstream = trial.upstream if failed != ["out"] else None
     wrong = operation.plain(trial.problem, upstream, PRECISIONS["float64"], fault)

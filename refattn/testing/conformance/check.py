@@ -59,7 +59,10 @@ def check_attention(
         The operation:
 
         - ``"dense"``: ``fn(q, k, v, *, causal, scale, mask) -> out``. `mask` is None or boolean, (n_q, n_k) or
-          (B, H, n_q, n_k) with B or H perhaps 1, True where a key may be seen.
+          (B, H, n_q, n_k) with B or H perhaps 1, True where a key may be seen. Further options that a function may
+          take, and is then asked about, are `bias`, `alibi_slopes`, `softcap`, `window`, `sinks`, `lengths`,
+          `cu_seqlens_q` and `cu_seqlens_k`, `align`, `keep` and `dropout`, `indices`, `blocks` and `block_size`,
+          `block_table`, and, the backward alone, `dlse`; the page "Check your kernel" says what each is.
         - ``"conv"``: ``fn(q, k, v, *, starts, scale) -> out``. Causal attention whose logits are k-conv with these
           starts: column j of segment i is column ``starts[i]``, shifted down by ``j − starts[i]``.
         - ``"sparsek"``: ``fn(q, k, v, scores, *, n_select, window, gate, hard, scale) -> out``, as
@@ -116,7 +119,8 @@ def check_attention(
         The function's names of the options, as ``{"mask": "bias"}``; ``is_causal``, ``sm_scale``, ``softmax_scale``,
         ``scaling``, ``attn_mask`` and ``attention_mask`` are known.
     returns : {"out", "out, lse"}, optional
-        What the function returns: the output, or it and the log-sum-exps of the rows.
+        What the function returns: the output, or it and the log-sum-exps of the rows, which are judged with ``"dense"``
+        except in rows that see nothing.
     claims : str or iterable of str, optional
         Properties that have to hold bit for bit: ``"deterministic"``, ``"batch-invariant"``, ``"prefix-invariant"``.
         They are otherwise judged as values are. ``"nan-safe"``: NaN in keys and values that the mask hides does not

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from refattn._validation import FloatArray
 from refattn.dense import dense_attention_backward, dense_attention_forward
-from refattn.testing.conformance import heads, sampled, softmax, tiles
+from refattn.testing.conformance import heads, options, sampled, softmax, tiles
 from refattn.testing.conformance.crossed_cases import CROSSED
 from refattn.testing.conformance.dense_cases import CASES
 from refattn.testing.conformance.long_cases import LONG
 from refattn.testing.conformance.operation import Arrays, Operation, Problem
+from refattn.testing.conformance.option_cases import OPTIONS
 from refattn.testing.conformance.precision import PRECISIONS, Precision
 from refattn.testing.conformance.property_cases import DENSE_PROPERTIES
 from refattn.testing.conformance.rounding import (
@@ -25,6 +26,7 @@ from refattn.testing.conformance.rounding import (
     Rows,
     Spread,
     attention_spread,
+    bias_spread,
     key_spread,
     normalised,
 )
@@ -53,6 +55,7 @@ FAULTS = {
     **heads.FAULTS,
     **softmax.FAULTS,
     **tiles.FAULTS,
+    **options.FAULTS,
 }
 
 
@@ -72,16 +75,15 @@ def _truth_of_rows(problem: Problem, upstream: FloatArray | None) -> Arrays:
     if problem.rows is not None:  # some of the queries: what they see is said by a mask
         seen = allowed_keys(problem, None)
         problem = replace(problem, options={**problem.options, "causal": False, "mask": seen})
-    q, k, v = (problem.arrays[x].astype(np.float64) for x in ("q", "k", "v"))
-    causal, mask = problem.options["causal"], problem.options["mask"]
-    rule: tuple[Any, ...] = (
-        ("causal" if causal else "full",) if mask is None else ("causal" if causal else "full", mask)
-    )
-    out, cache = dense_attention_forward(q, k, v, mask=rule, scale=problem.options["scale"], method="oracle")
+    q = problem.arrays["q"].astype(np.float64)
+    k, v, rule, more = options.for_oracle(problem)
+    out, cache = dense_attention_forward(q, k, v, mask=rule, scale=problem.options["scale"], method="oracle", **more)
+    found = {"out": out, "lse": cache.log_sum_exp} if problem.lse else {"out": out}
     if upstream is None:
-        return {"out": out}
-    gradients = dense_attention_backward(upstream.astype(np.float64), cache)
-    return {"out": out, "dq": gradients.q, "dk": gradients.k, "dv": gradients.v}
+        return found
+    gradients = dense_attention_backward(upstream.astype(np.float64), cache, dlse=problem.options.get("dlse"))
+    found |= {"dq": gradients.q, "dk": gradients.k, "dv": gradients.v}
+    return found | {f"d{x}": getattr(gradients, x) for x in options.WITH_GRADIENT if x in problem.options}
 
 
 def whole(problem: Problem, upstream: FloatArray | None) -> Arrays:
@@ -92,10 +94,11 @@ def whole(problem: Problem, upstream: FloatArray | None) -> Arrays:
     causal, mask = problem.options["causal"], problem.options["mask"]
     rule: tuple[Any, ...] = ("causal" if causal else "full",) + (() if mask is None else (mask,))
     out, cache = dense_attention_forward(q, k, v, mask=rule, scale=problem.options["scale"])
+    found = {"out": out, "lse": cache.log_sum_exp} if problem.lse else {"out": out}
     if upstream is None:
-        return {"out": out}
+        return found
     gradients = dense_attention_backward(upstream.astype(work), cache)
-    return {"out": out, "dq": gradients.q, "dk": gradients.k, "dv": gradients.v}
+    return found | {"dq": gradients.q, "dk": gradients.k, "dv": gradients.v}
 
 
 def _of_sample(
@@ -112,24 +115,42 @@ def _of_sample(
         return of_rows(part, None)
     found = of_rows(part, upstream[..., problem.sample.queries, :])
     by_key = sampled.key_gradients(problem, upstream, to, allowed_keys, scale_used(problem, fault), fault)
-    return {"out": found["out"], "dq": found["dq"], **by_key}
+    return {x: found[x] for x in ("out", "lse", "dq") if x in found} | by_key
 
 
 def spread(problem: Problem, upstream: FloatArray | None, to: Precision) -> dict[str, Spread]:
     """What rounding does to every result, from its own terms; of the sampled rows where there is a sample."""
     if problem.sample is not None:
         return _spread_of_sample(problem, upstream, to)
-    return attention_spread(_attention(problem, upstream), to)[0]
+    found, pairs = attention_spread(_attention(problem, upstream), to)
+    if upstream is not None and "bias" in problem.options:
+        found["dbias"] = bias_spread(pairs, problem.options["bias"].shape)
+    return found
 
 
 def _attention(problem: Problem, upstream: FloatArray | None) -> Attention:
+    problem = options.side_by_side(problem, None)
     q, k, v = (problem.arrays[x].astype(np.float64) for x in ("q", "k", "v"))
     n_kv, scale = k.shape[1], float(problem.options["scale"])
     shared = heads.shared_heads(q.shape[1], n_kv, None)
     k, v = k[:, shared], v[:, shared]
-    logits = scale * (q @ k.swapaxes(-1, -2))
-    weights = normalised(logits, allowed_keys(problem, None))
-    return Attention(q, k, v, scale, logits, weights, None if upstream is None else upstream.astype(np.float64), n_kv)
+    logits: FloatArray = scale * (q @ k.swapaxes(-1, -2))
+    dout = None if upstream is None else upstream.astype(np.float64)
+    if not options.are_given(problem):
+        return Attention(q, k, v, scale, logits, normalised(logits, allowed_keys(problem, None)), dout, n_kv)
+    raw, added, cap = logits, options.added(problem, lag(problem, None), None), problem.options.get("softcap")
+    logits = options.capped(problem, raw / scale, raw, None)
+    bend = 0.0 if cap is None else 2 * logits / cap**2
+    logits = logits if added is None else logits + added
+    weights, sink = options.with_sinks(
+        normalised, logits, allowed_keys(problem, None), options.sink_logits(problem, None)
+    )
+    return Attention(
+        q, k, v, scale, logits, weights, dout, n_kv,
+        gate_k=options.slope_of_cap(problem, raw, None), gate_v=options.kept(problem, None),
+        raw=None if cap is None and added is None else raw, added=np.zeros(()) if added is None else added,
+        bend=bend, dlse=options.upstream_of_lse(problem, None), sink=sink,
+    )  # fmt: skip
 
 
 def _spread_of_sample(problem: Problem, upstream: FloatArray | None, to: Precision) -> dict[str, Spread]:
@@ -166,20 +187,27 @@ def _spread_of_sample(problem: Problem, upstream: FloatArray | None, to: Precisi
 
 def allowed_keys(problem: Problem, fault: str | None) -> NDArray[np.bool_]:
     """Return which keys every query may see: (n_q, n_k), or with the leading axes of the mask."""
-    n_q, n_k = problem.arrays["q"].shape[-2], problem.arrays["k"].shape[-2]
-    lag = (np.arange(n_q) if problem.rows is None else problem.rows)[:, None] - np.arange(n_k)
+    behind, n_k = lag(problem, fault), problem.arrays["k"].shape[-2]
     latest = {"mask off by one (sees one later key)": -1, "mask off by one (misses its own key)": 1}.get(fault or "", 0)
     if fault == "future leak" or not (problem.options["causal"] or fault == "causal where full was asked"):
         latest = -n_k
-    allowed = np.asarray(lag >= latest)
+    allowed = np.asarray(behind >= latest)
     mask = problem.options["mask"]
     if mask is not None and fault == "mask of the first batch for all" and mask.ndim == 4:
         mask = np.broadcast_to(mask[:1], mask.shape)
     if mask is not None and fault != "mask argument ignored":
         allowed = allowed & (~mask if fault == "mask inverted" else mask)
+    allowed = options.hide(problem, allowed, behind, fault)
     if fault == "last key dropped":
         allowed[..., -1] = False
     return allowed
+
+
+def lag(problem: Problem, fault: str | None) -> NDArray[np.int64]:
+    """Return how far every key is behind every query, (n_q, n_k)."""
+    n_q, n_k = problem.arrays["q"].shape[-2], problem.arrays["k"].shape[-2]
+    place = np.arange(n_q) if problem.rows is None else problem.rows
+    return (place + options.offset(problem, fault))[:, None] - np.arange(n_k)
 
 
 def scale_used(problem: Problem, fault: str | None) -> float:
@@ -197,6 +225,7 @@ def plain(problem: Problem, upstream: FloatArray | None, to: Precision, fault: s
     """Attention as a beginner writes it, in the arithmetic of kernels; and, on request, with one mistake."""
     if problem.sample is not None:
         return _of_sample(problem, upstream, to, fault, lambda part, dout: plain(part, dout, to, fault))
+    problem = options.side_by_side(problem, fault)
     q, k, v = to.round(problem.arrays["q"]), to.keys(problem.arrays["k"]), to.round(problem.arrays["v"])
     n_kv = k.shape[1]
     shared = heads.shared_heads(q.shape[1], n_kv, fault)
@@ -210,24 +239,40 @@ def plain(problem: Problem, upstream: FloatArray | None, to: Precision, fault: s
             products = np.where(
                 np.abs(products) > PRECISIONS["float16"].largest, np.copysign(np.inf, products), products
             )
-        logits = to.carry(products * scale)
+        scaled = to.carry(products * scale)
+        logits = to.carry(options.capped(problem, products, scaled, fault))
+        if (added := options.added(problem, lag(problem, fault), fault)) is not None:
+            logits = to.carry(logits + added.astype(to.work))
+        sinks, sink = options.sink_logits(problem, fault), None
         if fault in tiles.FORWARD:
             weights = to.carry(tiles.weights(logits, allowed, fault))
         else:
-            weights = softmax.softmax(logits, allowed, to, fault)
+            weights, sink = options.with_sinks(
+                lambda rows, seen: softmax.softmax(rows, seen, to, fault), logits, allowed, sinks
+            )
         if fault == "last row lost":
             weights[..., -1, :] = 0
-        out = to.result(to.round(weights) @ values)
+        dropped = to.work.type(1) * options.kept(problem, fault)
+        out = to.result(to.round(weights * dropped.astype(to.work)) @ values)
+        found = {"out": out}
+        if problem.lse:
+            found["lse"] = options.log_sum_exp(logits, allowed, sinks, to, fault)
         if upstream is None:
-            return {"out": out}
+            return found
         if fault == "mask missing in the backward":
             weights = softmax.softmax(logits, np.ones_like(allowed), to, None)
-        # forward: out = weights @ values
-        dvalues = to.carry(to.round(tiles.lost(weights, fault, "dk")).swapaxes(-1, -2) @ upstream)
-        dweights = to.carry(upstream @ values.swapaxes(-1, -2))
-        # forward: weights = softmax(logits)
-        dlogits = to.round(softmax.softmax_backward(weights, dweights, to, fault))
-        # forward: logits = scale · q kᵀ
+        # forward: out = (weights ∘ dropped) @ values
+        dropped = (to.work.type(1) * options.kept(problem, fault, backward=True)).astype(to.work)
+        dvalues = to.carry(to.round(tiles.lost(weights * dropped, fault, "dk")).swapaxes(-1, -2) @ upstream)
+        dweights = to.carry((upstream @ values.swapaxes(-1, -2)) * dropped)
+        # forward: weights = softmax(logits), lse = log Σ exp(logits)
+        dlse = (to.work.type(1) * options.upstream_of_lse(problem, fault)).astype(to.work)
+        dlogits = softmax.softmax_backward(weights, dweights, to, fault) + weights * dlse
+        delta = (weights * dweights).sum(axis=-1, keepdims=True) - dlse
+        found |= options.gradients(problem, dlogits, sink, delta, to, fault)
+        # forward: logits = cap(scaled) + added
+        dlogits = to.round(dlogits * to.carry(options.slope_of_cap(problem, scaled, fault)))
+        # forward: scaled = scale · q kᵀ
         dq = to.result(to.carry(tiles.lost(dlogits, fault, "dq") @ keys) * scale)
         square = dlogits.shape[-1] == dlogits.shape[-2]
         kept = tiles.lost(dlogits, fault, "dk")
@@ -237,7 +282,7 @@ def plain(problem: Problem, upstream: FloatArray | None, to: Precision, fault: s
         dk, dv = (to.result(heads.add_shared(x, shared, n_kv, to, fault)) for x in (dkeys, dvalues))
     if fault == "gradients of q and k exchanged" and dq.shape == dk.shape:
         dq, dk = dk, dq
-    return {"out": out, "dq": dq, "dk": dk, "dv": dv}
+    return found | {"dq": dq, "dk": dk, "dv": dv}
 
 
 DENSE = Operation(
@@ -247,7 +292,7 @@ DENSE = Operation(
     axes={"q": "BHND", "k": "BHND", "v": "BHND", "out": "BHND"},
     differentiable=("q", "k", "v"),
     defaults=defaults,
-    cases=(*CASES, *LONG, *CROSSED, *DENSE_PROPERTIES),
+    cases=(*CASES, *LONG, *CROSSED, *OPTIONS, *DENSE_PROPERTIES),
     truth=truth,
     plain=plain,
     spread=spread,
@@ -260,4 +305,8 @@ DENSE = Operation(
     ),
     whole=whole,
     empty_rows=lambda problem: np.asarray(~allowed_keys(problem, None).any(axis=-1)),
+    can_make=options.can_make,
+    more_options=options.NAMES,
+    with_gradient=options.WITH_GRADIENT,
+    of_backward=options.OF_BACKWARD,
 )

@@ -76,8 +76,9 @@ def row_error(got: NDArray[Any], reference: NDArray[Any], by_row: bool, largest:
 
 
 def rows_of(operation: Operation, result: str) -> bool:
-    """Whether a result has rows, its last axis being D."""
-    return operation.axes[result if result == "out" else result[1:]].endswith("D")
+    """Whether a result has rows: its last axis is D, or that of the keys of a bias."""
+    of = result if result == "out" else result[1:]
+    return of == "bias" or operation.axes.get(of, "").endswith("D")
 
 
 def allowances(

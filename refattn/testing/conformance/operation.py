@@ -37,7 +37,10 @@ class Sample:
 
     def of(self, results: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Return the rows judged of whole results."""
-        return {name: array[..., self.rows(name), :] for name, array in results.items()}
+        return {
+            name: array[..., self.queries] if name == "lse" else array[..., self.rows(name), :]
+            for name, array in results.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,12 @@ class Problem:
     seed: int = 0  # of the upstream gradient and of the perturbations
     sample: Sample | None = None  # of the rows that `Operation.truth` and `plain` return; all where None
     rows: NDArray[np.int64] | None = None  # where the queries stand in their sequence; all of it where None
+    lse: bool = False  # whether the log-sum-exps of the rows are judged too
 
     def rounded(self, to: Precision) -> Problem:
         """Return the problem with its arrays rounded to a precision: what the function receives and is judged on."""
-        return replace(self, arrays={x: to.round(a) for x, a in self.arrays.items()})
+        options = {x: to.round(a) if _is_float(a) else a for x, a in self.options.items()}
+        return replace(self, arrays={x: to.round(a) for x, a in self.arrays.items()}, options=options)
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -82,6 +87,10 @@ class Problem:
         options = self.options if mask is None else {**self.options, "mask": mask[..., rows, :]}
         arrays = {**self.arrays, "q": self.arrays["q"][..., rows, :]}
         return replace(self, arrays=arrays, options=options, sample=None, rows=rows)
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind == "f"
 
 
 @dataclass(frozen=True)
@@ -182,3 +191,7 @@ class Operation:
     whole: Callable[[Problem, FloatArray | None], Arrays] | None = None
     """All rows of a long problem, fast: where it differs most from a result, rows are judged; None: all rows are."""
     empty_rows: Callable[[Problem], NDArray[np.bool_]] | None = None  # which rows of q see nothing
+    can_make: Callable[[Problem, str], bool] = lambda problem, fault: True  # whether a mistake can show in a problem
+    more_options: tuple[str, ...] = ()  # that some cases have, and a function need not take
+    with_gradient: tuple[str, ...] = ()  # those of them of which a backward may return the gradient, after the inputs'
+    of_backward: tuple[str, ...] = ()  # those of them that only a backward takes

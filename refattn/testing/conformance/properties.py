@@ -94,7 +94,7 @@ def _results(subject: Subject, case: Case, problem: Problem, upstream: FloatArra
     found: list[Result] = call(subject.function, problem.arrays, options, call.returns, case.memory)
     _check_written(subject)
     if subject.backward is not None and upstream is not None:
-        names = tuple(f"d{x}" for x in subject.operation.differentiable)
+        names = subject.results_of_backward(problem)
         given = subject.options(subject.backward, problem)
         found += call(subject.backward, {"dout": upstream, **problem.arrays}, given, names, case.memory)
         _check_written(subject)

@@ -77,8 +77,20 @@ class Attention:
     gate_v: Any = 1.0
     var_gate_k: Any = 0.0  # variances of their own errors
     var_gate_v: Any = 0.0
+    raw: FloatArray | None = None  # scale · q kᵀ, where the logits are more: capped, or with something added
+    added: Any = 0.0  # to the logits
+    bend: Any = 0.0  # how gate_k, the slope of a cap, moves with the logits
+    dlse: Any = 0.0  # upstream gradient of L
+    sink: FloatArray | None = None  # weight of the sink of every row
     products: Callable[[FloatArray], FloatArray] = each_its_own
     """From what belongs to pairs to what belongs to the products q kᵀ, where several pairs share one: their sums."""
+
+    @property
+    def lse(self) -> FloatArray:
+        """Log-sum-exp of every row, (…, n_q, 1); 0 where nothing is seen."""
+        at = np.argmax(self.weights, axis=-1)[..., None]
+        weight, logit = (np.take_along_axis(a, at, axis=-1) for a in (self.weights, self.logits))
+        return np.where(weight > 0, logit - np.log(np.where(weight > 0, weight, 1)), 0)
 
 
 def normalised(logits: FloatArray, allowed: NDArray[np.bool_]) -> FloatArray:
@@ -110,6 +122,7 @@ class Pairs:
         # S = scale · q kᵀ ∘ gate
         factor = (scale * x.gate_k) ** 2
         logits = np.where(p > 0, x.logits, 0)
+        raw = logits if x.raw is None else np.where(p > 0, x.raw, 0)
         of_q, self.of_k = self.once(q) + self.given(q), self.given_keys(k)
         self.of_q, q2, k2 = of_q, q * q, k * k
         self.squares = q2 @ _t(k2) * scale**2
@@ -117,7 +130,10 @@ class Pairs:
         by_query = of_q @ _t(k2)
         self.var_products = scale**2 * (by_query + by_key)
         var_s = factor * by_key + self.stored(logits) + 3 * self.inner * logits**2
-        var_s += self.summed(self.squares * np.square(x.gate_k), logits, q.shape[-1])
+        var_s += self.summed(self.squares, raw, q.shape[-1]) * np.square(x.gate_k)
+        if x.raw is not None:
+            var_s += (self.stored(raw) + 3 * self.inner * raw**2) * np.square(x.gate_k)
+            var_s += self.given(x.added) + 3 * self.inner * np.square(x.added)
         if x.products is each_its_own:  # an error of q_i that moves all logits of row i alike moves no weight
             mean = rows.mean_key
             by_query = factor * by_query - 2 * scale**2 * x.gate_k * ((of_q * mean) @ _t(k))
@@ -127,6 +143,7 @@ class Pairs:
             var_s += factor * by_query
         self.products: Any = scale * (q @ _t(k)) if np.ndim(x.gate_k) else 0.0
         var_s += self.products**2 * x.var_gate_k
+        self.bent = x.bend * x.bend * var_s  # of the slope of a cap
         # P = exp(S − L)
         self.moved = p * p * var_s
         self.var_p = np.where(p > 0, self.once(p), 0) + 4 * self.inner * p * p
@@ -162,7 +179,7 @@ class Pairs:
         var_dp = self.stored(dp) + np.square(x.gate_v) * (self.stored(self.plain) + self.var_plain)
         var_dp += self.plain**2 * x.var_gate_v
         # dS = P (dP − δ)
-        self.ds = p * (dp - rows.delta)
+        self.ds = p * (dp - rows.delta)  # δ less the upstream gradient of L
         self.var_ds = (self.moved + self.var_p) * (dp - rows.delta) ** 2 + p * p * var_dp
         self.var_ds += np.where(p > 0, self.once(self.ds), 0) + 2 * self.inner * self.ds**2
         # the errors of L and δ too: a row's own, which down a column are independent
@@ -175,7 +192,8 @@ class Pairs:
         # dk = scale · (dS ∘ gate)ᵀ q
         s2, turned2 = x.scale**2, self.turned**2
         dk = x.scale * (_t(self.turned) @ x.q)
-        var_dk = s2 * (_t(x.products(self.own * np.square(x.gate_k))) @ (x.q * x.q) + _t(turned2) @ self.of_q)
+        own = self.own * np.square(x.gate_k) + self.ds**2 * self.bent
+        var_dk = s2 * (_t(x.products(own)) @ (x.q * x.q) + _t(turned2) @ self.of_q)
         # dv = (P ∘ gate)ᵀ dout
         gated = x.weights * x.gate_v
         var_dv = _t((self.moved + x.weights**2 * self.rows.var_l) * np.square(x.gate_v) + self.var_w) @ dout2
@@ -210,7 +228,14 @@ def attention_spread(x: Attention, to: Precision) -> tuple[dict[str, Spread], Pa
     var_out = np.maximum(var_out + out * out * moved.sum(axis=-1, keepdims=True), 0) + f.var_w @ v2
     var_out += (gated * gated) @ of_v if of_v.any() else 0.0
     var_out += f.summed((gated * gated) @ v2, out, n_k) + inner * n_k / 3 * out * out
-    spreads = {"out": _spread(var_out, out, to)}
+    # L = log Σ exp S
+    by_query = x.scale**2 * (f.of_q * np.square(f.rows.mean_key)).sum(axis=-1, keepdims=True)
+    lse = x.lse
+    var_lse = moved.sum(axis=-1, keepdims=True) + by_query + var_l + inner * (lse * lse + 1)
+    spreads = {
+        "out": _spread(var_out, out, to),
+        "lse": Spread(np.sqrt(var_lse)[..., 0], to.inner * np.abs(lse[..., 0])),
+    }
     if x.dout is None:
         return spreads, f
     # δ = Σ_d dout out
@@ -218,18 +243,34 @@ def attention_spread(x: Attention, to: Precision) -> tuple[dict[str, Spread], Pa
     delta = (x.dout * out).sum(axis=-1, keepdims=True)
     var_delta = (dout2 * (rounding(PRECISIONS[to.results])(out) + var_out)).sum(axis=-1, keepdims=True)
     var_delta += f.summed((dout2 * out * out).sum(axis=-1, keepdims=True), delta, v.shape[-1])
+    delta = delta - x.dlse
+    var_delta += inner * (delta * delta + np.square(x.dlse))
     f.rows = Rows(f.rows.mean_key, delta, var_l, var_delta)
     f.backward(x.dout)
     # dq = scale · (dS ∘ gate) k
     k2, turned2 = x.k * x.k, f.turned**2
     dq = x.scale * (f.turned @ x.k)
     if x.products is each_its_own:
-        var_dq = (f.var_ds * np.square(x.gate_k)) @ k2 + var_delta * np.square(f.rows.mean_key)
+        turning = f.var_ds * np.square(x.gate_k) + f.ds**2 * f.bent
+        var_dq = turning @ k2 + var_delta * np.square(f.rows.mean_key)
     else:  # several rows' errors meet in a product
         var_dq = x.products(f.own * np.square(x.gate_k)) @ k2
     var_dq = x.scale**2 * (var_dq + (turned2 @ f.of_k if f.of_k.any() else 0.0)) + dq * dq * (var_l + inner)
     spreads["dq"] = _spread(var_dq + f.summed(x.scale**2 * (turned2 @ k2), dq, n_k), dq, to)
+    if x.sink is not None:  # dsink = −Σ_i P_i,sink δ_i
+        terms = x.sink * delta
+        exponent = np.log(np.where(x.sink > 0, x.sink, 1))
+        var = x.sink**2 * var_delta + terms * terms * (var_lse + f.given(np.ones(())) + inner * (exponent**2 + 4))
+        summed = f.summed((terms * terms).sum(axis=(0, 2, 3)), terms.sum(axis=(0, 2, 3)), x.sink[:, 0].size)
+        spreads["dsinks"] = _spread(var.sum(axis=(0, 2, 3)) + summed, terms.sum(axis=(0, 2, 3)), to)
     return spreads | key_spread(f, [f.by_key(x.dout)], x.q.shape[-2]), f
+
+
+def bias_spread(f: Pairs, shape: tuple[int, ...]) -> Spread:
+    """Return the spread of the gradient of a bias of a shape: dS, added up over the axes along which it is shared."""
+    over = tuple(i for i, size in enumerate(shape) if size == 1 and f.ds.shape[i] > 1)
+    variance, value, squares = ((a.sum(axis=over, keepdims=True)) for a in (f.own, f.ds, f.ds**2))
+    return _spread(variance + f.summed(squares, value, f.ds.size // max(1, value.size)), value, f.to)
 
 
 def key_spread(f: Pairs, parts: Sequence[tuple[FloatArray, ...]], n_q: int) -> dict[str, Spread]:

@@ -21,7 +21,7 @@ PER_TILE, RANDOM, WORST = 6, 32, 6
 
 def is_sampled(operation: Operation, problem: Problem) -> bool:
     """Whether some of the rows of a problem are judged rather than all."""
-    if operation.whole is None:
+    if operation.whole is None or any(name in problem.options for name in operation.more_options):
         return False
     (batch, n_heads, n_q, _), n_k = problem.arrays["q"].shape, problem.arrays["k"].shape[-2]
     return bool(batch * n_heads * n_q * n_k > MOST)
@@ -31,7 +31,8 @@ def sample_of(problem: Problem, got: Arrays, whole: Arrays) -> Sample:
     """Return the rows judged of what came; `whole` is what was computed fast."""
     worst: dict[bool, list[NDArray[np.int64]]] = {True: [], False: []}
     for name, array in whole.items():
-        worst[name in ("dk", "dv")].append(_worst(got[name], array))
+        came, right = (x[..., None] if name == "lse" else x for x in (got[name], array))
+        worst[name in ("dk", "dv")].append(_worst(came, right))
     rng = np.random.default_rng([problem.seed, 9])
     queries, keys = (problem.arrays[x].shape[-2] for x in ("q", "k"))
     return Sample(_some(queries, worst[False], rng), _some(keys, worst[True], rng))

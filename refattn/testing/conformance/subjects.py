@@ -93,7 +93,7 @@ def _claims(given: str | Iterable[str]) -> frozenset[str]:
 
 def _names(given: Mapping[str, str] | None, operation: Operation) -> dict[str, str]:
     """Return the function's own names of options of the operation."""
-    known = list(operation.cases[0].build(1, 0).options)
+    known = [*operation.cases[0].build(1, 0).options, *operation.more_options]
     for name, theirs in dict(given or {}).items():
         as_option("names", name, known)
         if not isinstance(theirs, str):

@@ -42,7 +42,15 @@ class Subject:
 
     def options(self, function: Callable[..., Any], problem: Problem) -> dict[str, Any]:
         """Return what a function is given by keyword, or raise ``NotImplementedError``."""
-        return accepted_options(function, problem.options, self.operation.defaults(problem), self.names)
+        given = problem.options
+        if function is not self.backward:
+            given = {x: value for x, value in given.items() if x not in self.operation.of_backward}
+        return accepted_options(function, given, self.operation.defaults(problem), self.names)
+
+    def results_of_backward(self, problem: Problem) -> tuple[str, ...]:
+        """Return the names of what a backward may return: of every input, and of some options, the gradient."""
+        more = (x for x in self.operation.with_gradient if x in problem.options)
+        return tuple(f"d{x}" for x in (*self.operation.differentiable, *more))
 
     def takes_parameter(self, name: str) -> bool:
         """Whether the function has a parameter of a name."""
@@ -68,7 +76,7 @@ def try_case(subject: Subject, case: Case, n: int, seed: int) -> tuple[CaseResul
     """Build the case at size n, run it, and judge it; there is no trial where nothing came that can be judged."""
     operation = subject.operation
     exact = case.build(n, seed)
-    problem = exact.rounded(subject.dtype)
+    problem = replace(exact.rounded(subject.dtype), lse="lse" in subject.call.returns)
     blank = blank_result(case, problem, n, seed)
     for name, array in problem.arrays.items():
         if (np.isinf(array) & np.isfinite(exact.arrays[name])).any():
@@ -78,6 +86,8 @@ def try_case(subject: Subject, case: Case, n: int, seed: int) -> tuple[CaseResul
     if operation.empty_rows is not None and "empty-rows" in case.tags:
         empty = operation.empty_rows(problem)
     backward = subject.backward if problem.smooth and case.gradients else None
+    if any(x in problem.options for x in operation.of_backward) and subject.backward is None:
+        return replace(blank, verdict=NOT_RUN, reason="there is no backward"), None
     if empty.any() and subject.empty_rows in ("nan", "skip"):
         backward = None  # what such a row passes on is nobody's convention
     try:
@@ -97,7 +107,7 @@ def try_case(subject: Subject, case: Case, n: int, seed: int) -> tuple[CaseResul
     if backward is not None and upstream is not None:
         arrays = {"dout": upstream, **problem.arrays}
         try:
-            names = tuple(f"d{x}" for x in operation.differentiable)
+            names = subject.results_of_backward(problem)
             found += subject.call(backward, arrays, backward_options, names, case.memory)
             reason = reason or written(subject)
         except Exception as error:
@@ -110,6 +120,8 @@ def try_case(subject: Subject, case: Case, n: int, seed: int) -> tuple[CaseResul
         return replace(blank, verdict=FAIL, reason=reason), None
 
     wanted = {"out": problem.output_shape} | {f"d{x}": problem.arrays[x].shape for x in operation.differentiable}
+    wanted |= {"lse": problem.output_shape[:-1]}
+    wanted |= {f"d{x}": problem.options[x].shape for x in operation.with_gradient if x in problem.options}
     for name, array, _ in found:
         if name in wanted and array.shape != wanted[name]:
             reason = f"{name}: shape {array.shape} came, {wanted[name]} was wanted"
@@ -127,6 +139,8 @@ def try_case(subject: Subject, case: Case, n: int, seed: int) -> tuple[CaseResul
     got = {name: got[name] for name in truth if name in got}
     truth = {name: truth[name] for name in got}
     allowed = allowances(operation, problem, upstream, truth, subject.precision, subject.factor)
+    if "lse" in truth:  # of a row that sees nothing it is −∞, +∞ or a number: nobody's convention
+        got["lse"] = np.where(np.isneginf(truth["lse"]), truth["lse"], got["lse"])
     if empty.any():
         truth["out"], got["out"] = _by_convention(subject.empty_rows, problem, empty, truth["out"], got["out"])
         allowed["out"] = _as_the_others(allowed["out"], empty)
