@@ -2,6 +2,7 @@
 
 from refattn.report.claims import (
     applications,
+    classification,
     conv_figure,
     convbasis,
     decoder,
@@ -21,7 +22,7 @@ from refattn.report.ledger import Claim
 
 _SUBJECTS = (
     dense, convbasis, inference, tolerance, fast, real_heads, conv_figure, model, training, lowrank, applications,
-    sparsek, sparsek_fast, sparsek_model, decoder,
+    sparsek, sparsek_fast, sparsek_model, decoder, classification,
 )  # fmt: skip
 
 ALL: tuple[Claim, ...] = tuple(
