@@ -281,7 +281,8 @@ CLIENTS = (
            environment={"DEV": "CPU"}),
     Client(
         "Keras ops on PyTorch", ("keras", "torch"), keras_ops, ("float32", "bfloat16"),
-        options=OF_TORCH | IN_TILES | {"adapter": "(B, N, H, D)", "empty_rows": "mean"}, environment={"KERAS_BACKEND": "torch"},
+        options=OF_TORCH | IN_TILES | {"adapter": "(B, N, H, D)", "empty_rows": "mean"},
+        environment={"KERAS_BACKEND": "torch"},
     ),
     Client("MLX fast, CPU", ("mlx",), mlx_fast, ("float32", "float16"), None,
            options=IN_THE_DTYPE | {"empty_rows": "mean"}),
