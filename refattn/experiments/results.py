@@ -221,6 +221,12 @@ SECTIONS: Mapping[str, Section] = {
         "[What it means](explanation/the-conv-figure.md). Three heads of the second layer; the worst is a row's.",
         (tables.conv_figure,),
     ),
+    "terms-against-n": Section(
+        "Terms against n",
+        "[What it means](explanation/whole-models.md). The fewest terms of all ways to choose starts; medians over"
+        " heads.",
+        (tables.terms_against_n,),
+    ),
     "maps": Section(
         "Maps of logits and of attention",
         "What can be explained is of the *logits*, of which the Conv-Basis authors draw maps; what is on tokens is of"
@@ -245,6 +251,12 @@ SECTIONS: Mapping[str, Section] = {
         (tables.time_against_n,),
         "![Seconds against n for every method, forward and training, one head of width 64]"
         "(pictures/time-against-n.png)",
+    ),
+    "whole-models": Section(
+        "Whole models",
+        "[What it means](explanation/whole-models.md). One thread; medians of interleaved rounds on a machine that did"
+        " other things too: read the quotients. *Layers run* are the first ones; times are those of all.",
+        (tables.whole_models_overtaken, tables.whole_models_searched, tables.whole_models),
     ),
     "baselines": Section("Methods at equal time and at equal memory", "", (tables.baselines,)),
     "sparsek-perplexity": Section(

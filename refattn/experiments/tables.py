@@ -14,6 +14,8 @@ import numpy as np
 
 from refattn.experiments.compared.baselines import BaselineRecord, within
 from refattn.experiments.compared.classification import accuracies
+from refattn.experiments.compared.whole_readings import overtakes, searched, timings, where
+from refattn.experiments.conv.terms_against_n import TOLERANCES, exponent, fewest
 from refattn.experiments.experiment import Record
 
 Rows = Sequence[Record]
@@ -146,6 +148,24 @@ def conv_figure(rows: Rows) -> str:
     return table([*of, *errors_of, "operations, ours", "the authors'", "seconds"], lines)
 
 
+def terms_against_n(rows: Rows) -> str:
+    """Fewest terms by inputs, scale and tolerance: the median over heads at every n, and the exponent."""
+    lengths = sorted({int(number(row, "n")) for row in rows})
+    lines = []
+    for tolerance in TOLERANCES:
+        curves = fewest(rows, tolerance)
+        for inputs, scale in dict.fromkeys(key[:2] for key in curves):
+            some = [curve for key, curve in curves.items() if key[:2] == (inputs, scale)]
+            medians = [float(np.median([curve[n] for curve in some])) if n in some[0] else None for n in lengths]
+            grows = ["–", "–"]
+            if len(some[0]) > 1:
+                found = exponent(some)
+                grows = [f"{found.value:.2f}", f"{found.low:.2f} … {found.high:.2f}"]
+            lines.append([inputs, scale, f"{tolerance:.0%}", len(some), *medians, *grows])
+    of = ["inputs", "logits over q·k", "error", "heads"]
+    return table([*of, *(f"k at n = {n:,}" for n in lengths), "exponent", "95 %"], lines)
+
+
 def maps(rows: Rows) -> str:
     """What k-conv matrices explain of the logits of the shipped heads: least, median and most of the heads."""
     shares = {f"explained_by_{k}": f"logits explained by {k} segments" for k in (1, 4, 16, 64)}
@@ -235,6 +255,38 @@ def time_against_n(rows: Rows) -> str:
         seconds = {row["method"]: number(row, "seconds") * 1e3 for row in group}
         lines.append([n, "training" if training else "forward", *(seconds.get(method) for method in methods)])
     return table(["n", "step", *methods], lines)
+
+
+def whole_models(rows: Rows) -> str:
+    """Tokens a second, share of the attention, time over exact's, memory and error by model, n and method."""
+    lines = []
+    for (model, n, name), one in timings(rows).items():
+        cost = [one.tokens, f"{one.share:.0%}", one.quotient, one.of_attention, one.megabytes, one.error]
+        lines.append([model, n, name, *cost, one.layers])
+    quotients = ["whole over exact's", "attention over exact's"]
+    return table(
+        ["model", "n", "attention", "tokens a second", "share", *quotients, "MB", "error", "layers run"], lines
+    )
+
+
+def whole_models_searched(rows: Rows) -> str:
+    """The least k tried within each tolerance, and the whole's time over exact's with it."""
+    lines = []
+    within = {tolerance: searched(rows, tolerance) for tolerance in TOLERANCES}
+    for model, n, starts in within[TOLERANCES[0]]:
+        found = []
+        for tolerance in reversed(TOLERANCES):
+            k, quotient = within[tolerance][model, n, starts]
+            found += ["none below n" if k is None else k, quotient]
+        lines.append([model, n, starts, *found])
+    of = [f"{what} within {tolerance:.0%}" for tolerance in reversed(TOLERANCES) for what in ("k", "time over exact's")]
+    return table(["model", "n", "starts", *of], lines)
+
+
+def whole_models_overtaken(rows: Rows) -> str:
+    """From which n on the whole model is faster than with exact attention."""
+    found = overtakes(rows)
+    return table(["model", "attention", "faster than with exact"], [[*key, where(found, *key)] for key in found])
 
 
 def sparsek_variations(rows: Rows) -> str:

@@ -15,14 +15,15 @@ from refattn.report.claims import (
     sparsek,
     sparsek_fast,
     sparsek_model,
+    terms,
     tolerance,
     training,
 )
 from refattn.report.ledger import Claim
 
 _SUBJECTS = (
-    dense, convbasis, inference, tolerance, fast, real_heads, conv_figure, model, training, lowrank, applications,
-    sparsek, sparsek_fast, sparsek_model, decoder, classification,
+    dense, convbasis, inference, tolerance, fast, real_heads, conv_figure, terms, model, training, lowrank,
+    applications, sparsek, sparsek_fast, sparsek_model, decoder, classification,
 )  # fmt: skip
 
 ALL: tuple[Claim, ...] = tuple(

@@ -16,7 +16,7 @@ from refattn.convbasis import ConvBasis, recovery, toeplitz
 from refattn.convbasis.fast import blocks
 from refattn.convbasis.fast.softmax import FastSoftmax
 from refattn.convbasis.guarded import softmax as guarded
-from refattn.experiments.conv import figure, full_attention
+from refattn.experiments.conv import figure, full_attention, terms_against_n
 from refattn.models.attentions import sparsek as sparsek_in_layers
 from refattn.models.layers import named
 from refattn.report.claims import ALL
@@ -99,6 +99,9 @@ PLANTED = {
     "figure.window-trained-scale": [instead("WindowAttention", lambda right: lambda width: right(1), figure)],
     "figure.falling": [instead("conv_attention", planters.nearer_with_every_term, figure)],
     "figure.falling-trained-scale": [instead("conv_attention", planters.nearer_with_every_term, figure)],
+    "terms.structured": [result("conv_attention", scaled(1.2), figure)],
+    "terms.real-heads": [result("relative_error", lambda found: 0.0, terms_against_n)],
+    "terms.near-linear": [result("relative_error", lambda found: 0.0, terms_against_n)],
     "model.perplexity": [planters.model(Decoder(exact=24.59 * 1.02))],
     "model.shipped-heads": [planters.heads_of_the_model(2)],
     "model.conv-perplexity": [planters.model(Decoder(replaced=24.6))],

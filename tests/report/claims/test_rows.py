@@ -24,6 +24,8 @@ OTHERS = {
     "figure.window-trained-scale": FAILS,
     "figure.falling": FAILS,
     "figure.falling-trained-scale": FAILS,
+    "terms.real-heads": FAILS,
+    "terms.near-linear": FAILS,
     "lowrank.real-heads": FAILS,
     "applications.encoder-structure": FAILS,
     "sparsek.model-gap-128": FAILS,
