@@ -22,6 +22,7 @@ PICTURES = (
     "sparsek_intervals",
     "sparsek_perplexity",
     "error_against_k",
+    "maps",
     "the_conv_figure",
     "time_against_n",
     "ours_against_peers",

@@ -36,7 +36,7 @@ def conform(
         str | None, typer.Option("--precision", help="What it is judged by, if not the dtype; also float8_e4m3, ….")
     ] = None,
     accumulate: Annotated[
-        str, typer.Option("--accumulate", help="Where it holds sums of half precision: float32, or dtype.")
+        str, typer.Option("--accumulate", help="Where it holds sums of half precision: float32, tiles or dtype.")
     ] = "float32",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the inputs.")] = 0,
     profile: Annotated[

@@ -26,22 +26,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refattn._overflow import overflow_judged
-from refattn._threads import for_each, map_each
+from refattn._threads import for_each
 from refattn._validation import FloatArray
 from refattn.dense import oracle
 from refattn.dense._problem import DenseProblem
+from refattn.dense._sizes import doubtful_backward, doubtful_forward
 from refattn.dense._tiles import Sight, Tile, sights_of, tiles
 
 _ROWS = 256
 """Queries of a block of the forward, and"""
 _KEYS = 512
 """most keys of a tile: a tile stays in a core's cache, with its keys and values."""
+_STRIP = 128
+"""Queries that have met their last key together, of a causal mask."""
 _ROWS_BACKWARD = 128
 """Queries of a block of the backward, fewer where that are more logits than"""
 _ROW_ENTRIES = 1 << 20
@@ -70,9 +73,9 @@ class Head:
     sink: FloatArray | None = None
     keep: NDArray[np.bool_] | None = None
 
-    def tiles(self, rows: slice, most_keys: int) -> list[Tile]:
+    def tiles(self, rows: slice, most_keys: int, strip: int) -> list[Tile]:
         """Return the tiles of some queries; those that a boolean array hides are left out."""
-        found = tiles(self.sights, len(self.k), rows, most_keys)
+        found = tiles(self.sights, len(self.k), rows, most_keys, strip)
         return [tile for tile in found if all(part[rows, tile.keys].any() for part in self.booleans)]
 
     def start(self, n_q: int) -> tuple[FloatArray, FloatArray]:
@@ -96,7 +99,7 @@ class Head:
         from refattn._compiled import as_input
         from refattn.dense._loops import hide, hide_out_of_sight
 
-        np.matmul(self.k[tile.keys], queries.T, out=out)
+        np.matmul(self.k[tile.keys], queries[tile.sighted].T, out=out[:, tile.sighted])  # the others' are hidden
         slope, cap = None, self.problem.softcap
         if cap is not None:
             out /= out.dtype.type(cap)
@@ -132,15 +135,6 @@ class Shelf:
             self._idle.append(space)
 
 
-class Sizes(NamedTuple):
-    """Largest entries, in size: of each query, and of the keys and of the values that it may see; of its bias."""
-
-    q: NDArray[np.float64]
-    k: NDArray[np.float64]
-    v: NDArray[np.float64]
-    bias: NDArray[np.float64]
-
-
 def rows_of_a_block(problem: DenseProblem) -> int:
     """Query rows processed at once by the forward."""
     return problem.block or _ROWS
@@ -150,10 +144,10 @@ def forward(problem: DenseProblem) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return the output, and of every row the largest allowed logit and the sum of the exponentials less it."""
     if _left_to_the_definition(problem):
         return oracle.forward(problem)
-    heads = _heads(problem)
-    doubtful = _doubtful_forward(problem, heads)
+    doubtful = doubtful_forward(problem)
     if doubtful.all():
         return oracle.forward(problem)
+    heads = _heads(problem)
     inner, n_q, dtype = problem.layout.inner, problem.q.shape[-2], problem.q.dtype
     out = np.zeros((*inner, n_q, problem.v.shape[-1]), dtype)
     largest, total = np.empty((2, *inner, n_q), dtype)
@@ -186,15 +180,15 @@ def _attend(
     soften, queries, product = exponentials[out.dtype], head.queries(rows), space[-out.size :].reshape(out.shape)
     kept, work = np.empty_like(total), np.empty((2, len(total)), out.dtype)
     largest[...], total[...] = head.start(len(total))
-    for tile in head.tiles(rows, _KEYS):
-        n_k = tile.keys.stop - tile.keys.start
+    for tile in head.tiles(rows, _KEYS, _STRIP):
+        n_k, own = tile.keys.stop - tile.keys.start, tile.sighted
         weights = space[: n_k * len(out)].reshape(n_k, -1)
         head.write_logits(tile, rows, queries, weights)
         soften(weights, largest, total, kept, work)
         if head.keep is not None:
             weights *= head.kept(rows, tile.keys)
-        np.matmul(weights.T, head.v[tile.keys], out=product)
-        add_rescaled(product, kept, out)
+        np.matmul(weights[:, own].T, head.v[tile.keys], out=product[own])
+        add_rescaled(product[own], kept[own], out[own])
     divide_rows(out, total)
     if head.keep is not None:
         out /= out.dtype.type(1 - head.problem.dropout)
@@ -204,17 +198,17 @@ def backward(dout: FloatArray, dlse: FloatArray | None, problem: DenseProblem) -
     """Return the gradients for upstream ones of the output and of the log-sum-exps (..., n_q, 1); not judged."""
     if _left_to_the_definition(problem) or problem.bias is not None:
         return oracle.backward(dout, dlse, problem)
-    heads = _heads(problem)
-    doubtful = _doubtful_backward(dout, dlse, problem, heads)
+    doubtful = doubtful_backward(dout, dlse, problem)
     if doubtful.all():
         return oracle.backward(dout, dlse, problem)
+    heads = _heads(problem)
     inner, (n_q, d), (n_k, d_v) = problem.layout.inner, problem.q.shape[-2:], problem.v.shape[-2:]
     dtype, parts = problem.q.dtype, -(-_TASKS // len(heads))
     dq = np.empty((*inner, n_q, d), dtype)
     dk, dv = np.zeros((parts, *inner, n_k, d), dtype), np.zeros((parts, *inner, n_k, d_v), dtype)
     dsinks = np.zeros((parts, *inner, 1, 1), dtype)
-    step = min(max(_ROW_ENTRIES // n_k, _LEAST_ROWS), problem.block or _ROWS_BACKWARD, _ROWS_BACKWARD)
-    blocks, step = list(_blocks(n_q, step)), min(step, n_q)
+    step = min(max(_ROW_ENTRIES // n_k, _LEAST_ROWS), problem.block or _ROWS_BACKWARD, _ROWS_BACKWARD, n_q)
+    blocks = list(_blocks(n_q, step))[::-1]  # the longest parts first
     shelf = Shelf(dtype, 2 * step * n_k + max(min(_SUM_KEYS, n_k), step) * max(d, d_v))
 
     def pull_back(task: tuple[Head, int]) -> None:
@@ -253,7 +247,7 @@ def _pull_back(
     if doubtful.any():
         scaled, queries, g = (np.where(doubtful[:, None], 0, part) for part in (scaled, queries, g))
         dlse = None if dlse is None else np.where(doubtful, 0, dlse)
-    found, n_q = head.tiles(rows, head.problem.mask.n_k), len(g)
+    found, n_q = head.tiles(rows, head.problem.mask.n_k, len(g)), len(g)
     ends = np.cumsum([0, *(tile.keys.stop - tile.keys.start for tile in found)])
     spans = [(tile.keys, slice(*pair)) for tile, pair in zip(found, pairwise(ends), strict=True)]
     size = n_q * ends[-1]
@@ -338,70 +332,3 @@ def _heads(problem: DenseProblem) -> list[Head]:
 def _in_rows(array: FloatArray) -> FloatArray:
     """Lay the rows one after another, as BLAS and the loops want them."""
     return np.require(array, requirements=["C", "A"])
-
-
-def _doubtful_forward(problem: DenseProblem, heads: list[Head]) -> NDArray[np.bool_]:
-    """Return the rows whose logits, or sums of values, sizes do not tell to be held; those with NaN are among them."""
-
-    def judge(head: Head) -> NDArray[np.bool_]:
-        with overflow_judged():
-            sizes = _sizes(head)
-            return np.asarray(_logits_doubtful(head, sizes) | ~(sizes.v * problem.mask.n_k <= _held(head)))
-
-    return np.stack(map_each(judge, heads)).reshape(*problem.layout.inner, problem.mask.n_q)
-
-
-def _doubtful_backward(
-    dout: FloatArray, dlse: FloatArray | None, problem: DenseProblem, heads: list[Head]
-) -> NDArray[np.bool_]:
-    """Return the rows of which sizes do not tell that what they give to a gradient can be held."""
-    terms = 4.0 * problem.mask.n_q * problem.v.shape[-1]
-
-    def judge(head: Head) -> NDArray[np.bool_]:
-        with overflow_judged():
-            sizes, most = _sizes(head), _held(head)
-            g = _largest(_in_rows(dout[head.index])) / (1 - problem.dropout)
-            flow = np.maximum(terms * g * sizes.v, float(np.finfo(np.float64).tiny))
-            if dlse is not None:
-                flow += 4.0 * problem.mask.n_q * np.abs(dlse[head.index][:, 0])
-            scaled = flow * max(1.0, abs(problem.scale))
-            held = (terms * g <= most) & (scaled * np.maximum(1, np.maximum(sizes.q, sizes.k)) <= most)
-            return np.asarray(_logits_doubtful(head, sizes) | ~held)
-
-    return np.stack(map_each(judge, heads)).reshape(*problem.layout.inner, problem.mask.n_q)
-
-
-def _logits_doubtful(head: Head, sizes: Sizes) -> NDArray[np.bool_]:
-    most, factor = _held(head), abs(head.problem.scale) * head.q.shape[1]
-    product = factor * sizes.q * sizes.k
-    with_bias = (sizes.bias + 2 * product).astype(head.q.dtype)  # a bias may be the lowest number, to hide a key
-    return np.asarray(~((factor * sizes.q <= most) & (product <= most) & np.isfinite(with_bias)))
-
-
-def _held(head: Head) -> float:
-    return float(np.finfo(head.q.dtype).max) / 8
-
-
-def _sizes(head: Head) -> Sizes:
-    mask = head.problem.mask
-    last = np.full(mask.n_q, mask.n_k - 1)
-    for sight in head.sights:
-        np.minimum(last, sight.position + np.arange(mask.n_q), out=last)
-    k, v = (np.where(last < 0, 0, np.maximum.accumulate(_largest(a))[np.maximum(last, 0)]) for a in (head.k, head.v))
-    bias = np.zeros(mask.n_q)
-    for rows in _blocks(mask.n_q, _LEAST_ROWS) if head.biases else ():
-        for part in head.biases:
-            size = np.abs(part[rows])
-            bias[rows] += np.where(size < np.inf, size, 0).max(axis=1)
-    return Sizes(_largest(head.q), k, v, bias)
-
-
-def _largest(array: FloatArray) -> NDArray[np.float64]:
-    """Return the largest entry of each row, in size; NaN where there is one."""
-    from refattn._compiled import as_input
-    from refattn.dense._loops import largest_of_rows
-
-    bits = as_input(array.view(np.dtype(f"i{array.itemsize}")))
-    most = np.empty(len(array), bits.dtype)
-    largest_of_rows(bits, bits.dtype.type(np.iinfo(bits.dtype).max), most)
-    return most.view(array.dtype).astype(np.float64)

@@ -18,6 +18,7 @@ MODULES: Mapping[str, str] = {
     "full-attention": "conv.full_attention",
     "perplexity-against-k": "conv.perplexity_against_k",
     "retrieval-against-k": "conv.retrieval_against_k",
+    "classification-against-k": "compared.classification",
     "time-against-n": "compared.time_against_n",
     "whole-models": "compared.whole_models",
     "baselines": "compared.baselines",

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from refattn.experiments.compared.baselines import BaselineRecord, within
+from refattn.experiments.compared.classification import accuracies
 from refattn.experiments.compared.whole_readings import overtakes, searched, timings, where
 from refattn.experiments.conv.terms_against_n import TOLERANCES, exponent, fewest
 from refattn.experiments.experiment import Record
@@ -222,6 +223,28 @@ def retrieval_against_k(rows: Rows) -> str:
     columns = itemgetter("n", "starts", "k", "texts", "right", "share right", "mean_reciprocal_rank")
     shares = ({**row, "share right": number(row, "right") / number(row, "texts")} for row in rows)
     return table(["n", "starts", "k", "texts", "right", "share", "mean reciprocal rank"], map(columns, shares))
+
+
+def classification(rows: Rows) -> str:
+    """Return the share of texts answered rightly with its interval, and of pairs of texts in the right order."""
+    lines = [
+        [
+            one.model,
+            one.method,
+            one.k,
+            one.pairs,
+            one.n,
+            one.asked,
+            one.value,
+            f"{one.low:.2f} … {one.high:.2f}",
+            one.ordered,
+        ]
+        for one in accuracies(rows)
+    ]
+    return table(
+        ["model", "attention", "k", "pairs", "n", "texts", "accuracy", "95 % interval", "pairs of texts in order"],
+        lines,
+    )
 
 
 def time_against_n(rows: Rows) -> str:

@@ -109,6 +109,9 @@ _ITEMS = (
     Item(CONV, "figure", "heat maps of attention with visible diagonals",
          remark="the authors' code draws centred logits, not attention; the rows measure what the maps suggest"),
     Item(CONV, "figure", "drawings of conv matrices and of a basis", remark="illustrations: nothing to measure"),
+    Item(CONV, "figure", "classification accuracy against k",
+         remark="a later version is said to have it, on IMDB with Llama-3-8B; the rows are about single sentences of"
+                " other reviews, SmolLM2-135M and an encoder"),
     Item(CONV, "property", "left open: a bidirectional encoder"),
     Item(CONV, "property", "left open: a language model with conv attention in every head"),
     Item(CONV, "table", "tables",
@@ -141,7 +144,7 @@ _ITEMS = (
          remark="on SmolLM2-135M, only the scoring network learned; the paper's models and texts are not run"),
     Item(SPARSEK, "table", "retrieval from a long context"),
     Item(SPARSEK, "table", "downstream tasks",
-         remark="needs the paper's models, fine-tuned; of tasks, a passkey is run"),
+         remark="needs the paper's models, fine-tuned; of tasks, a passkey and classifying film reviews are run"),
 )  # fmt: skip
 
 

@@ -255,12 +255,15 @@ X64 = {"JAX_ENABLE_X64": "1", **CPU}
 ON_ANY_DEVICE = ("JAX_ENABLE_X64", "KERAS_BACKEND")
 OF_TORCH: dict[str, Any] = {"arrays": "torch"}
 OF_JAX: dict[str, Any] = {"arrays": "jax", "adapter": "(B, N, H, D)"}
+IN_TILES: dict[str, Any] = {"accumulate": "tiles"}  # gradients of half precision are rounded after every tile
 IN_THE_DTYPE: dict[str, Any] = {"accumulate": "dtype"}  # put together from operations that round
 
 CLIENTS = (
-    Client("PyTorch SDPA, default", ("torch",), torch_sdpa, TORCH, options=OF_TORCH),
+    Client("PyTorch SDPA, default", ("torch",), torch_sdpa, TORCH, options=OF_TORCH | IN_TILES),
     Client("PyTorch SDPA, math", ("torch",), lambda: torch_sdpa("MATH"), TORCH, options=OF_TORCH),
-    Client("PyTorch SDPA, flash", ("torch",), lambda: torch_sdpa("FLASH_ATTENTION"), TORCH, options=OF_TORCH),
+    Client(
+        "PyTorch SDPA, flash", ("torch",), lambda: torch_sdpa("FLASH_ATTENTION"), TORCH, options=OF_TORCH | IN_TILES
+    ),
     Client("PyTorch FlexAttention, eager", ("torch",), torch_flex, TORCH, None, options=OF_TORCH),  # no CPU backward
     Client(
         "JAX nn.dot_product_attention", ("jax",), jax_nn, ("float32", "bfloat16", "float16", "float64"),
@@ -278,7 +281,8 @@ CLIENTS = (
            environment={"DEV": "CPU"}),
     Client(
         "Keras ops on PyTorch", ("keras", "torch"), keras_ops, ("float32", "bfloat16"),
-        options=OF_TORCH | {"adapter": "(B, N, H, D)", "empty_rows": "mean"}, environment={"KERAS_BACKEND": "torch"},
+        options=OF_TORCH | IN_TILES | {"adapter": "(B, N, H, D)", "empty_rows": "mean"},
+        environment={"KERAS_BACKEND": "torch"},
     ),
     Client("MLX fast, CPU", ("mlx",), mlx_fast, ("float32", "float16"), None,
            options=IN_THE_DTYPE | {"empty_rows": "mean"}),

@@ -123,22 +123,25 @@ def test_largest_logits_that_come_late_or_early_rescale_what_was_summed(size):
 
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 @pytest.mark.parametrize("rows", [1, 128, 256, 512], ids=str)
+@pytest.mark.parametrize("strip", [100, 128, 512], ids=str)
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_tiles_cover_what_is_seen_once_and_say_what_is_hidden(pattern, rows, lengths):
+def test_tiles_cover_what_is_seen_once_and_say_what_is_hidden(pattern, strip, rows, lengths):
     n_q, n_k = lengths
     layout = HeadLayout.of(np.ones((n_q, 1)), np.ones((n_k, 1)), np.ones((n_k, 1)))
     mask = RowMask(PATTERNS[pattern], n_q, n_k, layout)
     for start in (0, 128, (n_q - 1) // rows * rows):
         block = slice(start, min(start + rows, n_q))
         seen = np.zeros((n_q, n_k), int)
-        for tile in tiles(sights_of(mask), n_k, block, 512):
+        for tile in tiles(sights_of(mask), n_k, block, 512, strip):
             part = np.ones((tile.keys.stop - tile.keys.start, block.stop - block.start), int)
-            assert len(part) <= 512
+            assert 0 < len(part) <= 512
+            assert part[:, tile.sighted].size > 0
             first = tile.keys.start + tile.some.start
             logits = part[tile.some].astype(float)
             for sight in sights_of(mask):
                 hide_out_of_sight(logits, first, sight.position + block.start, sight.window, sight.sinks)
             part[tile.some] = np.isfinite(logits)
+            assert not part[:, : tile.sighted.start].any()
             seen[block, tile.keys] += part.T
         expected = np.zeros_like(seen)
         expected[block] = mask.allowed(block)

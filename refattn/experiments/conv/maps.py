@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from refattn._validation import FloatArray
 from refattn.convbasis import best_starts, least_squares_basis
 from refattn.experiments.experiment import Experiment, Item, Record, significant
 from refattn.testing.real_heads import RealHeads, load_real_heads
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COUNTS = (1, 4, 16, 64)
 NEAREST = 16
@@ -46,6 +50,24 @@ def probabilities(logits: FloatArray) -> FloatArray:
     allowed = np.tril(np.ones(logits.shape, bool))
     weights = np.exp(np.where(allowed, logits, -np.inf) - np.where(allowed, logits, -np.inf).max(axis=1, keepdims=True))
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+
+class Maps(NamedTuple):
+    """What can be drawn of a head, each (n, n): the logits less the mean of the causal ones, and their softmax.
+
+    Above the diagonal, where there is nothing, the logits are NaN and the attention is 0.
+    """
+
+    logits: FloatArray
+    attention: FloatArray
+
+
+def maps_of(layer: int, place: int, n: int) -> Maps:
+    """Return both maps of a shipped head."""
+    q, k = head(layer, place, n)
+    logits = q @ k.T / np.sqrt(q.shape[1])
+    lower = np.tril(np.ones(logits.shape, bool))
+    return Maps(np.where(lower, logits - logits[lower].mean(), np.nan), probabilities(logits))
 
 
 def items(sizes: Sequence[int]) -> list[Item]:
@@ -78,8 +100,8 @@ def run(item: Item) -> list[Record]:
     ]
 
 
-def draw(n: int, count: int, path: Path) -> None:
-    """Draw one head of every shipped layer as a PNG: logits, attention twice, n × n, and a basis with k = `count`."""
+def drawn(n: int, count: int) -> Figure:
+    """Return a figure of one head of every shipped layer: logits, attention, the same by k = `count` terms, these."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -90,18 +112,16 @@ def draw(n: int, count: int, path: Path) -> None:
     for row, layer in zip(axes, layers, strict=True):
         q, k = head(layer, 0, n)
         basis = least_squares_basis(q, k, best_starts(q, k, count).starts[count - 1])
-        exact = q @ k.T / np.sqrt(q.shape[1])
-        lower = np.tril(np.ones(exact.shape, bool))
-        centred = np.where(lower, exact - exact[lower].mean(), np.nan)
-        limit = float(np.nanmax(np.abs(centred)))
-        image = row[0].imshow(centred, vmin=-limit, vmax=limit, cmap="coolwarm", interpolation="nearest")
+        logits, attention = maps_of(layer, 0, n)
+        limit = float(np.nanmax(np.abs(logits)))
+        image = row[0].imshow(logits, vmin=-limit, vmax=limit, cmap="coolwarm", interpolation="nearest")
         row[0].set(title=f"layer {layer}: logits", xlabel="key", ylabel="query")
         figure.colorbar(image, ax=row[0], label="logit less the mean")
-        for ax, logits, title in (
-            (row[1], exact, "attention"),
-            (row[2], basis.to_dense(), f"attention, best {count}-conv basis"),
+        for ax, weights, title in (
+            (row[1], attention, "attention"),
+            (row[2], probabilities(basis.to_dense()), f"attention, best {count}-conv basis"),
         ):
-            shown = np.log10(np.maximum(probabilities(logits), 1e-6))
+            shown = np.log10(np.maximum(weights, 1e-6))
             image = ax.imshow(shown, vmin=-5, vmax=0, cmap="viridis", interpolation="nearest")
             ax.set(title=title, xlabel="key", ylabel="query")
         figure.colorbar(image, ax=row[2], label="log₁₀ attention")
@@ -110,8 +130,7 @@ def draw(n: int, count: int, path: Path) -> None:
         row[3].set(title="its kernels", xlabel="distance i − j", ylabel="logit")
         if count <= 8:
             row[3].legend(fontsize="small")
-    with replacing(path) as file:
-        figure.savefig(file, format="png", dpi=110)
+    return figure
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -121,7 +140,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tokens", type=int, default=256, help="rows and columns of the maps")
     parser.add_argument("--k", type=int, default=4, help="segments of the conv basis")
     options = parser.parse_args(arguments)
-    draw(options.tokens, options.k, options.out)
+    figure = drawn(options.tokens, options.k)
+    with replacing(options.out) as file:
+        figure.savefig(file, format="png", dpi=110)
     print(options.out)
     return 0
 

@@ -2,6 +2,7 @@
 
 from refattn.report.claims import (
     applications,
+    classification,
     conv_figure,
     convbasis,
     decoder,
@@ -22,7 +23,7 @@ from refattn.report.ledger import Claim
 
 _SUBJECTS = (
     dense, convbasis, inference, tolerance, fast, real_heads, conv_figure, terms, model, training, lowrank,
-    applications, sparsek, sparsek_fast, sparsek_model, decoder,
+    applications, sparsek, sparsek_fast, sparsek_model, decoder, classification,
 )  # fmt: skip
 
 ALL: tuple[Claim, ...] = tuple(

@@ -213,14 +213,21 @@ def _scale_off(subject: Subject, trials: list[Trial]) -> list[Cause]:
 
 
 def _stored_sums(subject: Subject, trials: list[Trial]) -> list[Cause]:
-    """Errors that keeping every intermediate in the dtype would excuse in every case."""
+    """Errors that keeping gradients, or every intermediate, in the dtype would excuse in every case."""
     if subject.precision.accumulate == "dtype" or subject.precision.inner == subject.precision.unit:
         return []
-    if not _excused(subject, trials, replace(subject.precision, accumulate="dtype"), 0.0):
-        return []
     name = subject.precision.name
-    sentence = f"errors are those of sums or logits kept in {name}; accumulate='dtype' excuses them"
-    return [Cause("intermediates in half precision", sentence, len(trials), len(trials))]
+    kept = {
+        "tiles": ("gradients added up in half precision", f"gradients rounded to {name} after every tile"),
+        "dtype": ("intermediates in half precision", f"sums or logits kept in {name}"),
+    }
+    for accumulate, (cause, what) in kept.items():
+        if accumulate == subject.precision.accumulate:
+            continue
+        if _excused(subject, trials, replace(subject.precision, accumulate=accumulate), 0.0):
+            sentence = f"errors are those of {what}; accumulate={accumulate!r} excuses them"
+            return [Cause(cause, sentence, len(trials), len(trials))]
+    return []
 
 
 def _excused(subject: Subject, trials: list[Trial], precision: Precision, few: float) -> bool:

@@ -87,9 +87,10 @@ def check_attention(
         What it is judged by, where that is not `dtype`: a kernel that takes float32 but multiplies in bfloat16 says so.
         Beside the dtypes ``"float8_e4m3"``, ``"float8_e5m2"`` and ``"int8-keys"`` (a factor for every key), which are
         emulated.
-    accumulate : {"float32", "dtype"}, optional
-        Where sums, logits and other intermediates of half precision are held: in float32, as in kernels, or in the
-        dtype, as where an array library's operations are put together, which excuses much more.
+    accumulate : {"float32", "tiles", "dtype"}, optional
+        Where sums, logits and other intermediates of half precision are held: in float32, as in kernels; so, but
+        that gradients are added up tile by tile in an array of the dtype; or all in the dtype, as where an array
+        library's operations are put together, which excuses much more.
     seeds : int or iterable of int, optional
         Seeds of the inputs; the whole grid runs for each.
     factor : float, optional

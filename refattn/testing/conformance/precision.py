@@ -3,7 +3,8 @@
 All but float64 and float32 are emulated: numbers are held in float32 and rounded where a kernel rounds. Kernels round
 their inputs, the weights before the second product, and their results, and keep sums and everything else in float32:
 ``accumulate="float32"``. Implementations made of an array library's operations keep every intermediate in the dtype,
-and overflow where it does: ``accumulate="dtype"``.
+and overflow where it does: ``accumulate="dtype"``. Between the two are kernels that add a gradient up tile by tile in
+an array of the dtype: ``accumulate="tiles"``.
 
 Results of the 8-bit formats are bfloat16, as those of the kernels are that multiply in them. ``"int8-keys"`` holds
 every key as integers up to 127 and a factor, all else in bfloat16.
@@ -20,7 +21,9 @@ from numpy.typing import NDArray
 
 from refattn._validation import FloatArray, as_option
 
-ACCUMULATE = ("float32", "dtype")
+ACCUMULATE = ("float32", "tiles", "dtype")
+TILE = 64
+"""Terms after which a gradient that is added up tile by tile is rounded to the dtype; kernels' tiles are no smaller."""
 
 
 @dataclass(frozen=True)

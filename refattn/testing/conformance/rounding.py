@@ -13,7 +13,8 @@ with S the logits, P the weights, L = log Σ exp S, and one head written out:
     dS = P (dP − δ)         all of these; L off by its own rounding; dS rounded to the type
     dq = scale · dS k,  dk = scale · dSᵀ q,  dv = Pᵀ dout
 
-What is stored, or held in sums, is so in float32, or in the type with ``accumulate="dtype"``. Inputs that come in a
+What is stored, or held in sums, is so in float32, or in the type with ``accumulate="dtype"``; with ``"tiles"`` the sums
+of dq, dk and dv are rounded to the type after every 64 terms. Inputs that come in a
 finer precision than the one judged by are rounded first. A result is rounded once at the end, by at most
 ``unit · |x|``. Nothing here looks at what a function returned.
 """
@@ -28,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refattn._validation import FloatArray
-from refattn.testing.conformance.precision import PRECISIONS, Precision
+from refattn.testing.conformance.precision import PRECISIONS, TILE, Precision
 
 FLOOR = 8.0
 """Units of rounding of a result's natural size, where its errors are not followed through its terms."""
@@ -158,6 +159,13 @@ class Pairs:
         """Variance of a sum in floating point, of so many terms with such a sum of squares."""
         return self.inner * terms * (squares / 2 + total * total / 3)
 
+    def collected(self, squares: FloatArray, total: FloatArray, terms: int) -> FloatArray:
+        """As for `summed`, of a gradient, which may be rounded after every tile of its terms."""
+        variance = self.summed(squares, total, terms)
+        if self.to.accumulate != "tiles" or terms <= TILE:
+            return variance
+        return variance + self.to.unit**2 / 3 * (terms / TILE) * (squares / 2 + total * total / 3)
+
     def given(self, a: FloatArray) -> FloatArray:
         """Variance of rounding an input that comes in a finer precision."""
         return self.once(a) if (self.to.round(a) != a).any() else np.zeros_like(a)
@@ -256,7 +264,7 @@ def attention_spread(x: Attention, to: Precision) -> tuple[dict[str, Spread], Pa
     else:  # several rows' errors meet in a product
         var_dq = x.products(f.own * np.square(x.gate_k)) @ k2
     var_dq = x.scale**2 * (var_dq + (turned2 @ f.of_k if f.of_k.any() else 0.0)) + dq * dq * (var_l + inner)
-    spreads["dq"] = _spread(var_dq + f.summed(x.scale**2 * (turned2 @ k2), dq, n_k), dq, to)
+    spreads["dq"] = _spread(var_dq + f.collected(x.scale**2 * (turned2 @ k2), dq, n_k), dq, to)
     if x.sink is not None:  # dsink = −Σ_i P_i,sink δ_i
         terms = x.sink * delta
         exponent = np.log(np.where(x.sink > 0, x.sink, 1))
@@ -276,8 +284,8 @@ def bias_spread(f: Pairs, shape: tuple[int, ...]) -> Spread:
 def key_spread(f: Pairs, parts: Sequence[tuple[FloatArray, ...]], n_q: int) -> dict[str, Spread]:
     """Return the spread of dk and dv from what `Pairs.by_key` gives for all the queries, some at a time."""
     var_dk, dk, terms_k, var_dv, dv, terms_v = (np.sum(part, axis=0) for part in zip(*parts, strict=True))
-    var_dk = var_dk + f.summed(terms_k, dk, n_q) + f.inner * dk * dk
-    var_dv = var_dv + f.summed(terms_v, dv, n_q)
+    var_dk = var_dk + f.collected(terms_k, dk, n_q) + f.inner * dk * dk
+    var_dv = var_dv + f.collected(terms_v, dv, n_q)
     return {"dk": _added(var_dk, dk, f.x.n_kv, f.to), "dv": _added(var_dv, dv, f.x.n_kv, f.to)}
 
 

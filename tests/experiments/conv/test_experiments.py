@@ -88,6 +88,30 @@ def test_rows_are_lost_as_the_deviation_grows_and_the_guard_keeps_them():
     assert lost["float64", 16.0] > 50
 
 
+def test_one_map_is_of_logits_and_one_of_attention():
+    n = 40
+    q, k = maps.head(7, 0, n)
+    logits, attention = maps.maps_of(7, 0, n)
+    lower = np.tril(np.ones((n, n), bool))
+    differences = logits - q @ k.T / np.sqrt(q.shape[1])
+    np.testing.assert_allclose(differences[lower], differences[0, 0], atol=1e-12)
+    assert logits[lower].mean() == pytest.approx(0, abs=1e-12)
+    assert np.isnan(logits[~lower]).all()
+    np.testing.assert_allclose(attention @ np.eye(n), dense_attention(q, k, np.eye(n)), atol=1e-12)
+
+
+def test_the_picture_of_the_maps_says_which_it_draws():
+    pytest.importorskip("matplotlib", reason="needs the extra 'report'")
+    n, layers = 24, maps.heads().layers.tolist()
+    axes = [ax for ax in maps.drawn(n, 2).axes if ax.get_title()]
+    for at, layer in enumerate(layers):
+        of_logits, of_attention = axes[4 * at], axes[4 * at + 1]
+        logits, attention = maps.maps_of(layer, 0, n)
+        assert (of_logits.get_title(), of_attention.get_title()) == (f"layer {layer}: logits", "attention")
+        np.testing.assert_allclose(of_logits.images[0].get_array().filled(np.nan), logits, atol=1e-12)
+        np.testing.assert_allclose(10.0 ** of_attention.images[0].get_array(), np.maximum(attention, 1e-6), rtol=1e-9)
+
+
 @pytest.mark.slow
 def test_maps_explain_more_with_more_segments_and_can_be_drawn(tmp_path):
     (record,) = maps.run({"n": 96, "layer": 7, "head": 1})
