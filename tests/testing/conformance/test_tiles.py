@@ -96,13 +96,6 @@ def test_half_of_them_are_named():
     assert sum(cause is not UNNAMED for cause, _, _ in MUTANTS.values()) >= len(MUTANTS) / 2
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("name", MUTANTS)
-def test_the_default_profile_catches_them(name):
-    _, _, liberties = MUTANTS[name]
-    assert not check(Kernel(fault=name, **liberties), backward=name in BACKWARD).passed
-
-
 @pytest.mark.parametrize("name", COARSE)
 def test_bfloat16_catches_them_too(name):
     pytest.importorskip("ml_dtypes", reason="needs ml_dtypes")
@@ -168,7 +161,7 @@ RIGHT = {
 }
 
 
-@pytest.mark.parametrize("seeds", [range(1), pytest.param(range(1, 20), marks=pytest.mark.long)], ids=["1", "20"])
+@pytest.mark.parametrize("seeds", [range(1), pytest.param(range(1, 3), marks=pytest.mark.long)], ids=["1", "2"])
 @pytest.mark.parametrize("kernel", RIGHT.values(), ids=list(RIGHT))
 def test_right_kernels_conform_whatever_liberties_they_take(kernel, seeds):
     if kernel.dtype == "bfloat16":
