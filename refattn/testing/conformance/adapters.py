@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from refattn._validation import FloatArray
 from refattn.testing.conformance.arrays import require_library, to_library, to_numpy
+from refattn.testing.conformance.report import TAKES_NO
 
 Result = tuple[str, NDArray[Any], str]
 """The name of a result, ``out`` or that of an input after ``d``; an array; and the name of the dtype it came in."""
@@ -306,5 +307,5 @@ def accepted_options(
         if theirs.get(name, name) in parameters:
             taken[theirs.get(name, name)] = value
         elif name not in defaults or (value is not default and (isinstance(value, np.ndarray) or value != default)):
-            raise NotImplementedError(f"the function takes no {name}")
+            raise NotImplementedError(f"{TAKES_NO}{name}")
     return taken

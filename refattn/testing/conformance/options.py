@@ -319,7 +319,8 @@ def gradients(
     """Return the gradients of the options that have one, from that of the logits and the row sums of P ∘ dP − dlse."""
     found = {}
     if "bias" in problem.options:
-        parts = dlogits[-1:] if fault == "gradient of the bias of one batch" else dlogits
+        alone = fault == "gradient of the bias of one batch" and problem.options["bias"].shape[0] == 1
+        parts = dlogits[-1:] if alone else dlogits
         found["dbias"] = to.result(sum_to_shape(parts, problem.options["bias"].shape))
     if sink is not None:
         sign = 1 if fault == "sinks of the wrong sign in the backward" else -1

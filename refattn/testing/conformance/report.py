@@ -16,6 +16,7 @@ SHOWN = 4
 """Failing cases shown in full as text; the others by name."""
 
 PASS, FAIL, REFUSED, NOT_RUN = "pass", "fail", "refused", "not run"
+TAKES_NO = "the function takes no "
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,8 @@ class ConformanceReport:
     def __str__(self) -> str:
         """Return the report as text: the counts, what was not run, the failures, the shrunk case, the guess."""
         lines = [self._counted()]
-        lines += [f"not run: {case.case}: {case.reason}" for case in self.cases if case.verdict == NOT_RUN]
+        left, lacking = self._not_run()
+        lines += [f"not run: {case.case}: {case.reason}" for case in left] + lacking
         lines += _by_reason("refused", [(c.reason, c.case) for c in self.cases if c.verdict == REFUSED])
         lines += _by_reason("gradients refused", [(c.gradients_refused, c.case) for c in self.cases])
         lines += _by_reason("note", [(note, c.case) for c in self.cases for note in c.notes])
@@ -193,7 +195,8 @@ class ConformanceReport:
         """Return the report in a few lines: the counts, the first failing case, the smallest, the likeliest cause."""
         lines = [self._counted()]
         failures = self.failures
-        lines += _by_reason("not run", [(c.reason, c.case) for c in self.cases if c.verdict == NOT_RUN])
+        left, lacking = self._not_run()
+        lines += _by_reason("not run", [(c.reason, c.case) for c in left]) + lacking
         lines += _by_reason("refused", [(c.reason, c.case) for c in self.cases if c.verdict == REFUSED])
         lines += _by_reason("gradients refused", [(c.gradients_refused, c.case) for c in self.cases])
         if not failures:
@@ -204,6 +207,16 @@ class ConformanceReport:
         if self.shrunk is not None:
             lines.append(f"smallest failing n: {self.shrunk.n}: {in_a_line(self.shrunk)}")
         return "\n".join([*lines, guess(self.causes[0]) if self.causes else "cause: not recognised"])
+
+    def _not_run(self) -> tuple[list[CaseResult], list[str]]:
+        """The cases that were not run, but for those of options that the function does not take: these in a line."""
+        not_run = [case for case in self.cases if case.verdict == NOT_RUN]
+        lacking = [case for case in not_run if case.kind == "option" and case.reason.startswith(TAKES_NO)]
+        if not lacking:
+            return not_run, []
+        names = ", ".join(dict.fromkeys(case.reason.removeprefix(TAKES_NO).partition(":")[0] for case in lacking))
+        line = f"not run: {len(lacking)} of options that the function does not take: {names}"
+        return [case for case in not_run if case not in lacking], [line]
 
     def _counted(self) -> str:
         counts = ", ".join(f"{count} {verdict}" for verdict, count in self.counts().items())

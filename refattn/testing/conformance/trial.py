@@ -17,7 +17,7 @@ from refattn.testing.conformance.judge import Allowance, Judgement, allowances, 
 from refattn.testing.conformance.operation import Arrays, Case, Operation, Problem
 from refattn.testing.conformance.power import powers
 from refattn.testing.conformance.precision import PRECISIONS, Precision
-from refattn.testing.conformance.report import FAIL, NOT_RUN, PASS, REFUSED, CaseResult
+from refattn.testing.conformance.report import FAIL, NOT_RUN, PASS, REFUSED, TAKES_NO, CaseResult
 from refattn.testing.conformance.sampling import is_sampled, said, sample_of
 
 CLAIMS = ("deterministic", "batch-invariant", "prefix-invariant", "nan-safe")
@@ -87,7 +87,7 @@ def try_case(subject: Subject, case: Case, n: int, seed: int) -> tuple[CaseResul
         empty = operation.empty_rows(problem)
     backward = subject.backward if problem.smooth and case.gradients else None
     if any(x in problem.options for x in operation.of_backward) and subject.backward is None:
-        return replace(blank, verdict=NOT_RUN, reason="there is no backward"), None
+        return replace(blank, verdict=NOT_RUN, reason=f"{TAKES_NO}dlse: there is no backward"), None
     if empty.any() and subject.empty_rows in ("nan", "skip"):
         backward = None  # what such a row passes on is nobody's convention
     try:

@@ -251,7 +251,7 @@ def test_k_equal_to_n_answers_as_exact_attention_does(monkeypatch, name):
     answers = {"encoder": classification._probed, "decoder": classification._prompted}[name]
     exact, *others = (
         answers({**item, "method": method, "share": share}, texts)
-        for method, share in (("exact"), ("uniform", 1.0), ("uniform", 0.25))
+        for method, share in (("exact", None), ("uniform", 1.0), ("uniform", 0.25))
     )
     classification._fitted.cache_clear()
     np.testing.assert_allclose(others[0][0], exact[0], atol=1e-3)
