@@ -43,7 +43,7 @@ def test_pytorch_conforms_and_refuses_what_it_lacks(clients, name, dtype, only):
     refused = {case.case for case in report.cases if case.verdict == "refused"}
     lacking = {case.case for case in report.cases if "d_v" in case.tags} if "flash" in name else set()
     assert refused == lacking
-    assert report.counts()["not run"] == 0
+    assert {case.kind for case in report.cases if case.verdict == "not run"} <= {"option"}
 
 
 @pytest.mark.slow
@@ -53,7 +53,9 @@ def test_pytorch_conforms_and_refuses_what_it_lacks(clients, name, dtype, only):
 def test_the_reference_of_onnx_conforms(clients, dtype, only):
     pytest.importorskip("onnx", reason="needs the extra 'test'")
     report = check(clients["ONNX reference, Attention"], dtype, only=only)
-    assert report.counts() == {"pass": len(report.cases), "fail": 0, "refused": 0, "not run": 0}, str(report)
+    options = sum(case.kind == "option" for case in report.cases)
+    right = {"pass": len(report.cases) - options, "fail": 0, "refused": 0, "not run": options}
+    assert report.counts() == right, str(report)
 
 
 @pytest.mark.slow
