@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -285,21 +286,27 @@ def accepted_options(
     options: Mapping[str, Any],
     defaults: Mapping[str, Any],
     names: Mapping[str, str] | None = None,
+    named: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return the options a function can be called with, by its own names, without those it neither takes nor needs.
 
-    One that it does not take, and that is not the default, raises ``NotImplementedError`` naming it.
+    One that it does not take, and that is not the default, raises ``NotImplementedError`` naming it. Those of `named`
+    it takes only where a parameter, or `names`, says so: ``**options`` is not enough.
     """
     theirs = dict(names or {})
     try:
         parameters = inspect.signature(function).parameters
+        anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     except (TypeError, ValueError):  # compiled, with no signature to ask for
-        return {theirs.get(name, name): value for name, value in options.items()}
+        parameters, anything = MappingProxyType({}), True
     for name in options:
         for known in KNOWN_NAMES.get(name, ()):
             if name not in parameters and known in parameters:
                 theirs.setdefault(name, known)
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+    if anything:
+        for name in options:
+            if name in named and name not in theirs and name not in parameters:
+                raise NotImplementedError(f"{TAKES_NO}{name}")
         return {theirs.get(name, name): value for name, value in options.items()}
     taken = {}
     for name, value in options.items():

@@ -45,7 +45,9 @@ class Subject:
         given = problem.options
         if function is not self.backward:
             given = {x: value for x, value in given.items() if x not in self.operation.of_backward}
-        return accepted_options(function, given, self.operation.defaults(problem), self.names)
+        return accepted_options(
+            function, given, self.operation.defaults(problem), self.names, self.operation.more_options
+        )
 
     def results_of_backward(self, problem: Problem) -> tuple[str, ...]:
         """Return the names of what a backward may return: of every input, and of some options, the gradient."""

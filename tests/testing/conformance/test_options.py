@@ -245,3 +245,15 @@ def test_the_worst_log_sum_exp_of_a_long_problem_is_judged():
     report = check_attention(forward, "dense", returns="out, lse", only="n = 1000, last tile partial")
     assert [(j.result, j.row) for j in report.cases[0].judgements if not j.passed] == [("lse", (0, 0, 701))]
     assert report.cases[0].sampled
+
+
+def test_one_that_takes_anything_says_what_it_takes():
+    kernel = Kernel()
+
+    def anything(q, k, v, **options):
+        return kernel.forward(q, k, v, **options)[0]
+
+    for named, ran in (({}, set()), ({"softcap": "softcap"}, {"softcap 5"})):
+        report = check_attention(anything, "dense", only=["softcap 5", "window of 16"], names=named)
+        assert {case.case for case in report.cases if case.verdict == "pass"} == ran
+        assert report.counts()["refused"] == 0
