@@ -68,11 +68,13 @@ NOT_FUZZED = {
         ),
         _RESULT,
     ),
-    **dict.fromkeys(("Inputs", "StructuredInputs", "Cause", "ConformanceReport"), _RESULT),
-    **dict.fromkeys(("check_attention", "assert_conforms", "Adapter"), _CALLABLE),
+    **dict.fromkeys(("Inputs", "StructuredInputs", "Cause", "ConformanceReport", "ConformanceCase"), _RESULT),
+    **dict.fromkeys(("check_attention", "assert_conforms", "check_case", "Adapter"), _CALLABLE),
     **dict.fromkeys(("load_manifest", "load_vectors"), "reads files: tests/fuzz/readers.py"),
     **dict.fromkeys(("PromotionWarning", "CompiledCacheWarning", "GradientMismatchError"), "an exception"),
     "StructuredMask": "abstract; its five kinds are fuzzed",
+    "list_cases": "takes no arrays; names cases",
+    "as_junit": "takes a report: tests/testing/conformance/test_junit.py",
     "show_versions": "takes no arrays; prints",
 }
 

@@ -95,7 +95,7 @@ def test_a_kernels_name_and_what_it_raises_are_shown_as_they_are(tmp_path, monke
         cli.app, ["conform", "bracketed:attention", "--op", "dense", "--only", "n = 16"], env={"COLUMNS": "200"}
     )
     assert result.exit_code == 1
-    assert "ker[nel]_{0} as dense" in result.output
+    assert "ker[nel]_{0} as 'dense'" in result.output
     assert "raised ValueError: [/bold] $x_1$ {0} %s [red] :warning:" in result.output
 
 

@@ -93,7 +93,7 @@ def test_a_feature_that_is_lacking_leaves_its_cases_out(kernels):
 
     report = check_attention(equal_heads, "dense", profile="quick", without=["grouped", "batch"])
     assert report.passed
-    left_out = [case for case in report.cases if case.verdict == "not run"]
+    left_out = [case for case in report.cases if case.verdict == "not run" and case.kind != "option"]
     assert all("left out: without" in case.reason for case in left_out)
     assert {case.case for case in left_out} >= {"one key-value head for 4", "batch of 3", "real heads, group 0"}
 
