@@ -127,7 +127,7 @@ def moved(case: Case, takes: Takes) -> Case | str:
         shape = replace(fixed, n=shape.n, n_k=shape.n)
     if shape not in takes:
         return f"its {_differing(shape, takes)} cannot be changed"
-    if shape.n != shape.n_k and "causal" in case.tags:
+    if shape.n != shape.n_k and "causal" in case.tags and "align" not in case.tags:
         return "causal with as many keys as queries; such lengths are not taken"
     refused: str = getattr(case.content, "refuses", lambda shape: "")(shape)
     if refused:

@@ -257,3 +257,12 @@ def test_one_that_takes_anything_says_what_it_takes():
         report = check_attention(anything, "dense", only=["softcap 5", "window of 16"], names=named)
         assert {case.case for case in report.cases if case.verdict == "pass"} == ran
         assert report.counts()["refused"] == 0
+
+
+def test_cases_of_the_last_queries_move_to_the_lengths_that_are_taken():
+    kernel = Kernel()
+    report = assert_conforms(
+        kernel.forward, "dense", returns="out, lse", only="align", takes="n=4, n_k=64|128, batch=1"
+    )
+    assert report.counts()["pass"] >= 2
+    assert all(case.shapes["q"][-2] == 4 and case.shapes["k"][-2] in (64, 128) for case in report.cases if case.shapes)
