@@ -95,6 +95,17 @@ def set_thread_count(threads: int | None) -> None:
         pool.shutdown(wait=False)  # what it was given is still finished
 
 
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Use so many threads within; afterwards what was asked for before, which may be that the environment says it."""
+    before = _asked
+    set_thread_count(count)
+    try:
+        yield
+    finally:
+        set_thread_count(before)
+
+
 def for_each(function: Callable[[Item], None], items: Iterable[Item]) -> None:
     """Call ``function(item)`` for every item, in any order, on the threads there are.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from refattn._threads import set_thread_count, thread_count
+from refattn._threads import threads
 from refattn._timing import shortest_seconds
 from refattn.testing import check_gradients
 
@@ -76,13 +76,10 @@ def rows_that_see_the_future(
     return float(changed)
 
 
-def entries_that_change(run: Callable[[], Sequence[np.ndarray]], threads: Sequence[int]) -> float:
+def entries_that_change(run: Callable[[], Sequence[np.ndarray]], counts: Sequence[int]) -> float:
     """Return how many entries differ in any bit between runs with these numbers of threads."""
-    asked, runs = thread_count(), []
-    try:
-        for count in threads:
-            set_thread_count(count)
+    runs = []
+    for count in counts:
+        with threads(count):
             runs.append([np.array(result) for result in run()])  # which may be buffers that are filled again
-    finally:
-        set_thread_count(asked)
     return float(sum(int((a != b).sum()) for other in runs[1:] for a, b in zip(other, runs[0], strict=True)))

@@ -53,8 +53,10 @@ def test_rows_before_the_change_are_counted_where_they_see_it():
     assert rows_that_see_the_future(lambda x: x + x[-1], inputs, (2, 5), seed=0) == 2 + 5
 
 
-def test_entries_are_compared_bit_for_bit_between_numbers_of_threads():
+def test_entries_are_compared_bit_for_bit_between_numbers_of_threads(monkeypatch):
     before = thread_count()
     assert entries_that_change(lambda: [np.zeros(3), np.ones(2)], (1, 2)) == 0
     assert entries_that_change(lambda: [np.full(3, 1 + 2.0**-52 * thread_count()), np.ones(2)], (1, 2, 1)) == 3
+    monkeypatch.setenv("REFATTN_NUM_THREADS", "7")
+    assert thread_count() == 7
     assert thread_count() == before

@@ -39,7 +39,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refattn._memory import require_memory
-from refattn._threads import one_blas_thread, set_thread_count, thread_count
+from refattn._threads import one_blas_thread, thread_count, threads
 from refattn._validation import FloatArray
 from refattn.convbasis import basis_from_starts, conv_attention
 from refattn.experiments.compared.whole_readings import FEW
@@ -203,13 +203,8 @@ def tokens_of(model: str, n: int) -> NDArray[np.int64]:
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Compute with one thread, ours and BLAS's."""
-    before = thread_count()
-    set_thread_count(1)
-    try:
-        with one_blas_thread():
-            yield
-    finally:
-        set_thread_count(before)
+    with threads(1), one_blas_thread():
+        yield
 
 
 def output(model: Llama | Encoder, tokens: NDArray[np.int64], attend: Watched) -> FloatArray:

@@ -87,13 +87,15 @@ def test_a_watch_counts_the_attention_and_its_observer():
     assert attend.seconds > 0
 
 
-def test_one_thread_leaves_what_it_found():
+def test_one_thread_leaves_what_it_found(monkeypatch):
     from refattn._threads import thread_count
 
     before = thread_count()
     with whole.one_thread():
         assert thread_count() == 1
     assert thread_count() == before
+    monkeypatch.setenv("REFATTN_NUM_THREADS", str(before + 1))  # the environment is asked again
+    assert thread_count() == before + 1
 
 
 def test_two_layers_hold_as_much_at_once_as_more(small):
