@@ -48,9 +48,8 @@ def guess_causes(subject: Subject, failed: list[Trial]) -> tuple[Cause, ...]:
     for name, sentence in subject.operation.faults.items():
         if name in OF_FLOAT16 and subject.precision.name != "float16":
             continue
-        verdicts = [_explains(subject, trial, name) for trial in trials]
-        explained = [contradictions for contradictions in verdicts if contradictions is not None]
-        if explained and 2 * len(explained) >= len(trials):
+        explained = _explained(subject, trials, name)
+        if explained:
             found.append((-len(explained), sum(explained), Cause(name, sentence, len(explained), len(trials))))
     if found:
         return tuple(cause for _, _, cause in sorted(found, key=lambda x: x[:2]))[:3]
@@ -60,6 +59,19 @@ def guess_causes(subject: Subject, failed: list[Trial]) -> tuple[Cause, ...]:
         else ()
     )
     return tuple(cause for pattern in patterns for cause in pattern(subject, trials))[:1]
+
+
+def _explained(subject: Subject, trials: list[Trial], fault: str) -> list[int]:
+    """The contradictions of every trial that a mistake explains, or none if it explains less than half of them."""
+    explained = []
+    small_first = sorted(trials, key=lambda trial: sum(array.size for array in trial.problem.arrays.values()))
+    for place, trial in enumerate(small_first):
+        contradictions = _explains(subject, trial, fault)
+        if contradictions is not None:
+            explained.append(contradictions)
+        elif 2 * (place + 1 - len(explained)) > len(trials):
+            return []
+    return explained
 
 
 def _failed(trial: Trial) -> list[str]:
