@@ -26,19 +26,13 @@ def check(client, dtype, **options):
     )
 
 
-CASES = pytest.mark.parametrize(
-    "only", [pytest.param(FEW, id="few"), pytest.param((), id="all", marks=pytest.mark.long)]
-)
-
-
 @pytest.mark.slow
 @pytest.mark.needs("torch")
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-@CASES
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
 @pytest.mark.parametrize("name", ["PyTorch SDPA, math", "PyTorch SDPA, flash", "PyTorch FlexAttention, eager"])
-def test_pytorch_conforms_and_refuses_what_it_lacks(clients, name, dtype, only):
-    report = check(clients[name], dtype, only=only)
+def test_pytorch_conforms_and_refuses_what_it_lacks(clients, name, dtype):
+    report = check(clients[name], dtype, only=FEW)
     assert report.passed, str(report)
     refused = {case.case for case in report.cases if case.verdict == "refused"}
     lacking = {case.case for case in report.cases if "d_v" in case.tags} if "flash" in name else set()
@@ -48,11 +42,10 @@ def test_pytorch_conforms_and_refuses_what_it_lacks(clients, name, dtype, only):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::RuntimeWarning:onnx")
-@CASES
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_the_reference_of_onnx_conforms(clients, dtype, only):
+def test_the_reference_of_onnx_conforms(clients, dtype):
     pytest.importorskip("onnx", reason="needs the extra 'test'")
-    report = check(clients["ONNX reference, Attention"], dtype, only=only)
+    report = check(clients["ONNX reference, Attention"], dtype, only=FEW)
     options = sum(case.kind == "option" for case in report.cases)
     right = {"pass": len(report.cases) - options, "fail": 0, "refused": 0, "not run": options}
     assert report.counts() == right, str(report)

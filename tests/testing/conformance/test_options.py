@@ -16,7 +16,9 @@ CASES = [case for case in DENSE.cases if case.kind == "option"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seeds", [range(1), pytest.param(range(1, 3), marks=pytest.mark.long)], ids=["1", "2"])
+@pytest.mark.parametrize(
+    "seeds", [range(1), pytest.param(range(1, 2), marks=pytest.mark.long)], ids=["first", "second"]
+)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
 def test_a_right_kernel_conforms(dtype, seeds):
     if dtype == "bfloat16":

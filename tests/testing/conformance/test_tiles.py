@@ -161,7 +161,9 @@ RIGHT = {
 }
 
 
-@pytest.mark.parametrize("seeds", [range(1), pytest.param(range(1, 3), marks=pytest.mark.long)], ids=["1", "2"])
+@pytest.mark.parametrize(
+    "seeds", [range(1), pytest.param(range(1, 2), marks=pytest.mark.long)], ids=["first", "second"]
+)
 @pytest.mark.parametrize("kernel", RIGHT.values(), ids=list(RIGHT))
 def test_right_kernels_conform_whatever_liberties_they_take(kernel, seeds):
     if kernel.dtype == "bfloat16":
