@@ -4,6 +4,7 @@ import inspect
 
 import numpy as np
 import pytest
+from lengths import long
 from optioned_kernel import Kernel
 
 from refattn import dense_attention_forward
@@ -16,18 +17,16 @@ CASES = [case for case in DENSE.cases if case.kind == "option"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "seeds", [range(1), pytest.param(range(1, 2), marks=pytest.mark.long)], ids=["first", "second"]
-)
+@pytest.mark.parametrize("seed", [0, *long(1)])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
-def test_a_right_kernel_conforms(dtype, seeds):
+def test_a_right_kernel_conforms(dtype, seed):
     if dtype == "bfloat16":
         pytest.importorskip("ml_dtypes", reason="needs ml_dtypes")
     kernel = Kernel(dtype)
     report = assert_conforms(
-        kernel.forward, "dense", backward=kernel.backward, returns="out, lse", dtype=dtype, only="option", seeds=seeds
+        kernel.forward, "dense", backward=kernel.backward, returns="out, lse", dtype=dtype, only="option", seeds=seed
     )
-    assert report.counts()["pass"] == len(CASES) * len(seeds)
+    assert report.counts()["pass"] == len(CASES)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -161,16 +161,22 @@ RIGHT = {
 }
 
 
-@pytest.mark.parametrize(
-    "seeds", [range(1), pytest.param(range(1, 2), marks=pytest.mark.long)], ids=["first", "second"]
-)
-@pytest.mark.parametrize("kernel", RIGHT.values(), ids=list(RIGHT))
-def test_right_kernels_conform_whatever_liberties_they_take(kernel, seeds):
+def conforming(kernel, **options):
     if kernel.dtype == "bfloat16":
         pytest.importorskip("ml_dtypes", reason="needs ml_dtypes")
     forward, backward = both(kernel)
-    profile = "standard" if seeds[0] else "quick"
-    assert_conforms(forward, "dense", backward=backward, dtype=kernel.dtype, seeds=seeds, profile=profile)
+    assert_conforms(forward, "dense", backward=backward, dtype=kernel.dtype, **options)
+
+
+@pytest.mark.parametrize("kernel", RIGHT.values(), ids=list(RIGHT))
+def test_right_kernels_conform_whatever_liberties_they_take(kernel):
+    conforming(kernel, profile="quick")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["tiles of 64", "tiles of 128, base 2"])
+def test_right_kernels_conform_in_every_case(name):
+    conforming(RIGHT[name], seeds=1)
 
 
 @pytest.mark.parametrize("precision", ["float8_e4m3", "float8_e5m2", "int8-keys"])
