@@ -63,7 +63,10 @@ def run(tmp_path, monkeypatch):
         (("decompose", "one.npz", "--length", "8", "--terms", "2", "--length", "4"), "--length"),
         (("decompose", "one.npz", "--stored", "float128"), "stored: 'float128' came"),
         (("conform", "refattn:dense_attention", "--op", "dense", "--only", "n = 16", "--only", "bogus"), "'bogus'"),
-        (("conform", "refattn:dense_attention", "--op", "dense", "--skip", "bogus"), "skip: no case's name"),
+        (
+            ("conform", "refattn:dense_attention", "--op", "dense", "--skip", "bogus"),
+            "skip: no case of the profile",
+        ),
         (("conform", "refattn:dense_attention", "--op", "dense", "--op", "conv"), "--op"),
         (("report", "--json", "a.json", "--json", "b.json"), "--json"),
         (("report", "--schema", "--only", "recover"), "--schema"),
