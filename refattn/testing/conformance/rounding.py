@@ -35,6 +35,10 @@ FLOOR = 8.0
 """Units of rounding of a result's natural size, where its errors are not followed through its terms."""
 
 
+TINY, LOST = 2.0**-500, 2.0**-20
+"""Entries below the first have variances that no float64 holds; they may be off by the second, relatively."""
+
+
 @dataclass(frozen=True)
 class Spread:
     """What rounding does to a result, entry by entry."""
@@ -308,5 +312,7 @@ def rounding(to: Precision, unit: float | None = None) -> Callable[[FloatArray],
 
 
 def _spread(variance: FloatArray, value: FloatArray, to: Precision) -> Spread:
-    results = PRECISIONS[to.results]
-    return Spread(np.sqrt(np.maximum(variance, 0)), results.unit * np.abs(value) + results.least)
+    results, size = PRECISIONS[to.results], np.abs(value)
+    deviation = np.sqrt(np.maximum(variance, 0))
+    deviation = np.where(size < TINY, np.maximum(deviation, LOST * size), deviation)
+    return Spread(deviation, results.unit * size + results.least)

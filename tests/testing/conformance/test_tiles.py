@@ -173,6 +173,10 @@ def test_right_kernels_conform_whatever_liberties_they_take(kernel):
     conforming(kernel, profile="quick")
 
 
+def test_weights_whose_variance_is_no_number_are_no_mistake():
+    conforming(RIGHT["float64"], only="logits of 10⁴", seeds=4)  # rows of dk are of size 1e-262
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["tiles of 64", "tiles of 128, base 2"])
 def test_right_kernels_conform_in_every_case(name):
