@@ -157,7 +157,7 @@ def test_what_is_compared_between_runs_is_not_one_buffer():
         buffer[...] = next(calls)
         return [buffer]
 
-    assert entries_that_change(differs, threads=[1, 2]) == buffer.size
+    assert entries_that_change(differs, [1, 2]) == buffer.size
 
     def sees_all(x):
         buffer[...] = x.sum(axis=0)
