@@ -46,9 +46,11 @@ def average(weights: FloatArray, values: FloatArray, out: FloatArray | None = No
     which takes values near the largest number beyond it: those rows are averaged at half size.
     """
     out = np.matmul(weights, values, out=out)
-    if not all_finite(out) and np.isfinite(values).all():
+    if not all_finite(out):
         most = np.finfo(out.dtype).max / 2
-        replace_what_is_not_finite(out, 2 * np.clip(weights @ (values / 2), -most, most))
+        for one in np.ndindex(out.shape[:-2]):
+            if np.isfinite(values[one]).all():
+                replace_what_is_not_finite(out[one], 2 * np.clip(weights[one] @ (values[one] / 2), -most, most))
     return out
 
 

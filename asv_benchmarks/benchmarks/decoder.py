@@ -2,7 +2,8 @@
 
 Four layers of width 256, float32, the same weights and batch: exact attention at n = 1,024, and SparseK with 64 + 64
 pairs against PyTorch's exact attention at n = 8,192. And SmolLM2-135M: the backward over the forward, and the memory,
-where the gradients of the scorers alone are wanted.
+where the gradients of the scorers alone are wanted. And many short texts, where what a head costs before its first
+product counts: 128 of 16 tokens and 8 of 256, two layers of two heads, by attention.
 """
 
 import importlib.util
@@ -10,7 +11,17 @@ import tracemalloc
 
 import numpy as np
 
-from refattn.models import Decoder, ExactAttention, Llama, LlamaConfig, SparseKAttention, load_scorer, smollm2_path
+from refattn.models import (
+    Decoder,
+    ExactAttention,
+    LinearAttention,
+    Llama,
+    LlamaConfig,
+    SparseKAttention,
+    WindowAttention,
+    load_scorer,
+    smollm2_path,
+)
 
 from .conv import THREADS, interleaved, ratio
 
@@ -19,6 +30,14 @@ CONFIG = LlamaConfig(
     rope_base=1e4, norm_eps=1e-5,
 )  # fmt: skip
 ATTENTIONS = {"exact": ExactAttention(), "sparsek": SparseKAttention(64, 64)}
+SHORT_TEXTS = {
+    "exact": ExactAttention(),
+    "window": WindowAttention(32),
+    "sparsek": SparseKAttention(32),
+    "sparsek with a window": SparseKAttention(16, 16),
+    "linear": LinearAttention(),
+    "random features": LinearAttention("random"),
+}
 
 
 def batch(n):
@@ -89,6 +108,27 @@ class DecoderStep:
 
     def time_step(self, implementation, n):
         self.step()
+
+
+class DecoderShortTexts:
+    """Seconds of the loss and gradients of 2,048 tokens in short texts, by attention."""
+
+    params = (list(SHORT_TEXTS), [16, 256])
+    param_names = ("attention", "n")
+    version = "1"
+
+    def setup(self, attention, n):
+        config = LlamaConfig(
+            n_layers=2, width=64, ffn_width=128, vocab_size=64, n_heads=2, n_kv_heads=2, head_width=32,
+            context_length=256, rope_base=1e4, norm_eps=1e-5,
+        )  # fmt: skip
+        self.attention = SHORT_TEXTS[attention]
+        self.model = Decoder.initial(config, 0, attention=self.attention)
+        self.batch = np.random.default_rng(0).integers(0, config.vocab_size, (2, 2048 // n, n))
+        self.time_step(attention, n)
+
+    def time_step(self, attention, n):
+        self.model.loss_and_gradients(*self.batch, attention=self.attention)
 
 
 class DecoderTargets:

@@ -83,12 +83,14 @@ def _read(a: FloatArray, state: FloatArray, y: FloatArray) -> None:
 def causal(
     A: FloatArray, B: FloatArray, X: FloatArray, reverse: bool, low: int, high: int, state: FloatArray, out: FloatArray
 ) -> None:
-    """``out_i = A_i · Σ_{j ≤ i} B_j X_jᵀ`` (Algorithm 4), or over ``j ≥ i`` if `reverse`."""
-    n = A.shape[0]
-    for step in range(n):
-        i = n - 1 - step if reverse else step
-        _add(B[i], X[i, low:high], state)
-        _read(A[i], state, out[i, low:high])
+    """``out_i = A_i · Σ_{j ≤ i} B_j X_jᵀ`` (Algorithm 4), or over ``j ≥ i`` if `reverse`, for every head."""
+    heads, n = A.shape[0], A.shape[1]
+    for h in range(heads):
+        state[:] = 0.0
+        for step in range(n):
+            i = n - 1 - step if reverse else step
+            _add(B[h, i], X[h, i, low:high], state)
+            _read(A[h, i], state, out[h, i, low:high])
 
 
 @compiled

@@ -18,6 +18,7 @@ small; otherwise the call is refused. Numerators and gradients are products of t
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +41,7 @@ from refattn.dense import AttentionGradients
 from refattn.lowrank import guard
 from refattn.lowrank.features import FeatureMap, PolynomialFeatures, logit_bound
 from refattn.lowrank.layouts import prefix_lm
-from refattn.lowrank.masks import RowChangeMask, StructuredMask
+from refattn.lowrank.masks import CausalStructure, RowChangeMask, StructuredMask
 from refattn.lowrank.polynomials import LARGEST_BOUND
 from refattn.lowrank.products import (
     METHODS,
@@ -54,6 +55,12 @@ from refattn.masks import Causal
 
 ROUNDING_TOLERANCE = 1e-6
 """Largest estimated rounding error of a denominator, relative to it."""
+
+_TOGETHER = 1 << 14
+"""Entries in a factor, or in the values, of heads that are worked on together: they stay in the cache."""
+
+Heads = tuple[Any, ...]
+"""Index of one head, or of some, an array for every axis."""
 
 
 @dataclass(frozen=True)
@@ -278,15 +285,19 @@ def lowrank_attention_forward(
     require_method(method, structure)
 
     queries, keys, values = layout.expand(q, k, v)
-    out, recomputed = np.empty((*layout.inner, n, v.shape[-1])), 0
+    out = np.empty((*layout.inner, n, v.shape[-1]))
     denominators, rounding = np.empty((2, *layout.inner, n))
-    for head in np.ndindex(*layout.inner):
-        u1, u2 = chosen.attention_factors(queries[head], keys[head])
-        sums = guard.product(module_of(method), structure, u1, u2, _with_ones(values[head]))
-        denominators[head] = sums.whole()[:, -1]
-        rounding[head] = _judged(denominators[head], u1, u2, structure, chosen, method)
-        out[head] = _quotients(sums, structure.row_counts() > 0)
-        recomputed += sums.recomputed
+    seen = structure.row_counts() > 0
+
+    def attend(heads: Heads) -> int:
+        u1, u2 = chosen.attention_factors(queries[heads], keys[heads])
+        sums = guard.product(module_of(method), structure, u1, u2, _with_ones(values[heads]))
+        whole = sums.whole()[..., -1]
+        rounding[heads] = _judged(whole, u1, u2, structure, chosen, method)
+        denominators[heads], out[heads] = whole, _quotients(sums, seen)
+        return sums.recomputed
+
+    recomputed = _over_heads(attend, layout.inner, _together(structure, chosen, method, v.shape[-1]))
     bound = None
     if chosen.error is not None and chosen.error < 1:
         bound = lowrank_bound(chosen.error, float(np.abs(v).max()))
@@ -348,21 +359,26 @@ def lowrank_attention_backward(dout: ArrayLike, cache: LowRankForwardCache) -> A
     upstream = np.ldexp(upstream, -exponent)
     dq, dk, dv = (np.empty(x.shape) for x in (queries, keys, values))
     seen = cache.mask.row_counts() > 0
-    for head in np.ndindex(*layout.inner):
-        u1, u2 = chosen.attention_factors(queries[head], keys[head])
+
+    def pull_back(heads: Heads) -> int:
+        u1, u2 = chosen.attention_factors(queries[heads], keys[heads])
         with np.errstate(all="ignore"):  # judged below
             # forward: out = N / D
-            dsums = np.zeros((seen.size, dout.shape[-1] + 1))
-            dsums[seen, :-1] = upstream[head][seen] / denominators[head][seen]
-            dsums[:, -1] = -(dsums[:, :-1] * outputs[head]).sum(axis=-1)
+            x = upstream[heads]
+            dsums = np.zeros((*x.shape[:-1], x.shape[-1] + 1))
+            dsums[..., seen, :-1] = x[..., seen, :] / denominators[heads][..., seen, :]
+            dsums[..., -1] = -(dsums[..., :-1] * outputs[heads]).sum(axis=-1)
         require_finite("dout: gradient of the sums", dsums)
         # forward: [N, D] = (W ∘ U1 U2ᵀ) [V, 1]
-        du1, du2, dones = pullback(cache.mask, u1, u2, _with_ones(values[head]), dsums, cache.method)
+        du1, du2, dones = pullback(cache.mask, u1, u2, _with_ones(values[heads]), dsums, cache.method)
         for name, gradient in (("query", du1), ("key", du2)):
             require_finite(f"dout: gradient of the {name} features", gradient)
-        dv[head] = dones[:, :-1]
+        dv[heads] = dones[..., :-1]
         # forward: U1, U2 = features(q, k)
-        dq[head], dk[head] = chosen.pullback(queries[head], keys[head], u1, u2, du1, du2)
+        dq[heads], dk[heads] = chosen.pullback(queries[heads], keys[heads], u1, u2, du1, du2)
+        return 0
+
+    _over_heads(pull_back, layout.inner, _together(cache.mask, chosen, cache.method, dout.shape[-1]))
     dtype = cache.q.dtype
     with np.errstate(all="ignore"):  # judged below
         sums = (
@@ -372,6 +388,31 @@ def lowrank_attention_backward(dout: ArrayLike, cache: LowRankForwardCache) -> A
         )
         gradients = AttentionGradients(*(np.ldexp(x, exponent).astype(dtype, copy=False) for x in sums))
     return finite_gradients(gradients)
+
+
+def _together(mask: StructuredMask, features: FeatureMap, method: str, width: int) -> int:
+    """How many heads are worked on together: more than one where they are short, and mask and features let them."""
+    if method != "fast" or not isinstance(mask, CausalStructure) or not features._row_by_row:
+        return 1
+    return max(1, _TOGETHER // (mask.n * max(features.rank, width + 1)))
+
+
+def _over_heads(work: Callable[[Heads], int], inner: tuple[int, ...], together: int) -> int:
+    """Give all heads to `work`, one as its index, some as arrays of indices, and return the sum of what it returns.
+
+    Where some are refused, every one of them is worked on by itself: the first that is at fault is named.
+    """
+    heads, total = list(np.ndindex(*inner)), 0
+    for first in range(0, len(heads), together):
+        some = heads[first : first + together]
+        if len(some) > 1:
+            try:
+                total += work(tuple(np.array(some).T))
+                continue
+            except ValueError:
+                pass
+        total += sum(work(head) for head in some)
+    return total
 
 
 def _structure(mask: Any, n: int) -> StructuredMask:
@@ -408,18 +449,18 @@ def _as_features(features: Any, error: Any, scale: Any, q: FloatArray, k: FloatA
 
 
 def _with_ones(v: FloatArray) -> FloatArray:
-    ones = np.ones((len(v), v.shape[1] + 1))
-    ones[:, :-1] = v
+    ones = np.ones((*v.shape[:-1], v.shape[-1] + 1))
+    ones[..., :-1] = v
     return ones
 
 
 def _quotients(sums: guard.Rows, seen: NDArray[np.bool_]) -> FloatArray:
     """Return N / D for the rows that see something, 0 for others: the quotient may be finite where N is not."""
-    out = np.zeros((len(seen), sums.values.shape[1] - 1))
+    out = np.zeros((*sums.values.shape[:-1], sums.values.shape[-1] - 1))
     with np.errstate(all="ignore"):  # judged by the caller
-        out[seen] = sums.values[seen, :-1] / sums.values[seen, -1:]
+        out[..., seen, :] = sums.values[..., seen, :-1] / sums.values[..., seen, -1:]
         if sums.exponents is not None:
-            out = np.ldexp(out, sums.exponents[:, :-1] - sums.exponents[:, -1:])
+            out = np.ldexp(out, sums.exponents[..., :-1] - sums.exponents[..., -1:])
     return out
 
 
@@ -437,32 +478,35 @@ def _judged(
     least = counts * features.least_entry * (1 - 1e-6)
     bad = seen & ~((denominators > 0) & (denominators >= least))
     if bad.any():
-        i = int(bad.argmax())
+        *head, i = (int(x) for x in np.unravel_index(int(bad.argmax()), bad.shape))
         raise ValueError(
-            f"q, k: the denominator of row {i} is {denominators[i]:.6g}, at least {least[i]:.6g} and above 0 was"
+            f"q, k: the denominator of row {i} is {denominators[*head, i]:.6g}, at least {least[i]:.6g} and above 0 was"
             " wanted; the features do not serve these logits, or rounding has taken the row"
         )
     queries, keys = np.abs(u1), np.abs(u2)
-    unit = (counts + u1.shape[1]) * 2.0**-53
-    vanished = counts * (queries.sum(axis=1) + keys.sum(axis=1).max()) * 2.0**-1074
+    unit = (counts + u1.shape[-1]) * 2.0**-53
+    vanished = counts * (queries.sum(axis=-1) + keys.sum(axis=-1).max(axis=-1, keepdims=True)) * 2.0**-1074
 
     def relative(size: FloatArray) -> FloatArray:
-        return np.divide(size, denominators, out=np.zeros(len(u1)), where=seen)
+        return np.divide(size, denominators, out=np.zeros(denominators.shape), where=seen)
 
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is computed
-        natural = np.minimum(queries @ keys.sum(axis=0), counts * (queries @ keys.max(axis=0)))
-        rounding = relative(unit * natural + vanished)
-    if not rounding.max() <= ROUNDING_TOLERANCE:
-        natural = guard.product(module_of(method), mask, queries, keys, np.ones((len(u1), 1))).whole()[:, 0]
-        rounding = relative(unit * natural + vanished)
+        sums, largest = ((queries @ x[..., None])[..., 0] for x in (keys.sum(axis=-2), keys.max(axis=-2)))
+        rounding = relative(unit * np.minimum(sums, counts * largest) + vanished)
+    doubtful = ~(rounding.max(axis=-1, keepdims=True) <= ROUNDING_TOLERANCE)
+    if doubtful.any():
+        ones = np.ones((*denominators.shape, 1))
+        natural = guard.product(module_of(method), mask, queries, keys, ones).whole()[..., 0]
+        rounding = np.where(doubtful, relative(unit * natural + vanished), rounding)
     if method == "paper" and isinstance(mask, RowChangeMask):
         ones = np.ones((len(u1), 1))
         running = guard.rounding_bound(mask, u1, u2, ones, transposed=False)[:, 0]
         rounding = np.maximum(rounding, np.minimum(relative(running), guard.ROW_TOLERANCE))
     if not rounding.max() <= ROUNDING_TOLERANCE:
-        i = int(np.nan_to_num(rounding, nan=np.inf).argmax())
+        *head, i = np.unravel_index(int(np.nan_to_num(rounding, nan=np.inf).argmax()), rounding.shape)
         raise ValueError(
             f"q, k: row {i} is so small beside the terms it is summed from that rounding is estimated at"
-            f" {rounding[i]:.3g} of its denominator, at most {ROUNDING_TOLERANCE:g} was wanted; other features were"
+            f" {rounding[*head, i]:.3g} of its denominator, at most {ROUNDING_TOLERANCE:g} was wanted; other features"
+            " were"
         )
     return np.asarray(rounding)

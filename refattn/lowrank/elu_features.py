@@ -41,6 +41,7 @@ class EluFeatures(FeatureMap):
 
     scale = 1.0
     error = None
+    _row_by_row = True
 
     def __init__(self, width: int) -> None:
         self.width = self.rank = as_count("width", width, least=1)

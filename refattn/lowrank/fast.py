@@ -41,7 +41,7 @@ def _as_input(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def product(mask: StructuredMask, u1: FloatArray, u2: FloatArray, v: FloatArray) -> FloatArray:
-    """Return ``(W ∘ U1 U2ᵀ) V``; u1, u2 (n, r) and v (n, d) in float64."""
+    """Return ``(W ∘ U1 U2ᵀ) V``; u1, u2 (n, r), v (n, d) in float64; with a causal mask, also (heads, n, ·)."""
     return _product(mask, u1, u2, v, transposed=False)
 
 
@@ -54,7 +54,9 @@ def _product(mask: StructuredMask, u1: FloatArray, u2: FloatArray, v: FloatArray
     A, B = _as_input(u1), _as_input(u2)
     match mask:
         case CausalStructure():
-            return _in_pieces(v, B.shape[1], lambda X, *rest: loops.causal(A, B, X, transposed, *rest))
+            a, b, x = (array.reshape(-1, *array.shape[-2:]) for array in (A, B, v))
+            out = _in_pieces(x, b.shape[2], lambda X, *rest: loops.causal(a, b, X, transposed, *rest))
+            return out.reshape(v.shape)
         case RowChangeMask():
             return _over_intervals(*_entries(mask), mask.n, A, B, v, not transposed)
         case ContinuousRowsMask():
@@ -68,8 +70,7 @@ def _product(mask: StructuredMask, u1: FloatArray, u2: FloatArray, v: FloatArray
 
 def _in_pieces(v: FloatArray, rank: int, sweep: Sweep) -> FloatArray:
     """Run the sweep over every piece of the columns of v."""
-    n, d = v.shape
-    X, out = _as_input(v), np.zeros((n, d))
+    X, out, d = _as_input(v), np.zeros(v.shape), v.shape[-1]
 
     def piece(columns: NDArray[np.int64]) -> None:
         sweep(X, int(columns[0]), int(columns[-1]) + 1, np.zeros((rank, columns.size)), out)

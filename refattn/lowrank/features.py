@@ -60,6 +60,7 @@ class FeatureMap(ABC):
     rank: int
     scale: float
     error: float | None
+    _row_by_row = False  # whether heads may come together: no limit on q and k is looked at, and no row on another head
 
     @property
     def least_entry(self) -> float:

@@ -58,24 +58,38 @@ class Rows(NamedTuple):
 def product(
     method: ModuleType, mask: StructuredMask, A: FloatArray, B: FloatArray, X: FloatArray, *, transposed: bool = False
 ) -> Rows:
-    """Return ``(W ∘ A Bᵀ) X``, or with Wᵀ, by a method, every row guarded; all of one shape (n, ·), finite, float64."""
+    """Return ``(W ∘ A Bᵀ) X``, or with Wᵀ, by a method, every row guarded; all of one shape (n, ·), finite, float64.
+
+    By "fast" with a causal mask all may be of one shape (heads, n, ·).
+    """
     with np.errstate(all="ignore"):
         Y, again = _without_cancelling(method, mask, A, B, X, transposed)
         least = _resolved(A, X)
-        if np.isfinite(Y.sum()) and np.abs(Y).min() >= least:
+        held = np.isfinite(Y.sum(axis=(-2, -1))) & (np.abs(Y).min(axis=(-2, -1)) >= least)
+        if held.all():
             return Rows(Y, None, again)
         smallest = _smallest_term(A, B, X)
-        if np.isfinite(Y).all() and smallest >= math.log2(least):
+        held |= np.isfinite(Y).all(axis=(-2, -1)) & (smallest >= np.log2(least))
+        if held.all():
             return Rows(Y, None, again)
+        if Y.ndim > 2:
+            return _stacked([product(method, mask, *head, transposed=transposed) for head in zip(A, B, X, strict=True)])
         a, b, x, columns = _scaled(A, B, X)
         Y, again = _without_cancelling(method, mask, a, b, x, transposed)
         least = _resolved(a, x)
         doubtful = (~(np.abs(Y) >= least) & X.any(axis=0)).any(axis=1) & A.any(axis=1)
-        rows = np.flatnonzero(doubtful) if smallest - columns.max() < math.log2(least) else np.zeros(0, np.int64)
+        rows = np.flatnonzero(doubtful) if smallest - columns.max() < np.log2(least) else np.zeros(0, np.int64)
         exponents = np.tile(columns, (len(Y), 1))
         for i, seen in _seen(mask, rows, transposed):
             Y[i], exponents[i] = _with_exponents(A[i], B[seen], X[seen])
     return Rows(Y, exponents, again + rows.size)
+
+
+def _stacked(heads: list[Rows]) -> Rows:
+    """Return the products of all heads as one; an exponent of 0 changes nothing."""
+    exponents = [np.zeros(one.values.shape, np.int64) if one.exponents is None else one.exponents for one in heads]
+    values = np.stack([one.values for one in heads])
+    return Rows(values, np.stack(exponents), sum(one.recomputed for one in heads))
 
 
 def _without_cancelling(
@@ -119,26 +133,25 @@ def rounding_bound(mask: RowChangeMask, A: FloatArray, B: FloatArray, X: FloatAr
     return np.asarray(2.0**-52 * largest * (steps + rank * held))
 
 
-def _resolved(A: FloatArray, X: FloatArray) -> float:
-    """How large an entry is that underflow has moved by 2⁻⁵⁰ of itself at most; infinite if A overflows.
+def _resolved(A: FloatArray, X: FloatArray) -> NDArray[np.float64]:
+    """How large an entry of a head is that underflow has moved by 2⁻⁵⁰ of itself at most; infinite if A overflows.
 
     What vanishes of ``B_j X_j`` is multiplied with A_i, and what vanishes of ``A_i·B_j`` with X_j.
     """
-    n, rank = A.shape
-    largest = 1 + math.sqrt(rank) * float(np.linalg.norm(A)) + rank * float(np.abs(X).max())
-    return float(n * 2.0**-1074 * _ROOM * largest)
+    n, rank = A.shape[-2:]
+    norm = np.sqrt(np.einsum("...ia,...ia->...", A, A))
+    largest = 1 + math.sqrt(rank) * norm + rank * np.abs(X).max(axis=(-2, -1))
+    return np.asarray(n * 2.0**-1074 * _ROOM * largest)
 
 
-def _smallest_term(*arrays: FloatArray) -> float:
-    """log₂ of what every term ``A_ia B_ja X_jc`` that is not zero is at least."""
-    exponents = 0.0
+def _smallest_term(*arrays: FloatArray) -> NDArray[np.float64]:
+    """log₂ of what every term ``A_ia B_ja X_jc`` of a head that is not zero is at least."""
+    exponents = np.zeros(arrays[0].shape[:-2])
     for x in arrays:
         bits = np.ascontiguousarray(x).view(np.uint64) & np.uint64(2**63 - 1)
-        least = np.min(bits - np.uint64(1)) + np.uint64(1)  # zero less one is the largest
-        if least == 0:
-            return math.inf
-        exponents += math.frexp(float(least.view(np.float64)))[1] - 1
-    return exponents
+        least = np.asarray(np.min(bits - np.uint64(1), axis=(-2, -1)) + np.uint64(1))  # zero less one is the largest
+        exponents = exponents + np.where(least == 0, np.inf, np.frexp(least.view(np.float64))[1] - 1)
+    return np.asarray(exponents)
 
 
 def _scaled(A: FloatArray, B: FloatArray, X: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, Index]:

@@ -54,6 +54,7 @@ class RandomFeatures(FeatureMap):
     """
 
     error = None
+    _row_by_row = True
 
     __setstate__ = restore
 

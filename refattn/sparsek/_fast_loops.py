@@ -1,4 +1,4 @@
-"""Compiled loops over one block of queries of SparseK attention (arXiv 2406.16747).
+"""Compiled loops over one block of queries of SparseK attention, of some heads with the same pairs (arXiv 2406.16747).
 
 A *tile* has a row for every pair the block may attend to and a column for every query: what is summed over pairs runs
 down the tile, so that 8 or 16 queries are worked on at once without reordering a sum. Which queries attend to pair j
@@ -16,7 +16,10 @@ from refattn._validation import FloatArray
 
 Positions = NDArray[np.int64]
 Ranges = tuple[Positions, Positions, NDArray[np.float64], NDArray[np.float64], int, int]
-"""Pairs of a block, where every pair is evicted, scores, thresholds, the block's first query, and the window."""
+"""Pairs of a block, where every pair is evicted, scores, thresholds, the block's first query, and the window.
+
+Where a block's heads come together, the second to the fourth have a row for every head.
+"""
 
 
 @compiled
@@ -33,7 +36,7 @@ def gather(
     span: int,
     first: int,
     last: int,
-    exits: Positions,
+    leaves: Positions,
     k: FloatArray,
     v: FloatArray,
     pairs: Positions,
@@ -44,9 +47,10 @@ def gather(
 
     First come the pairs selected by query `first`: of those selected `earlier`, and of the positions ``since … span −
     1`` that became candidates after that, the ones that have not left. Then the positions ``span … last − 1``. Return
-    how many come first, and how many there are.
+    how many come first, and how many there are. All heads have the pairs of the first; their keys and values are
+    written one head below the other.
     """
-    count = 0
+    count, exits = 0, leaves[0]
     for c in range(earlier.size):
         if exits[earlier[c]] > first:
             pairs[count] = earlier[c]
@@ -59,10 +63,10 @@ def gather(
     for j in range(span, last):
         pairs[count] = j
         count += 1
-    for c in range(count):
-        j = pairs[c]
-        copy_row(k[j], keys[c])
-        copy_row(v[j], values[c])
+    for h in range(k.shape[0]):
+        for c in range(count):
+            copy_row(k[h, pairs[c]], keys[h * count + c])
+            copy_row(v[h, pairs[c]], values[h * count + c])
     return selected, count
 
 
@@ -78,17 +82,18 @@ def add_rows(
     by_entry: NDArray[np.float64],
 ) -> None:
     """Add the gradients of a block's pairs to the rows of the pairs `touched`; both lists ascend."""
-    place = 0
-    for c in range(pairs.size):
-        while touched[place] != pairs[c]:
-            place += 1
-        by_entry[place] += dgates[c]
-        to, part = dk[place], dkeys[c]
-        for x in range(to.size):
-            to[x] += part[x]
-        to, part = dv[place], dvalues[c]
-        for x in range(to.size):
-            to[x] += part[x]
+    for h in range(dk.shape[0]):
+        place = 0
+        for c in range(pairs.size):
+            while touched[place] != pairs[c]:
+                place += 1
+            by_entry[h, place] += dgates[h, c]
+            to, part = dk[h, place], dkeys[h, c]
+            for x in range(to.size):
+                to[x] += part[x]
+            to, part = dv[h, place], dvalues[h, c]
+            for x in range(to.size):
+                to[x] += part[x]
 
 
 @compiled
@@ -100,7 +105,14 @@ def _range(j: int, leaves: int, first: int, window: int, rows: int) -> tuple[int
 
 
 @compiled
-def exponents(
+def _of_head(ranges: Ranges, h: int) -> Ranges:
+    """Return the ranges of one head."""
+    pairs, exits, scores, tau, first, window = ranges
+    return pairs, exits[h], scores[h], tau[h], first, window
+
+
+@compiled
+def _exponents_of_head(
     logits: FloatArray, ranges: Ranges, gated: bool, out: FloatArray, largest: FloatArray, smallest: FloatArray
 ) -> None:
     """Write the gated logits less every query's largest, −∞ where it does not attend; `out` may be `logits`.
@@ -145,7 +157,16 @@ def exponents(
 
 
 @compiled
-def normalise(
+def exponents(
+    logits: FloatArray, ranges: Ranges, gated: bool, out: FloatArray, largest: FloatArray, smallest: FloatArray
+) -> None:
+    """Write the exponents of every head, as `_exponents_of_head` says."""
+    for h in range(logits.shape[0]):
+        _exponents_of_head(logits[h], _of_head(ranges, h), gated, out[h], largest[h], smallest[h])
+
+
+@compiled
+def _normalise_of_head(
     weights: FloatArray, ranges: Ranges, gated: bool, total: NDArray[np.float64], inverse: FloatArray
 ) -> None:
     """Divide every query's exponentials by their sum, `total`, and multiply by the gates where `gated`."""
@@ -172,7 +193,16 @@ def normalise(
 
 
 @compiled
-def pull_back(
+def normalise(
+    weights: FloatArray, ranges: Ranges, gated: bool, total: NDArray[np.float64], inverse: FloatArray
+) -> None:
+    """Normalise the weights of every head, as `_normalise_of_head` says."""
+    for h in range(weights.shape[0]):
+        _normalise_of_head(weights[h], _of_head(ranges, h), gated, total[h], inverse[h])
+
+
+@compiled
+def _pull_back_of_head(
     weights: FloatArray,
     dvalues: FloatArray,
     logits: FloatArray,
@@ -238,3 +268,18 @@ def pull_back(
             s[i] = dm
             a[i] = a[i] * gate_v
             g[i] = dlogit * gate_k
+
+
+@compiled
+def pull_back(
+    weights: FloatArray,
+    dvalues: FloatArray,
+    logits: FloatArray,
+    ranges: Ranges,
+    options: tuple[bool, bool, bool],
+    dots: NDArray[np.float64],
+    by_position: NDArray[np.float64],
+) -> None:
+    """Pull the gradient back for every head, as `_pull_back_of_head` says."""
+    for h in range(weights.shape[0]):
+        _pull_back_of_head(weights[h], dvalues[h], logits[h], _of_head(ranges, h), options, dots[h], by_position[h])

@@ -114,14 +114,16 @@ def thresholds_of_prefixes(
     interior: NDArray[np.float64],
     tau: NDArray[np.float64],
 ) -> None:
-    """Write into ``tau[i]`` the threshold of ``SparseK(z[:i+1], k)``; workspace of z's size for the two heaps."""
+    """Write into ``tau[r, i]`` the threshold of ``SparseK(z[r, :i+1], k)``; workspace of a row's size for each heap."""
     sizes, sums = np.zeros(2, np.int64), np.zeros(3)
-    sums[0] = -np.inf
-    continue_thresholds(z, k, ones, interior, sizes, sums, tau)
+    for r in range(z.shape[0]):
+        sizes[:] = 0
+        sums[0], sums[1], sums[2] = -np.inf, 0.0, 0.0
+        continue_thresholds(z[r], k, ones, interior, sizes, sums, tau[r])
 
 
 @compiled
-def exits_from_the_best(z: FloatArray, n_select: int, heap: NDArray[np.int64], exits: NDArray[np.int64]) -> None:
+def _exits(z: FloatArray, n_select: int, heap: NDArray[np.int64], exits: NDArray[np.int64]) -> None:
     """Write into ``exits[j]`` the first prefix ``z[:i+1]`` with i ≥ j whose `n_select` best do not include entry j.
 
     Ties go to the earlier entry, −∞ is never among the best, and an entry that stays gets ``z.size``. `heap` is
@@ -160,3 +162,10 @@ def exits_from_the_best(z: FloatArray, n_select: int, heap: NDArray[np.int64], e
                 heap[hole] = heap[child]
                 hole = child
             heap[hole] = i
+
+
+@compiled
+def exits_from_the_best(z: FloatArray, n_select: int, heap: NDArray[np.int64], exits: NDArray[np.int64]) -> None:
+    """Write into ``exits[r, j]`` what `_exits` says of row r; `heap` is workspace for `n_select` positions."""
+    for r in range(z.shape[0]):
+        _exits(z[r], n_select, heap, exits[r])

@@ -10,14 +10,19 @@ all k + w + B pairs, gathered, and
 Backward, the same blocks with S and A computed anew: ``dV += A^v dout``, ``dA = V doutᵀ``, ``dK += dS^k Q``,
 ``dQ = dS^kᵀ K``, and the gates' gradient goes back to the scores by intervals.
 
-Time O(n (k + w + B)(d + d_v)), memory O(n (d + d_v)). Blocks and the chunks of blocks that threads work on depend on
-the shapes alone; every sum has one order. So the number of threads changes no bit, and neither does the future: the
-pairs of a block before its own queries are fixed by the past, and what a query does not attend to adds exact zeros.
+Heads that are one block have the same pairs, whatever their scores: many of these are worked on together, the head one
+more axis of every array.
+
+Time O(n (k + w + B)(d + d_v)), memory O(n (d + d_v)). Blocks, and the chunks of blocks and heads that threads work on,
+depend on the shapes alone; every sum has one order. So the number of threads changes no bit, and neither does the
+future: the pairs of a block before its own queries are fixed by the past, and what a query does not attend to adds
+exact zeros.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +31,10 @@ from refattn._overflow import overflow_judged
 from refattn._threads import for_each, map_each, one_blas_thread
 from refattn._validation import FloatArray
 from refattn.sparsek._problem import SparseKProblem
-from refattn.sparsek.prefix import prefix_thresholds, pull_back_prefixes, selection_intervals, support_intervals
+from refattn.sparsek.prefix import pull_back_prefixes, selection_of_rows, support_of_rows, thresholds_of_rows
 
 if TYPE_CHECKING:
-    from refattn.sparsek._fast_blocks import Choice, Chunk, Head, Part
+    from refattn.sparsek._fast_blocks import Chunk, Heads, Part
 
 
 def forward(problem: SparseKProblem) -> FloatArray:
@@ -40,9 +45,9 @@ def forward(problem: SparseKProblem) -> FloatArray:
     from refattn.sparsek._fast_blocks import forward_chunk
 
     heads = _heads(problem, with_gates=not problem.hard)
-    out = np.empty((len(heads), *problem.v.shape[-2:]), problem.q.dtype)
+    out = np.empty((heads[-1].numbers.stop, *problem.v.shape[-2:]), problem.q.dtype)
     with one_blas_thread():
-        for_each(lambda chunk: forward_chunk(problem, chunk, out[chunk.head.number]), _chunks(problem, heads))
+        for_each(lambda chunk: forward_chunk(problem, chunk, out[chunk.heads.numbers]), _chunks(problem, heads))
     return out
 
 
@@ -51,82 +56,102 @@ def backward(dout: FloatArray, problem: SparseKProblem) -> tuple[FloatArray, Flo
     from refattn.sparsek._fast_blocks import backward_chunk, chunks_at_once
 
     heads = _heads(problem, with_gates=True)
-    n, d = problem.q.shape[-2:]
-    dq = np.empty((len(heads), n, d), problem.q.dtype)
-    dk, dv = np.zeros_like(dq), np.zeros((len(heads), *problem.v.shape[-2:]), dq.dtype)
-    by_query, by_entry = np.zeros((2, len(heads), n))  # sums of dm over the pairs whose gate is inside (0, 1)
+    count, (n, d) = heads[-1].numbers.stop, problem.q.shape[-2:]
+    dq = np.empty((count, n, d), problem.q.dtype)
+    dk, dv = np.zeros_like(dq), np.zeros((count, *problem.v.shape[-2:]), dq.dtype)
+    by_query, by_entry = np.zeros((2, count, n))  # sums of dm over the pairs whose gate is inside (0, 1)
 
     def work(chunk: Chunk) -> Part:
-        number = chunk.head.number
-        return backward_chunk(problem, chunk, dout[number], dq[number], by_query[number])
+        numbers = chunk.heads.numbers
+        return backward_chunk(problem, chunk, dout[numbers], dq[numbers], by_query[numbers])
 
     chunks, wave = _chunks(problem, heads), chunks_at_once(problem)
     with one_blas_thread():
         for start in range(0, len(chunks), wave):
             at_once = chunks[start : start + wave]
             for chunk, part in zip(at_once, map_each(work, at_once), strict=True):
-                number = chunk.head.number
-                dk[number, part.touched] += part.k
-                dv[number, part.touched] += part.v
-                by_entry[number, part.touched] += part.by_entry
+                numbers = chunk.heads.numbers
+                dk[numbers, part.touched] += part.k
+                dv[numbers, part.touched] += part.v
+                by_entry[numbers, part.touched] += part.by_entry
     # forward: gates = SparseK(scores[: i − w + 1], k) for every i
     dscores = np.zeros_like(by_entry)
     if problem.gate != "none":
-        for_each(lambda head: _pull_back_scores(head, problem.window, by_query, by_entry, dscores), heads)
+        for_each(lambda some: _pull_back_scores(some, problem.window, by_query, by_entry, dscores), heads)
     return dq, dk, dv, dscores
 
 
 def _pull_back_scores(
-    head: Head, window: int, by_query: NDArray[np.float64], by_entry: NDArray[np.float64], out: NDArray[np.float64]
+    heads: Heads, window: int, by_query: NDArray[np.float64], by_entry: NDArray[np.float64], out: NDArray[np.float64]
 ) -> None:
-    scores, tau, _ = head.choice
+    scores, tau, _ = heads.choice
     by_position = np.zeros_like(scores)
-    by_position[: max(scores.size - window, 0)] = by_query[head.number, window:]
-    support = support_intervals(scores, tau)
+    by_position[:, : max(scores.shape[1] - window, 0)] = by_query[heads.numbers, window:]
+    support = support_of_rows(scores, tau)
     with overflow_judged():
-        out[head.number] = pull_back_prefixes(by_position, by_entry[head.number], support)
+        out[heads.numbers] = pull_back_prefixes(by_position, by_entry[heads.numbers], support)
 
 
-def _chunks(problem: SparseKProblem, heads: list[Head]) -> list[Chunk]:
-    """Cut every head into chunks of queries, and say what the first query of each selects."""
+def _chunks(problem: SparseKProblem, heads: list[Heads]) -> list[Chunk]:
+    """Cut all heads into chunks of queries, and say what the first query of each selects."""
     from refattn.sparsek._fast_blocks import Chunk, chunk_rows
 
     n, length = problem.q.shape[-2], chunk_rows(problem)
     chunks = []
-    for head in heads:
-        selected, since = np.empty(0, np.int64), 0
+    for some in heads:
+        selected, since, exits = np.empty(0, np.int64), 0, some.choice.exits[0]
         for first in range(0, n, length):
             span = max(first - problem.window + 1, 0)
             came = np.concatenate([selected, np.arange(since, span)])
-            selected, since = came[head.choice.exits[came] > first], span
-            chunks.append(Chunk(head, first, min(first + length, n), selected))
+            selected, since = came[exits[came] > first], span
+            chunks.append(Chunk(some, first, min(first + length, n), selected))
     return chunks
 
 
-def _heads(problem: SparseKProblem, *, with_gates: bool) -> list[Head]:
-    """Return every query head; heads that share their scores share their choice."""
+def _heads(problem: SparseKProblem, *, with_gates: bool) -> list[Heads]:
+    """Return the query heads, those together that are worked on together; who shares scores shares their choice."""
     from refattn._compiled import as_input
-    from refattn.sparsek._fast_blocks import Choice, Head
+    from refattn.sparsek._fast_blocks import Choice, Heads, heads_together
 
-    layout = problem.layout
-    queries, keys, values = layout.expand(problem.q, problem.k, problem.v)
-    _, _, scores = layout.expand(problem.q, problem.k, problem.scores[..., None])
-    arrays = [tuple(array[index] for array in (queries, keys, values, scores)) for index in np.ndindex(*layout.inner)]
-    places = [row.__array_interface__["data"][0] for *_, row in arrays]
-    distinct = {place: row[:, 0].astype(np.float64) for place, (*_, row) in zip(places, arrays, strict=True)}
-    tau = {place: np.empty(0) for place in distinct}
-    exits: dict[int, NDArray[np.int64]] = {}
+    q, k, v = (array.reshape(-1, *array.shape[-2:]) for array in (problem.q, problem.k, problem.v))
+    z = problem.scores.reshape(-1, problem.scores.shape[-1]).astype(np.float64)
+    with_gates = with_gates and problem.gate != "none"
+    exits, tau = np.empty(z.shape, np.int64), np.empty(z.shape if with_gates else (len(z), 0))
 
-    def choose(task: tuple[int, bool]) -> None:
-        place, gates = task
-        if gates:
-            tau[place] = prefix_thresholds(distinct[place], problem.n_select)
-        else:
-            exits[place] = selection_intervals(distinct[place], problem.n_select, problem.window).exit
+    def choose(rows: slice) -> None:
+        exits[rows] = selection_of_rows(z[rows], problem.n_select, problem.window).exit
+        if with_gates:
+            tau[rows] = thresholds_of_rows(z[rows], float(problem.n_select))
 
-    for_each(choose, [(place, gates) for place in distinct for gates in {False, with_gates and problem.gate != "none"}])
-    choices: dict[int, Choice] = {place: Choice(z, tau[place], exits[place]) for place, z in distinct.items()}
+    together = heads_together(problem)
+    for_each(choose, _cut(len(z), together))
+    of_q, of_k, of_v, of_scores = _rows_of_heads(problem)
     return [
-        Head(number, as_input(q), as_input(k), as_input(v), choices[place])
-        for number, (place, (q, k, v, _)) in enumerate(zip(places, arrays, strict=True))
+        Heads(
+            numbers,
+            *(as_input(_taken(array, rows[numbers])) for array, rows in ((q, of_q), (k, of_k), (v, of_v))),
+            Choice(*(as_input(_taken(array, of_scores[numbers])) for array in (z, tau, exits))),
+        )
+        for numbers in _cut(len(of_q), together)
     ]
+
+
+def _cut(count: int, together: int) -> list[slice]:
+    return [slice(first, min(first + together, count)) for first in range(0, count, together)]
+
+
+def _rows_of_heads(problem: SparseKProblem) -> list[NDArray[np.int64]]:
+    """Return which of all the matrices in q, k, v, and of all rows of scores, each query head has."""
+    layout = problem.layout
+    q, k, v, scores = (
+        np.arange(math.prod(lead)).reshape(*lead, 1, 1)
+        for lead in (*(x.shape[:-2] for x in (problem.q, problem.k, problem.v)), problem.scores.shape[:-1])
+    )
+    return [rows.ravel() for rows in (*layout.expand(q, k, v), layout.expand(q, k, scores)[2])]
+
+
+def _taken(array: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
+    """Return the rows, which are a view where they follow each other."""
+    if (np.diff(rows) == 1).all():
+        return array[rows[0] : rows[-1] + 1]
+    return array[rows]

@@ -124,15 +124,14 @@ def prefix_thresholds(z: ArrayLike, k: float, *, method: str = "fast") -> Thresh
     >>> prefix_thresholds([1.0, 0.5, 3.0, 0.25], k=2, method="paper")
     array([-inf, -inf, 0.25, 0.25])
     """
-    how = {"fast": _thresholds_compiled, "paper": _two_heaps, "oracle": _each_prefix}[
+    how = {"fast": thresholds_of_rows, "paper": _two_heaps, "oracle": _each_prefix}[
         as_option("method", method, ("fast", "paper", "oracle"))
     ]
     budget = as_real("k", k, least=0.0)
     scores = np.asarray(as_scores(z, "(…, n)"), np.float64)
-    tau = np.empty_like(scores)
-    for row in np.ndindex(scores.shape[:-1]):
-        tau[row] = how(scores[row], budget)
-    return tau
+    rows = scores.reshape(-1, scores.shape[-1])
+    tau = how(rows, budget) if how is thresholds_of_rows else np.stack([how(row, budget) for row in rows])
+    return tau.reshape(scores.shape)
 
 
 def _each_prefix(z: NDArray[np.float64], k: float) -> Thresholds:
@@ -182,11 +181,13 @@ def _add(total: float, lost: float, term: float) -> tuple[float, float]:
     return raised, lost + ((total - (raised - shadow)) + (term - shadow))
 
 
-def _thresholds_compiled(z: NDArray[np.float64], k: float) -> Thresholds:
+def thresholds_of_rows(z: NDArray[np.float64], k: float) -> Thresholds:
+    """Return `prefix_thresholds` of every row, shape (rows, n); nothing is checked."""
     from refattn._compiled import as_input
     from refattn.sparsek import _prefix_loops
 
-    tau, ones, interior = np.empty((3, z.size))
+    tau = np.empty(z.shape)
+    ones, interior = np.empty((2, z.shape[1]))
     _prefix_loops.thresholds_of_prefixes(as_input(z), k, ones, interior, tau)
     return tau
 
@@ -230,29 +231,32 @@ def support_intervals(z: ArrayLike, tau: ArrayLike) -> SupportIntervals:
         raise ValueError(f"tau: shape {thresholds.shape} came, that of z {scores.shape} was wanted")
     if not (thresholds[..., 1:] >= thresholds[..., :-1]).all():
         raise ValueError("tau: thresholds that fall (or NaN) came, non-decreasing ones were wanted")
-    enter = np.broadcast_to(np.arange(scores.shape[-1]), scores.shape).copy()
-    soften, exits = np.empty_like(enter), np.empty_like(enter)
-    for row in np.ndindex(scores.shape[:-1]):
-        soften[row], exits[row] = _first_below(scores[row], np.asarray(thresholds[row], np.float64))
-    return SupportIntervals(enter, soften, exits)
+    n = scores.shape[-1]
+    rows = support_of_rows(scores.reshape(-1, n), thresholds.reshape(-1, n).astype(np.float64, copy=False))
+    return SupportIntervals(*(positions.reshape(scores.shape) for positions in rows))
 
 
-def _first_below(z: NDArray[np.float64], tau: Thresholds) -> tuple[Positions, Positions]:
-    """Return the first positions i ≥ j with ``z_j − τ_i < 1`` and with ``z_j − τ_i ≤ 0``, by bisection for all j."""
-    own = np.arange(z.size)
-    soften, exits = own.copy(), own.copy()
-    (alive,) = np.nonzero(z > tau)
+def support_of_rows(z: NDArray[np.float64], tau: Thresholds) -> SupportIntervals:
+    """Return `support_intervals` of every row, shape (rows, n); nothing is checked.
+
+    By bisection for all entries: the first positions i ≥ j with ``z_j − τ_i < 1``, and with ``z_j − τ_i ≤ 0``.
+    """
+    n = z.shape[1]
+    enter = np.broadcast_to(np.arange(n), z.shape).copy()
+    soften, exits = enter.copy(), enter.copy()
+    alive = np.nonzero(z > tau)
+    row, own = alive
     for bounds, below_one in ((soften, True), (exits, False)):
-        low, high = alive.copy(), np.full(alive.size, z.size)
+        low, high = own.copy(), np.full(own.size, n)
         while (open_ := low < high).any():
             middle = (low + high) // 2
             with np.errstate(over="ignore"):  # an infinite difference is on the side of 1 and 0 that the true one is on
-                gate = z[alive] - tau[np.minimum(middle, z.size - 1)]
+                gate = z[alive] - tau[row, np.minimum(middle, n - 1)]
             below = (gate < 1) if below_one else (gate <= 0)
             high = np.where(open_ & below, middle, high)
             low = np.where(open_ & ~below, middle + 1, low)
         bounds[alive] = low
-    return soften, exits
+    return SupportIntervals(enter, soften, exits)
 
 
 def selection_intervals(z: ArrayLike, n_select: int, window: int = 0, *, method: str = "fast") -> SelectionIntervals:
@@ -293,15 +297,26 @@ def selection_intervals(z: ArrayLike, n_select: int, window: int = 0, *, method:
     >>> enter, exit
     (array([1, 2, 3, 4]), array([4, 3, 4, 4]))
     """
-    how = {"fast": _leaves_compiled, "paper": _leaves_the_best}[as_option("method", method, ("fast", "paper"))]
+    as_option("method", method, ("fast", "paper"))
     scores = np.asarray(as_scores(z, "(…, n)"), np.float64)
-    n = scores.shape[-1]
-    count = min(as_count("n_select", n_select, least=0), n)
-    lag = min(as_count("window", window, least=0), n)
-    enter = np.broadcast_to(np.minimum(np.arange(n) + lag, n), scores.shape).copy()
-    exits = enter.copy()
-    for row in np.ndindex(scores.shape[:-1]):  # the last w pairs are candidates of no query
-        exits[row][: n - lag] = how(scores[row][: n - lag], count) + lag
+    count, lag = as_count("n_select", n_select, least=0), as_count("window", window, least=0)
+    intervals = selection_of_rows(scores.reshape(-1, scores.shape[-1]), count, lag, method=method)
+    return SelectionIntervals(*(positions.reshape(scores.shape) for positions in intervals))
+
+
+def selection_of_rows(
+    z: NDArray[np.float64], n_select: int, window: int, *, method: str = "fast"
+) -> SelectionIntervals:
+    """Return `selection_intervals` of every row, shape (rows, n); nothing is checked."""
+    n = z.shape[1]
+    count, lag = min(n_select, n), min(window, n)
+    enter = np.broadcast_to(np.minimum(np.arange(n) + lag, n), z.shape).copy()
+    exits, candidates = enter.copy(), z[:, : n - lag]  # the last w pairs are candidates of no query
+    if method == "fast":
+        leaves = _leaves_compiled(candidates, count)
+    else:
+        leaves = np.stack([_leaves_the_best(row, count) for row in candidates])
+    exits[:, : n - lag] = leaves + lag
     return SelectionIntervals(enter, exits)
 
 
@@ -324,7 +339,7 @@ def _leaves_compiled(z: NDArray[np.float64], n_select: int) -> Positions:
     from refattn._compiled import as_input
     from refattn.sparsek import _prefix_loops
 
-    leaves = np.empty(z.size, np.int64)
+    leaves = np.empty(z.shape, np.int64)
     _prefix_loops.exits_from_the_best(as_input(z), n_select, np.empty(n_select, np.int64), leaves)
     return leaves
 
@@ -389,23 +404,25 @@ def prefix_pullback(by_position: ArrayLike, by_entry: ArrayLike, intervals: Supp
 
 
 def pull_back_prefixes(by_position: FloatArray, by_entry: FloatArray, intervals: SupportIntervals) -> FloatArray:
-    """Return `prefix_pullback` of one sequence; nothing is checked.
+    """Return `prefix_pullback` of one sequence, or of every row of an array (rows, n); nothing is checked.
 
     A difference of prefix sums is rounded like the sums, which may be large from terms before the range: an entry that
     would lose more than 12 bits to them is summed over its own range.
     """
-    _, soften, exits = intervals
-    n = by_position.size
-    changes = np.bincount(soften, minlength=n + 1) - np.bincount(exits, minlength=n + 1)
-    inside = np.cumsum(changes[:n])
-    mean = np.divide(by_position, inside, out=np.zeros_like(by_position), where=inside > 0)
-    sums, sizes = (np.concatenate([[0.0], np.cumsum(terms)]) for terms in (mean, np.abs(mean)))
-    taken = sums[exits] - sums[soften]
-    own = sizes[exits] - sizes[soften] + np.abs(by_entry)
-    lost = (soften < exits) & ~(sizes[exits] <= _MOST_LOST * own)
-    if lost.any():
-        taken[lost] = _sums_of_ranges(mean, soften[lost], exits[lost])
-    return np.asarray(by_entry - taken)
+    shape, n = by_position.shape, by_position.shape[-1]
+    of_position, soften, exits = (x.reshape(-1, n) for x in (by_position, intervals.soften, intervals.exit))
+    of_entry, row = by_entry.reshape(-1, n), np.arange(len(soften))[:, None]
+    came, went = (np.bincount((x + row * (n + 1)).ravel(), minlength=len(x) * (n + 1)) for x in (soften, exits))
+    inside = np.cumsum((came - went).reshape(-1, n + 1)[:, :n], axis=1)
+    mean = np.divide(of_position, inside, out=np.zeros_like(of_position), where=inside > 0)
+    nothing = np.zeros((len(mean), 1))
+    sums, sizes = (np.concatenate([nothing, np.cumsum(terms, axis=1)], axis=1) for terms in (mean, np.abs(mean)))
+    taken = sums[row, exits] - sums[row, soften]
+    own = sizes[row, exits] - sizes[row, soften] + np.abs(of_entry)
+    lost = (soften < exits) & ~(sizes[row, exits] <= _MOST_LOST * own)
+    for i in np.flatnonzero(lost.any(axis=1)):
+        taken[i, lost[i]] = _sums_of_ranges(mean[i], soften[i, lost[i]], exits[i, lost[i]])
+    return np.asarray((of_entry - taken).reshape(shape))
 
 
 def _sums_of_ranges(terms: FloatArray, start: Positions, stop: Positions) -> FloatArray:

@@ -289,12 +289,17 @@ MUTANTS = [
     ("gate dropped on v", "loops", f"row[i] *= {CLIP}", "pass"),
     ("gate dropped in the gradient of q and k", "loops", "dlogit * gate_k", "dlogit"),
     ("gates at one differentiated", "loops", "dm if m > 0.0 and m < 1.0 else 0.0", "dm"),
-    ("a gradient off by a thousandth", "loops", "dv[place], dvalues[c]", "dv[place], 1.001 * dvalues[c]"),
+    ("a gradient off by a thousandth", "loops", "dv[h, place], dvalues[h, c]", "dv[h, place], 1.001 * dvalues[h, c]"),
     ("a missing 1/√d", "blocks", "logits *= self.scale", "pass"),
-    ("a missing 1/√d in the gradient", "blocks", "dq[rows] *= block.scale", "pass"),
+    ("a missing 1/√d in the gradient", "blocks", "dq[:, rows] *= block.scale", "pass"),
     ("a missing 1/√d in the gradient of the keys", "blocks", "dkeys *= block.scale", "pass"),
-    ("the window forgotten", "fast", "by_query[head.number, window:]", "by_query[head.number, : scores.size - window]"),
-    ("a pair lost", "fast", "came[head.choice.exits[came] > first]", "came[head.choice.exits[came] > first][1:]"),
+    (
+        "the window forgotten",
+        "fast",
+        "by_query[heads.numbers, window:]",
+        "by_query[heads.numbers, : scores.shape[1] - window]",
+    ),
+    ("a pair lost", "fast", "came[exits[came] > first]", "came[exits[came] > first][1:]"),
 ]
 
 

@@ -375,9 +375,9 @@ SPARSEK = {
     ),
 }  # fmt: skip
 SPARSEK_FAST = {
-    "thresholds of another budget": (UNNAMED, [("prefix_thresholds(distinct[place], problem.n_select)", "prefix_thresholds(distinct[place], problem.n_select + 1)")]),
-    "upstream of the scores a query late": (UNNAMED, [("by_query[head.number, window:]", "by_query[head.number, window + 1 :]"), ("by_position[: max(scores.size - window, 0)]", "by_position[: max(scores.size - window - 1, 0)]")]),
-    "first head's keys": ("first key-value head for all", [("as_input(k), as_input(v), choices[place]", "as_input(arrays[0][1]), as_input(arrays[0][2]), next(iter(choices.values()))")]),
+    "thresholds of another budget": (UNNAMED, [("float(problem.n_select)", "float(problem.n_select + 1)")]),
+    "upstream of the scores a query late": (UNNAMED, [("by_query[heads.numbers, window:]", "by_query[heads.numbers, window + 1 :]"), ("by_position[:, : max(scores.shape[1] - window, 0)]", "by_position[:, : max(scores.shape[1] - window - 1, 0)]")]),
+    "first head's keys": ("first key-value head for all", [("of_q, of_k, of_v, of_scores = _rows_of_heads(problem)", "of_q, *others = _rows_of_heads(problem); of_k, of_v, of_scores = (0 * rows for rows in others)")]),
 }  # fmt: skip
 
 
