@@ -1,9 +1,12 @@
 """Sparse and linear attentions trained from scratch on equal footing: method × task × seed × rate (ours).
 
 An item is one training. Its records have what it was measured on at 1 ×, 2 × and 4 × the trained length, of all
-targets and by the distance to what has to be recalled, and, beside each, what makes the footing equal: parameters,
-tokens, pairs a query, numbers kept of the past. The rate is chosen by `validation_accuracy`, on texts that are neither
-trained on nor those of the other columns.
+targets and by the distance to what has to be recalled; beside the former stands what makes the footing equal:
+parameters, tokens, pairs a query, numbers kept of the past.
+
+The rate is chosen by `validation_accuracy`, on texts that are neither trained on nor those of the other columns: every
+method is trained at every rate with the first seed, then at its best one with the other seeds. The second half has
+items when the first has told the rates (`chosen.CHOSEN`); the same command goes on with them.
 
 The trial (`quick`) has two methods and a tiny decoder that learns nothing: its records say so and are no result.
 """
@@ -15,8 +18,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from refattn.experiments.experiment import Experiment, Item, Record, significant
+from refattn.experiments.scratch.chosen import trainings
 from refattn.experiments.scratch.methods import METHODS, N
-from refattn.experiments.scratch.settings import QUICK, QUICK_METHODS, QUICK_N, RATES, RECALL, SEEDS
+from refattn.experiments.scratch.settings import QUICK, QUICK_METHODS, QUICK_N, RECALL
 
 TIMES = (1, 2, 4)
 _TEST = 1_000_000
@@ -30,12 +34,9 @@ def items(sizes: Sequence[int]) -> list[Item]:
         if n not in (N, QUICK_N):
             raise ValueError(f"sizes: {n} came, {N}, or {QUICK_N} for a trial, was wanted: methods have settings there")
         quick = n == QUICK_N
-        found += [
-            {"method": method, "task": "recall", "n": n, "seed": seed, "rate": rate, "quick": quick}
-            for method in (QUICK_METHODS if quick else METHODS)
-            for seed in ((0,) if quick else SEEDS)
-            for rate in ((3e-3,) if quick else RATES)
-        ]
+        trial = [{"method": method, "seed": 0, "rate": 3e-3} for method in QUICK_METHODS]
+        some = trial if quick else trainings("recall", METHODS)
+        found += [{"method": one["method"], "task": "recall", "n": n, **one, "quick": quick} for one in some]
     return found
 
 
@@ -93,7 +94,8 @@ def run(item: Item) -> list[Record]:
             batches = assemble(as_config(longer), folder).data.held_out()
             for distance, targets, loss, accuracy in by_distance(model, batches, attention):
                 measured = {"loss": significant(loss), "accuracy": significant(accuracy)}
-                records.append({"times": times, "distance": distance, "targets": targets, **measured, **footing})
+                beside = footing if distance is None else {}
+                records.append({"times": times, "distance": distance, "targets": targets, **measured, **beside})
     return records
 
 

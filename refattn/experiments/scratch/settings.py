@@ -31,7 +31,9 @@ a guess among the four values; n = 16, 128 rows of 4 pairs: 1.00 after 500 steps
 drawn five times as large. After n = 16 every lesson takes about 100 steps. At a rate of 1e-3, falling to 3e-4, the same
 lessons end at 0.88 (seed 0)."""
 RATES = (1e-3, 3e-3, 9e-3)
+"""That are searched, with the first of the"""
 SEEDS = (0, 1, 2)
+"""; the others are trained at the best one."""
 
 QUICK: Mapping[str, Any] = {
     "steps": 20,

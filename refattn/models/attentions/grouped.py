@@ -83,10 +83,7 @@ class _SharedKeysAttention(DifferentiableAttention):
         keys, group = q / size, q.shape[-3] // v.shape[-3]
         queries = keys if self.queries_are_keys else q
         values = np.repeat(v, group, axis=-3)
-        scale = None if self.queries_are_keys else 1 / q.shape[-1]  # keys of length 1, and 1/√d
-        out, cache = indexed_attention_forward(
-            queries, keys, values, self._lists(layer, keys), scale=scale, check_finite=False
-        )
+        out, cache = indexed_attention_forward(queries, keys, values, self._lists(layer, keys), check_finite=False)
         return out, SharedKeysCache(cache, size, group)
 
     def backward(self, dout: FloatArray, cache: SharedKeysCache) -> LayerGradients:
