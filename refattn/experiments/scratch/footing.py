@@ -13,14 +13,17 @@ PARAMETERS = 1.02
 """Largest ratio of two methods' numbers of parameters."""
 
 
-def uneven(rows: Iterable[Mapping[str, Any]], methods: Collection[str] = tuple(METHODS)) -> list[str]:
+def uneven(rows: Iterable[Mapping[str, Any]], methods: Collection[str] | None = None) -> list[str]:
     """Return what is not equal among the methods of one task, as sentences; none if the footing is equal.
 
     Parameters within 2 %, the same tokens, pairs a query within 1 (of exact attention all, of linear ones none), the
     same state of the linear ones, no record of a trial; of every method the whole search, and the other seeds at the
-    rate that the search tells, nothing missing and nothing besides.
+    rate that the search tells, nothing missing and nothing besides. `methods` are those that there have to be, by
+    default the study's.
     """
     rows = [row for row in rows if "parameters" in row]
+    if methods is None:
+        methods = METHODS[rows[0]["task"]] if rows else METHODS["recall"]
     by_method: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         by_method.setdefault(row["method"], []).append(row)
