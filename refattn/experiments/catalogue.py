@@ -26,6 +26,7 @@ MODULES: Mapping[str, str] = {
     "sparsek-passkey": "sparsek.passkey",
     "sparsek-variations": "sparsek.variations",
     "from-scratch": "scratch.from_scratch",
+    "from-scratch-text": "scratch.from_scratch_text",
 }
 """Module of `refattn.experiments` that holds each ``EXPERIMENT``, in the order of the results page."""
 

@@ -55,7 +55,8 @@ def run_experiment(
     ModuleNotFoundError
         A module that the experiment needs is not installed.
     OtherRecordsError
-        The file holds records of other sizes, another experiment, version or environment.
+        The file holds records of other sizes, another experiment, version or environment, or of items that the
+        experiment does not have. Of fewer items it is gone on with.
     ValueError
         The file is damaged, or items or records are not what they have to be.
     BlockingIOError
@@ -111,10 +112,14 @@ def _begun(path: Path, experiment: Experiment, sizes: Sequence[int], items: dict
     if not path.exists():
         write_whole(path, Records(header, ()).to_bytes())
     found = read_records(path)
-    if difference := _difference(found.header, header):
+    more = {"items": max(found.header["items"], len(items))}  # an experiment may have got more items since
+    if difference := _difference({**found.header, **more}, header):
         raise OtherRecordsError(f"{path} holds other records: {difference}. Move it away, or choose another folder")
     if unknown := [result.item for result in found.results if identity(result.item) not in items]:
         raise OtherRecordsError(f"{path} holds an item that the experiment does not have: {unknown[0]}")
+    if found.header["items"] < len(items):
+        write_whole(path, Records({**found.header, **more}, found.results).to_bytes())
+        found = read_records(path)
     return found
 
 

@@ -29,7 +29,7 @@ def hashed_indices(x: ArrayLike, *, n_buckets: int, chunk: int, rounds: int = 1,
     x : array_like, shape (…, n, d)
         What queries and keys have in common; hashed in float64.
     n_buckets : int
-        Buckets of a round; even, at least 2.
+        Buckets of a round; even, or 1: all are in it.
     chunk : int
         The paper's m, positions in a chunk; at least 1.
     rounds : int, optional
@@ -60,10 +60,8 @@ def hashed_indices(x: ArrayLike, *, n_buckets: int, chunk: int, rounds: int = 1,
     """
     (vectors,) = as_float_arrays(x=x)
     require_rank("x", vectors, 2, "(…, n, d)")
-    n_buckets, chunk = as_count("n_buckets", n_buckets, least=2), as_count("chunk", chunk, least=1)
+    n_buckets, chunk = as_buckets(n_buckets), as_count("chunk", chunk, least=1)
     rounds, seed = as_count("rounds", rounds, least=1), as_count("seed", seed, least=0)
-    if n_buckets % 2:
-        raise ValueError(f"n_buckets: {n_buckets} came, an even number was wanted (a vector and its opposite)")
     n, d = vectors.shape[-2:]
     most = min(2 * chunk - 1, n)
     require_room("x, chunk, rounds", vectors.size // d, rounds * most + 1)
@@ -72,9 +70,18 @@ def hashed_indices(x: ArrayLike, *, n_buckets: int, chunk: int, rounds: int = 1,
     flat = vectors.reshape(-1, n, d).astype(np.float64)
     flat = flat / np.maximum(np.abs(flat).max(axis=-1, keepdims=True), 1e-300)  # the same bucket; no product overflows
     rng = np.random.default_rng(seed)
+    alone = np.zeros(flat.shape[:2], np.int64)
     lists = []
     for _ in range(rounds):
         turned = flat @ rng.standard_normal((d, n_buckets // 2))
-        groups = np.concatenate([turned, -turned], axis=-1).argmax(axis=-1)
+        groups = np.concatenate([turned, -turned], axis=-1).argmax(axis=-1) if n_buckets > 1 else alone
         lists.append(earlier_of_group(groups, most, chunk))
     return packed(or_itself(np.concatenate(lists, axis=-1)).reshape(*vectors.shape[:-1], -1))
+
+
+def as_buckets(n_buckets: int) -> int:
+    """Return a number of buckets: even, or 1."""
+    count = as_count("n_buckets", n_buckets, least=1)
+    if count > 1 and count % 2:
+        raise ValueError(f"n_buckets: {count} came, an even number (a vector and its opposite) or 1 was wanted")
+    return count

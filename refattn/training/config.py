@@ -168,7 +168,7 @@ class Hashing(_Section):
     """`refattn.models.HashingAttention`."""
 
     kind: Literal["hashing"]
-    n_buckets: Annotated[int, Field(ge=2, multiple_of=2)]
+    n_buckets: Annotated[int, Field(ge=2, multiple_of=2)] | None = None
     chunk: Positive
     rounds: Positive = 1
     seed: Seed = 0
@@ -178,7 +178,7 @@ class Routing(_Section):
     """`refattn.models.RoutingAttention`."""
 
     kind: Literal["routing"]
-    n_clusters: Positive
+    n_clusters: Positive | None = None
     members: Positive
     decay: Annotated[float, Field(gt=0, le=1)] = 0.99
     seed: Seed = 0

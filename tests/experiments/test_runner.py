@@ -171,6 +171,24 @@ def test_other_records_are_refused_and_left_as_they_are(toy, tmp_path, changed, 
     assert path.read_bytes() == content
 
 
+def test_an_experiment_that_got_more_items_goes_on_and_one_that_lost_some_is_refused(toy, tmp_path, same_records):
+    def first(count):
+        return replace(toy.TOY, items=lambda sizes: toy.items((count,)))
+
+    path = run_experiment(first(5), tmp_path)
+    begun = read_records(path)
+    assert begun.complete
+    run_experiment(first(12), tmp_path)
+    grown = read_records(path)
+    assert grown.complete
+    assert grown.results[:5] == begun.results  # not computed again
+    assert same_records(path, environment=False)
+    content = path.read_bytes()
+    with pytest.raises(OtherRecordsError, match="items 12, not 5"):
+        run_experiment(first(5), tmp_path)
+    assert path.read_bytes() == content
+
+
 def test_an_unknown_item_is_refused(toy, tmp_path):
     path = run_experiment(toy.TOY, tmp_path)
     path.write_text(path.read_text(encoding="utf-8").replace('"place": 4', '"place": 40'), encoding="utf-8")

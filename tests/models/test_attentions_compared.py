@@ -102,8 +102,39 @@ def test_hashing_attends_with_keys_of_length_one_and_values_of_its_group() -> No
     q, k, v = rng.standard_normal((4, 20, 6)), rng.standard_normal((2, 20, 6)), rng.standard_normal((2, 20, 6))
     keys = normalised(q)
     mask = masked(hashed_indices(keys, n_buckets=2, chunk=3, seed=5 + 1))
-    right = dense_attention(q, keys / np.sqrt(6), np.repeat(v, 2, axis=0), mask=mask)
+    keys /= np.linalg.norm(keys, axis=-1, keepdims=True)
+    right = dense_attention(q, keys, np.repeat(v, 2, axis=0), mask=mask, scale=1.0)
     np.testing.assert_allclose(HashingAttention(2, 3, seed=5)(1, q, k, v), right, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("n", "groups"), [(1, 1), (12, 1), (13, 2), (24, 2), (25, 4), (96, 8), (97, 10)])
+def test_buckets_follow_from_the_length(n: int, groups: int) -> None:
+    q, k, v = np.random.default_rng(0).standard_normal((3, 2, n, 6))
+    free, given = HashingAttention(None, 6, seed=3), HashingAttention(groups, 6, seed=3)
+    assert free.buckets_of(n) == groups
+    np.testing.assert_array_equal(free(0, q, k, v), given(0, q, k, v))
+
+
+@pytest.mark.parametrize(("n", "groups"), [(1, 1), (6, 1), (7, 2), (48, 8), (49, 9)])
+def test_clusters_follow_from_the_length(n: int, groups: int) -> None:
+    q, k, v = np.random.default_rng(0).standard_normal((3, 2, n, 6))
+    free, given = RoutingAttention(None, 6, seed=3), RoutingAttention(groups, 6, seed=3)
+    assert free.clusters_of(n) == groups
+    np.testing.assert_array_equal(free(0, q, k, v), given(0, q, k, v))
+
+
+@pytest.mark.parametrize(
+    ("attention", "alike"), [(HashingAttention(None, 6), False), (RoutingAttention(None, 12), True)],
+    ids=["hashing", "routing"],
+)  # fmt: skip
+def test_all_of_a_text_as_short_as_a_list_is_attended_to(attention: Any, alike: bool) -> None:
+    """All earlier positions, as with exact attention: to itself a query attends where there is no other."""
+    q, k, v = np.random.default_rng(0).standard_normal((3, 2, 12, 6))
+    keys = normalised(q)
+    mask = np.tri(12, k=-1, dtype=bool)
+    mask[0, 0] = True
+    right = dense_attention(keys if alike else q, keys, v, mask=mask)
+    np.testing.assert_allclose(attention(0, q, k, v), right, rtol=1e-9)
 
 
 def test_routing_attends_with_queries_and_keys_of_one_length() -> None:

@@ -184,6 +184,8 @@ def test_an_attention_is_made_as_it_is_asked_for_and_what_it_refuses_is_said(tmp
             "RoutingAttention",
             {"n_clusters": 4, "members": 2, "decay": 0.5, "seed": 5},
         ),
+        ({"kind": "hashing", "chunk": 2}, "HashingAttention", {"n_buckets": None, "chunk": 2}),
+        ({"kind": "routing", "members": 2}, "RoutingAttention", {"n_clusters": None, "members": 2}),
         ({"kind": "linear"}, "LinearAttention", {"features": "elu", "rank": None}),
         ({"kind": "linear", "features": "random", "rank": 3}, "LinearAttention", {"features": "random", "rank": 3}),
     ],

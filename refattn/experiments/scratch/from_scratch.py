@@ -1,106 +1,52 @@
-"""Sparse and linear attentions trained from scratch on equal footing: method × task × seed × rate (ours).
+"""Sparse and linear attentions trained from scratch to recall, on equal footing: method × seed × rate (ours).
 
-An item is one training. Its records have what it was measured on at 1 ×, 2 × and 4 × the trained length, of all
-targets and by the distance to what has to be recalled, and, beside each, what makes the footing equal: parameters,
-tokens, pairs a query, numbers kept of the past. The rate is chosen by `validation_accuracy`, on texts that are neither
-trained on nor those of the other columns.
+Every method is trained at every rate with the first seed, then at its best one with the other seeds. The second half
+has items when the first has told the rates (`chosen.CHOSEN`); the same command goes on with them.
 
 The trial (`quick`) has two methods and a tiny decoder that learns nothing: its records say so and are no result.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-from refattn.experiments.experiment import Experiment, Item, Record, significant
-from refattn.experiments.scratch.methods import METHODS, N
-from refattn.experiments.scratch.settings import QUICK, QUICK_METHODS, QUICK_N, RATES, RECALL, SEEDS
+from refattn.experiments.experiment import Experiment, Item, Record
+from refattn.experiments.scratch.methods import LENGTHS
+from refattn.experiments.scratch.one_training import configuration, items_of, trained_and_tested
+from refattn.experiments.scratch.settings import QUICK_N
+from refattn.training.batches import Batch
 
-TIMES = (1, 2, 4)
 _TEST = 1_000_000
-"""Added to the seed of the texts that are measured on."""
+"""Added to the seed of the texts that are tested on."""
+_BATCH, _BATCHES = 8, {True: 1, False: 4}
+"""Texts of a batch, and batches, in a trial and else."""
 
 
 def items(sizes: Sequence[int]) -> list[Item]:
     """Return the trainings of some lengths: those of the study, or of the trial."""
-    found: list[Item] = []
-    for n in sizes:
-        if n not in (N, QUICK_N):
-            raise ValueError(f"sizes: {n} came, {N}, or {QUICK_N} for a trial, was wanted: methods have settings there")
-        quick = n == QUICK_N
-        found += [
-            {"method": method, "task": "recall", "n": n, "seed": seed, "rate": rate, "quick": quick}
-            for method in (QUICK_METHODS if quick else METHODS)
-            for seed in ((0,) if quick else SEEDS)
-            for rate in ((3e-3,) if quick else RATES)
-        ]
-    return found
-
-
-def configuration(item: Item) -> dict[str, Any]:
-    """Return an item's training as a configuration."""
-    setting = QUICK if item["quick"] else RECALL
-    optimizer = {"rate": item["rate"], "least_rate": item["rate"] / 3, "warmup": setting["steps"] // 24}
-    return {**setting, "seed": item["seed"], "attention": dict(METHODS[item["method"]]), "optimizer": optimizer}
-
-
-def tokens_of(setting: dict[str, Any]) -> int:
-    """Return how many tokens a training takes in."""
-    lessons = setting["data"].get("curriculum", [])
-    steps = setting["steps"] - sum(lesson["steps"] for lesson in lessons)
-    own = steps * setting["batch"]["rows"] * setting["batch"]["n"]
-    return int(own + sum(lesson["steps"] * lesson["rows"] * lesson["n"] for lesson in lessons))
+    return items_of("recall", sizes)
 
 
 def run(item: Item) -> list[Record]:
     """Train, and measure at every length."""
-    from refattn.experiments.scratch.distances import by_distance
-    from refattn.models import LinearAttention
-    from refattn.training.assembly import assemble
-    from refattn.training.config import as_config
-    from refattn.training.run import run_training
+    from refattn.experiments.scratch.distances import of_queries
+    from refattn.training.recall import Recall
 
-    setting = configuration(item)
-    config = as_config(setting)
-    with tempfile.TemporaryDirectory() as folder:
-        made = assemble(config, folder)
-        outcome = run_training(
-            made.trainer,
-            config.steps,
-            folder,
-            about=made.about,
-            save_every=config.output.save_every,
-            held_out=made.data.held_out,
-            evaluate_every=config.output.evaluate_every,
-        )
-        if outcome.interrupted:
-            raise KeyboardInterrupt
-        width = config.model.width // config.model.n_heads
-        model, attention = made.trainer.model, made.trainer.attention
-        footing: Record = {
-            "parameters": sum(parameter.size for parameter in model.parameters.values()),
-            "tokens": tokens_of(setting),
-            "pairs": attention.pairs_per_query(item["n"]),
-            "state": attention.state_size(width) if isinstance(attention, LinearAttention) else None,
-            "validation_accuracy": significant(outcome.last["held_out_accuracy"]),
-            "validation_loss": significant(outcome.last["held_out_loss"]),
-        }
-        records: list[Record] = []
-        for times in TIMES:
-            longer = {**setting, "seed": item["seed"] + _TEST, "batch": {"n": times * item["n"], "rows": 8}}
-            batches = assemble(as_config(longer), folder).data.held_out()
-            for distance, targets, loss, accuracy in by_distance(model, batches, attention):
-                measured = {"loss": significant(loss), "accuracy": significant(accuracy)}
-                records.append({"times": times, "distance": distance, "targets": targets, **measured, **footing})
-    return records
+    data = {key: value for key, value in configuration(item)["data"].items() if key not in ("kind", "curriculum")}
+
+    def test(times: int) -> Iterator[Batch]:
+        task = Recall(times * item["n"], **data)
+        for number in range(_BATCHES[item["quick"]]):
+            yield task.batch(_BATCH, seed=item["seed"] + _TEST, number=number, held_out=True)
+
+    return trained_and_tested(item, Path(), test, of_queries)
 
 
 EXPERIMENT = Experiment(
     name="from-scratch",
     question="Trained from scratch at equal pairs a query, what does each attention recall, and at which lengths?",
-    sizes=(N,),
+    sizes=(LENGTHS["recall"],),
     quick_sizes=(QUICK_N,),
     items=items,
     run=run,

@@ -3,6 +3,13 @@
 The keys are the queries, brought to one length; the k of the layer is not looked at, so that its map stays as it was
 drawn. Both papers do so in a decoder, and both have one key a query head: here every query head has its own keys, and
 shares values with its group. Which pairs are attended to counts as constant in the gradient.
+
+Reformer's logits are ``q · q'/|q'|``, as its authors compute them: the paper's 1/√d is what brings keys of unit mean
+square to length one, and comes once. With a second one a head cannot become sharp before |q| is many times √d.
+
+Groups can follow from the length of the text, as those of Reformer do: so many that a group has as many members as a
+list holds, and one where the text is no longer than a list. A decoder then attends to all of a short text, as it does
+with a window, and a training may begin with such.
 """
 
 from __future__ import annotations
@@ -24,6 +31,7 @@ from refattn.patterns import (
     routed_indices,
 )
 from refattn.patterns._lists import Indices
+from refattn.patterns.hashing import as_buckets
 
 _SMALL = 1e-6
 """Of a root mean square: what is far below is not brought to length one."""
@@ -83,10 +91,7 @@ class _SharedKeysAttention(DifferentiableAttention):
         keys, group = q / size, q.shape[-3] // v.shape[-3]
         queries = keys if self.queries_are_keys else q
         values = np.repeat(v, group, axis=-3)
-        scale = None if self.queries_are_keys else 1 / q.shape[-1]  # keys of length 1, and 1/√d
-        out, cache = indexed_attention_forward(
-            queries, keys, values, self._lists(layer, keys), scale=scale, check_finite=False
-        )
+        out, cache = indexed_attention_forward(queries, keys, values, self._lists(layer, keys), check_finite=False)
         return out, SharedKeysCache(cache, size, group)
 
     def backward(self, dout: FloatArray, cache: SharedKeysCache) -> LayerGradients:
@@ -115,7 +120,9 @@ class HashingAttention(_SharedKeysAttention):
 
     Parameters
     ----------
-    n_buckets, chunk, rounds, seed : int
+    n_buckets : int or None
+        As for `refattn.patterns.hashed_indices`; None: about one for every ``2 chunk`` tokens of a text.
+    chunk, rounds, seed : int
         As for `refattn.patterns.hashed_indices`; layers count on from the seed.
 
     Raises
@@ -139,16 +146,26 @@ class HashingAttention(_SharedKeysAttention):
 
     queries_are_keys = False
 
-    def __init__(self, n_buckets: int, chunk: int, *, rounds: int = 1, seed: int = 0) -> None:
-        self.n_buckets, self.chunk = as_count("n_buckets", n_buckets, least=2), as_count("chunk", chunk, least=1)
-        self.rounds, self.seed = as_count("rounds", rounds, least=1), as_count("seed", seed, least=0)
-        if n_buckets % 2:
-            raise ValueError(f"n_buckets: {n_buckets} came, an even number was wanted (a vector and its opposite)")
+    def __init__(self, n_buckets: int | None, chunk: int, *, rounds: int = 1, seed: int = 0) -> None:
+        self.n_buckets = None if n_buckets is None else as_buckets(n_buckets)
+        self.chunk, self.rounds = as_count("chunk", chunk, least=1), as_count("rounds", rounds, least=1)
+        self.seed = as_count("seed", seed, least=0)
+
+    def buckets_of(self, n: int) -> int:
+        """Return how many buckets a text has.
+
+        Parameters
+        ----------
+        n : int
+            Its tokens; at least 1.
+        """
+        if self.n_buckets is not None:
+            return self.n_buckets
+        return 1 if as_count("n", n, least=1) <= 2 * self.chunk else 2 * -(-n // (4 * self.chunk))
 
     def _lists(self, layer: int, keys: FloatArray) -> Indices:
-        return hashed_indices(
-            keys, n_buckets=self.n_buckets, chunk=self.chunk, rounds=self.rounds, seed=self.seed + layer
-        )
+        n_buckets = self.buckets_of(keys.shape[-2])
+        return hashed_indices(keys, n_buckets=n_buckets, chunk=self.chunk, rounds=self.rounds, seed=self.seed + layer)
 
     def pairs_per_query(self, n: int) -> int:
         """Return the most pairs that a query can have.
@@ -166,7 +183,9 @@ class RoutingAttention(_SharedKeysAttention):
 
     Parameters
     ----------
-    n_clusters, members, decay, seed : int, int, float, int
+    n_clusters : int or None
+        As for `refattn.patterns.routed_indices`; None: about one for every `members` tokens of a text.
+    members, decay, seed : int, float, int
         As for `refattn.patterns.routed_indices`; layers count on from the seed.
 
     Raises
@@ -190,14 +209,27 @@ class RoutingAttention(_SharedKeysAttention):
 
     queries_are_keys = True
 
-    def __init__(self, n_clusters: int, members: int, *, decay: float = 0.99, seed: int = 0) -> None:
-        self.n_clusters = as_count("n_clusters", n_clusters, least=1)
+    def __init__(self, n_clusters: int | None, members: int, *, decay: float = 0.99, seed: int = 0) -> None:
+        self.n_clusters = None if n_clusters is None else as_count("n_clusters", n_clusters, least=1)
         self.members = as_count("members", members, least=1)
         self.decay, self.seed = as_real("decay", decay, positive=True, most=1.0), as_count("seed", seed, least=0)
 
+    def clusters_of(self, n: int) -> int:
+        """Return how many clusters a text has.
+
+        Parameters
+        ----------
+        n : int
+            Its tokens; at least 1.
+        """
+        if self.n_clusters is not None:
+            return self.n_clusters
+        return -(-as_count("n", n, least=1) // self.members)
+
     def _lists(self, layer: int, keys: FloatArray) -> Indices:
+        n_clusters = self.clusters_of(keys.shape[-2])
         return routed_indices(
-            keys, n_clusters=self.n_clusters, members=self.members, decay=self.decay, seed=self.seed + layer
+            keys, n_clusters=n_clusters, members=self.members, decay=self.decay, seed=self.seed + layer
         )
 
     def pairs_per_query(self, n: int) -> int:
