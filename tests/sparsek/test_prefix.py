@@ -263,11 +263,19 @@ def test_an_error_planted_in_the_selection_is_caught(plant, monkeypatch, right, 
 
 
 PULLBACK_MUTANTS = [
-    pytest.param("np.bincount(soften,", "np.bincount(intervals.enter,", id="the mean over the wrong support"),
-    pytest.param("sums[exits] - sums[soften]", "sums[exits] - sums[soften + 1]", id="the interval's start off by one"),
     pytest.param(
-        "sums[exits] - sums[soften]",
-        "sums[exits - (exits > soften)] - sums[soften]",
+        "for x in (soften, exits))",
+        "for x in (intervals.enter.reshape(-1, n), exits))",
+        id="the mean over the wrong support",
+    ),
+    pytest.param(
+        "sums[row, exits] - sums[row, soften]",
+        "sums[row, exits] - sums[row, soften + 1]",
+        id="the interval's start off by one",
+    ),
+    pytest.param(
+        "sums[row, exits] - sums[row, soften]",
+        "sums[row, exits - (exits > soften)] - sums[row, soften]",
         id="the interval's end off by one",
     ),
     pytest.param(
