@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import expit
 
 from refattn._validation import FloatArray
 from refattn.models.layers.rows import as_rows, by_rows
@@ -95,7 +94,7 @@ def swiglu_forward(gate: ArrayLike, up: ArrayLike) -> tuple[FloatArray, SwiGLUCa
     opening, out = np.empty_like(x), np.empty_like(x)
 
     def bend(some: slice) -> None:
-        expit(x[some], out=opening[some])
+        _sigmoid(x[some], opening[some])
         np.multiply(x[some], opening[some], out=out[some])
         out[some] *= factor[some]
 
@@ -156,6 +155,17 @@ def swiglu_backward(dout: ArrayLike, cache: SwiGLUCache) -> SwiGLUGradients:
 
     by_rows(pull_back, x.shape)
     return SwiGLUGradients(dgate.reshape(shape), dup.reshape(shape))
+
+
+def _sigmoid(x: FloatArray, out: FloatArray) -> None:
+    """Write ``σ(x) = e^min(x, 0) / (1 + e^(−|x|))``: nothing overflows, and the least results keep their digits."""
+    below = np.abs(x)
+    np.negative(below, out=below)
+    np.exp(below, out=below)
+    below += 1
+    np.minimum(x, 0, out=out)
+    np.exp(out, out=out)
+    out /= below
 
 
 class GELUCache(NamedTuple):
