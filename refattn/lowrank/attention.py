@@ -503,7 +503,8 @@ def _judged(
         running = guard.rounding_bound(mask, u1, u2, ones, transposed=False)[:, 0]
         rounding = np.maximum(rounding, np.minimum(relative(running), guard.ROW_TOLERANCE))
     if not rounding.max() <= ROUNDING_TOLERANCE:
-        *head, i = np.unravel_index(int(np.nan_to_num(rounding, nan=np.inf).argmax()), rounding.shape)
+        worst = int(np.nan_to_num(rounding, nan=np.inf).argmax())
+        *head, i = (int(x) for x in np.unravel_index(worst, rounding.shape))
         raise ValueError(
             f"q, k: row {i} is so small beside the terms it is summed from that rounding is estimated at"
             f" {rounding[*head, i]:.3g} of its denominator, at most {ROUNDING_TOLERANCE:g} was wanted; other features"

@@ -190,7 +190,7 @@ class Block:
         np.exp(weights, out=weights)
         loops.normalise(weights, self.ranges, apply_to_values and problem.gates_values and soft, self.total, inverse)
         bad = (smallest == -np.inf) | ~np.isfinite(self.total)
-        for h in np.flatnonzero(bad.any(axis=1)):
+        for h in np.flatnonzero(bad.any(axis=1)).tolist():
             self._attend_again(h, np.flatnonzero(bad[h]), logits[h], weights[h], apply_to_values)
 
     def _attend_again(

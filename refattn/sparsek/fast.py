@@ -126,14 +126,15 @@ def _heads(problem: SparseKProblem, *, with_gates: bool) -> list[Heads]:
     together = heads_together(problem)
     for_each(choose, _cut(len(z), together))
     of_q, of_k, of_v, of_scores = _rows_of_heads(problem)
-    return [
-        Heads(
-            numbers,
-            *(as_input(_taken(array, rows[numbers])) for array, rows in ((q, of_q), (k, of_k), (v, of_v))),
-            Choice(*(as_input(_taken(array, of_scores[numbers])) for array in (z, tau, exits))),
+
+    def taken(numbers: slice) -> Heads:
+        queries, keys, values = (
+            as_input(_taken(array, rows[numbers])) for array, rows in ((q, of_q), (k, of_k), (v, of_v))
         )
-        for numbers in _cut(len(of_q), together)
-    ]
+        choice = Choice(*(as_input(_taken(array, of_scores[numbers])) for array in (z, tau, exits)))
+        return Heads(numbers, queries, keys, values, choice)
+
+    return [taken(numbers) for numbers in _cut(len(of_q), together)]
 
 
 def _cut(count: int, together: int) -> list[slice]:
@@ -144,10 +145,10 @@ def _rows_of_heads(problem: SparseKProblem) -> list[NDArray[np.int64]]:
     """Return which of all the matrices in q, k, v, and of all rows of scores, each query head has."""
     layout = problem.layout
     q, k, v, scores = (
-        np.arange(math.prod(lead)).reshape(*lead, 1, 1)
+        np.arange(math.prod(lead), dtype=np.int64).reshape(*lead, 1, 1)
         for lead in (*(x.shape[:-2] for x in (problem.q, problem.k, problem.v)), problem.scores.shape[:-1])
     )
-    return [rows.ravel() for rows in (*layout.expand(q, k, v), layout.expand(q, k, scores)[2])]
+    return [np.asarray(rows.ravel(), np.int64) for rows in (*layout.expand(q, k, v), layout.expand(q, k, scores)[2])]
 
 
 def _taken(array: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
