@@ -275,12 +275,28 @@ def test_numbers_out_of_range_are_refused(make, message):
         make()
 
 
+@pytest.mark.parametrize("make", [lambda: HeavyHitterAttention(2, 3), lambda: SnapKVAttention(4, 2, 1)])
+def test_a_chunk_of_another_kind_is_refused_and_nothing_is_lost(make):
+    attend, (q, k, v) = make(), drawn(8)
+    attend(0, q, k, v)
+    attend.begin(8)
+    for other in ((q[:2], k, v), (q[..., :2], k[..., :2], v), (q, k, v[..., :1]), [a.astype("f4") for a in (q, k, v)]):
+        with pytest.raises(ValueError, match="those of before"):
+            attend(0, *other)
+    right = make()
+    with pytest.raises(ValueError, match=r"finite|overflow|logit"):
+        right(0, q[:2], k * np.inf, v)
+    right(0, q, k, v)  # as if that had not been
+    right.begin(8)
+    np.testing.assert_array_equal(attend(0, q, k, v), right(0, q, k, v))
+
+
 @pytest.mark.parametrize("attention", [HeavyHitterAttention(2, 2), SnapKVAttention(3, 1), TopKAttention(3)])
 def test_arrays_that_do_not_fit_or_overflow_are_refused(attention):
     q, k, v = drawn(6)
     with pytest.raises(ValueError, match="k"):
         attention(0, q, k[:, :5], v[:, :5])
-    with pytest.raises(ValueError, match="multiple of the 2 heads"):
+    with pytest.raises(ValueError, match=r"multiple of (the 2 heads|n_kv_heads)"):
         attention(0, q[:3], k, v)
     with pytest.raises(ValueError, match=r"finite|overflow|logit"):
         attention(0, q * 1e200, k * 1e200, v)

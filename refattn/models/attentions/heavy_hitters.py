@@ -1,8 +1,8 @@
 """Heavy hitters: keep the pairs that had most attention so far, and the newest (H2O, arXiv 2306.14048).
 
-The paper's Algorithm 1 and its local form: what is kept is full, a pair comes, and of the older ones the pair with the
-least accumulated attention is given up. The attention that is accumulated is that of what was kept, and a pair that was
-given up does not come back. Half of what is kept are heavy hitters, half are the newest (the paper, section 5).
+The paper's Algorithm 1, with local statistics: what is kept is full, a pair comes, and of the older ones the pair with
+the least accumulated attention is given up. The attention that is accumulated is that of what was kept, and a pair that
+was given up does not come back. The newest pairs are kept too; in the paper's experiments they are half of all.
 
 Ours: a pair is given up before the query attends, so no query attends to more pairs than are kept; every token of a
 text is taken in so, those of a prompt too, where the paper's code computes a prompt exactly and then chooses; query
@@ -68,7 +68,6 @@ class HeavyHitterAttention(RememberingLayers):
         super().__init__()
         self.heavy = as_count("heavy", heavy, least=0)
         self.recent = as_count("recent", recent, least=1)
-        self._kept: dict[int, _Kept] = {}
 
     def pairs_per_query(self, n: int) -> int:
         """Return the most pairs that a query attends to.
@@ -108,14 +107,11 @@ class HeavyHitterAttention(RememberingLayers):
 
     def _of(self, layer: int, heads: int, d: int, d_v: int, dtype: np.dtype[np.floating]) -> _Kept:
         """Return what the layer keeps: nothing yet where a text begins."""
-        if not self._start:
+        if layer not in self._kept:
             m = self.heavy + self.recent
             self._kept[layer] = _Kept(
                 np.zeros((heads, d, m), dtype), np.zeros((heads, m, d_v), dtype), np.zeros((heads, m)),
                 np.full((heads, m), -1),
             )  # fmt: skip
-        kept = self._kept[layer]
-        wanted = (kept.columns.shape[:2], kept.values.shape[2], kept.columns.dtype)
-        if wanted != ((heads, d), d_v, dtype):
-            raise ValueError(f"k, v: {heads} heads of widths {d}, {d_v} in {dtype} came, those of before were wanted")
+        kept: _Kept = self._kept[layer]
         return kept

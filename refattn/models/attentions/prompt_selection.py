@@ -66,10 +66,9 @@ class SnapKVAttention(RememberingLayers):
         self.pooled = as_count("pooled", pooled, least=1)
         if pooled % 2 == 0:
             raise ValueError(f"pooled: {pooled} came, an odd number was wanted")
-        self._kept: dict[int, tuple[FloatArray, FloatArray]] = {}
 
     def _take(self, layer: int, q: FloatArray, k: FloatArray, v: FloatArray) -> FloatArray:
-        if not self._start:
+        if layer not in self._kept:
             out = dense_attention(q, k, v, mask="causal", check_finite=False)
             chosen = self._chosen(q, k)[..., None]
             self._kept[layer] = np.take_along_axis(k, chosen, axis=1), np.take_along_axis(v, chosen, axis=1)
