@@ -24,6 +24,8 @@ MODULES: Mapping[str, str] = {
     "baselines": "compared.baselines",
     "sparsek-perplexity": "sparsek.perplexity",
     "sparsek-passkey": "sparsek.passkey",
+    "sparsek-opponents": "sparsek.opponents",
+    "sparsek-retrieval": "sparsek.retrieval",
     "sparsek-variations": "sparsek.variations",
     "from-scratch": "scratch.from_scratch",
     "from-scratch-text": "scratch.from_scratch_text",

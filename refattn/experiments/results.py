@@ -16,7 +16,7 @@ from refattn.experiments import catalogue, tables
 from refattn.experiments.compared.classification import accuracies
 from refattn.experiments.records import Records, read_records
 from refattn.experiments.sparsek.perplexity import gap_ratio
-from refattn.experiments.sparsek.shipped import passkey_table, perplexity_table
+from refattn.experiments.sparsek.shipped import opponents_table, passkey_table, perplexity_table, retrieval_table
 from refattn.experiments.tables import Rows
 
 INTRODUCTION = """\
@@ -268,6 +268,18 @@ SECTIONS: Mapping[str, Section] = {
         "(pictures/sparsek-perplexity.png)",
     ),
     "sparsek-passkey": Section("SparseK and a passkey", "", (passkey_table,)),
+    "sparsek-opponents": Section(
+        "Opponents of SparseK that learn nothing",
+        "[What it means](explanation/sparsek-learned.md). The same windows as above; exact attention, the window with"
+        " sinks and SparseK are the shipped records'.",
+        (opponents_table,),
+    ),
+    "sparsek-retrieval": Section(
+        "Passkeys and facts outside the window",
+        "[What it means](explanation/sparsek-learned.md). *Found*: greedy decoding writes the whole answer; in brackets"
+        " 95 % intervals, Wilson's and by resampling trials.",
+        (retrieval_table,),
+    ),
     "sparsek-variations": Section(
         "What was varied in learning the scores",
         "Relative squared distance of the layer's outputs on text that the scorer was not fitted on, 128 pairs; gates"

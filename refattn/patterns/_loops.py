@@ -75,7 +75,7 @@ def spread(weights: FloatArray, row: FloatArray, places: Index, first: int, othe
             to[x] += weight * row[x]
 
 
-def _with(exp: Callable[[Any], Any]) -> tuple[Callable[..., bool], Callable[..., bool]]:
+def _with(exp: Callable[[Any], Any]) -> tuple[Callable[..., Any], Callable[..., bool], Callable[..., bool]]:
     @compiled_with_fma
     def soften(logits: FloatArray, first: int, scale: Any) -> tuple[bool, Any]:
         """Turn products into ``exp(S − largest)``, S scaled; return whether every S is finite, and 1 over the sum."""
@@ -151,11 +151,13 @@ def _with(exp: Callable[[Any], Any]) -> tuple[Callable[..., bool], Callable[...,
             spread(flow, q[i], places, first, dk)
         return fine
 
-    return attend, pull_back
+    return soften, attend, pull_back
 
 
 _FLOAT32, _FLOAT64 = _with(exp_float32), _with(exp_float64)
-attend = {np.dtype(np.float32): _FLOAT32[0], np.dtype(np.float64): _FLOAT64[0]}
-"""By the dtype of the computation, and"""
-pull_back = {np.dtype(np.float32): _FLOAT32[1], np.dtype(np.float64): _FLOAT64[1]}
+soften = {np.dtype(np.float32): _FLOAT32[0], np.dtype(np.float64): _FLOAT64[0]}
+"""By the dtype of the computation,"""
+attend = {np.dtype(np.float32): _FLOAT32[1], np.dtype(np.float64): _FLOAT64[1]}
+"""an attention made of it, and"""
+pull_back = {np.dtype(np.float32): _FLOAT32[2], np.dtype(np.float64): _FLOAT64[2]}
 """its backward."""

@@ -2,8 +2,8 @@
 
 The prompt is text of a held-out essay, with a sentence that names a five-digit number at a relative depth, and a
 question whose answer is the number (Mohtashami and Jaggi 2023, arXiv 2305.16300). The number stands far outside every
-window. A trial succeeds if greedy decoding writes all five digits. That is read off one forward pass over prompt and
-digits: the digits are what greedy decoding writes just if each is the most probable token after those before it.
+window. Three trials a length; fifty, with other facts and other attentions, are in
+`refattn.experiments.sparsek.retrieval`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from refattn._threads import one_blas_thread
 from refattn.experiments.experiment import Experiment, Item, Record
+from refattn.experiments.sparsek.hidden import Prompt, hidden_in, judged
 from refattn.experiments.sparsek.perplexity import hidden_with, scorer_digest
-from refattn.laboratory.smollm2 import NEEDS_ESSAYS, encoded, essay, model
+from refattn.laboratory.smollm2 import NEEDS_ESSAYS, essay
 
 FILLER = {2048: "gap", 4096: "popular", 8192: "worked"}
 DEPTHS = (0.1, 0.3, 0.5)
@@ -36,16 +36,13 @@ def items(sizes: Sequence[int]) -> list[Item]:
     ]
 
 
-def prompt_and_key(n: int, depth: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def prompt_and_key(n: int, depth: float, seed: int) -> Prompt:
     """Return n tokens: filler, needle, filler, question, key; and the key, the number's tokens.
 
-    `FILLER` knows the lengths; a depth of 0 is the beginning, of 1 the end of the filler.
+    `FILLER` knows the lengths.
     """
     number = int(np.random.default_rng([seed, n]).integers(10 ** (DIGITS - 1), 10**DIGITS))
-    needle, question, key = (encoded(text) for text in (NEEDLE.format(key=number), QUESTION, str(number)))
-    filler = essay(FILLER[n])[: n - len(needle) - len(question) - len(key)]
-    at = round(depth * len(filler))
-    return np.concatenate([filler[:at], needle, filler[at:], question, key]), key
+    return hidden_in(essay(FILLER[n]), n, [(depth, NEEDLE.format(key=number))], QUESTION, str(number))
 
 
 def run(item: Item) -> list[Record]:
@@ -53,13 +50,16 @@ def run(item: Item) -> list[Record]:
     attention, budget = item["attention"], item["budget"]
     tokens, key = prompt_and_key(item["n"], item["depth"], item["seed"])
     with one_blas_thread():
-        hidden = hidden_with(tokens[:-1], attention, budget)[-len(key) :]
-        logits = model().logits(hidden).astype(np.float64)
-    logits -= logits.max(axis=1, keepdims=True)
-    loss = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(key)), key]
-    right = int((logits.argmax(axis=1) == key).sum())
-    found: Record = {"success": right == len(key), "digits_right": right, "digits": len(key)}
-    return [{**found, "loss": float(loss.mean()), "scorer": scorer_digest(attention, budget)}]
+        found = judged(hidden_with(tokens[:-1], attention, budget)[-len(key) :], key)
+    return [
+        {
+            "success": found["success"],
+            "digits_right": found["right"],
+            "digits": len(key),
+            "loss": float(found["loss"] or 0) / len(key),
+            "scorer": scorer_digest(attention, budget),
+        }
+    ]
 
 
 def successes(rows: Iterable[Record]) -> dict[tuple[int, str, int], tuple[int, int]]:

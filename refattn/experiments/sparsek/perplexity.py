@@ -7,7 +7,8 @@ and by SparseK selection with a window, the scores from a ridge regression or le
 
 A record holds the mean loss of a block of 256 tokens; `perplexities` and `gap_ratio` sum them up, with intervals by
 resampling blocks (the same blocks for all attentions: what is compared is read on the same text). What a conv basis
-costs the same model is the question of `refattn.experiments.conv.perplexity_against_k`.
+costs the same model is the question of `refattn.experiments.conv.perplexity_against_k`; what other rules for so many
+pairs cost it, that of `refattn.experiments.sparsek.opponents`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from refattn._validation import FloatArray, as_option
 from refattn.experiments.experiment import Experiment, Item, Record
 from refattn.laboratory.scorers.texts import HELD_OUT, Window, window_tokens
 from refattn.laboratory.smollm2 import NEEDS_ESSAYS, model
-from refattn.models import SelectiveAttention, load_scorer, sliding_window
+from refattn.models import HeavyHitterAttention, SelectiveAttention, TopKAttention, load_scorer, sliding_window
 from refattn.models.llama import Attention, Observer
 from refattn.models.scorer import BUDGETS, KINDS, SHIPPED
 
@@ -106,6 +107,8 @@ def _attention(name: str, budget: int) -> tuple[Attention | None, Observer | Non
         "exact": lambda: None,
         "window": lambda: sliding_window(budget),
         "window-sinks": lambda: sliding_window(budget, SINKS),
+        "heavy-hitters": lambda: HeavyHitterAttention(budget - budget // 2, budget // 2),
+        "largest-logits": lambda: TopKAttention(budget),
     }
     return others[as_option("attention", name, others)](), None
 
