@@ -27,6 +27,8 @@ PICTURES = (
     "time_against_n",
     "ours_against_peers",
     "loss_curves",
+    "from_scratch",
+    "from_scratch_text",
 )
 
 
