@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from lengths import CAMPAIGN, long
 
 import refattn
 from refattn.convbasis import Plan
@@ -15,11 +16,9 @@ from refattn.testing.conformance.precision import PRECISIONS, precision
 from refattn.testing.conformance.registry import OPERATIONS
 from refattn.testing.conformance.rounding import Spread
 
-SEEDS = pytest.mark.parametrize(
-    "seeds", [range(2), pytest.param(range(2, 20), marks=pytest.mark.long)], ids=["2 seeds", "18 more"]
-)
+SEEDS = pytest.mark.parametrize("seeds", [range(2), *long(range(2, 20 if CAMPAIGN else 5))], ids=["2 seeds", "more"])
 MANY = ["n = 4", "n = 9", "n = 16", "ties", "hard", "gate on", "10⁴", "window", "everything"]
-"""Cases of SparseK attention that run on all 20 seeds; the others on the first two."""
+"""Cases of SparseK attention that run on all seeds; the others on the first two."""
 
 
 def small(operation):
