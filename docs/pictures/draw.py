@@ -28,7 +28,9 @@ PICTURES = (
     "ours_against_peers",
     "loss_curves",
     "from_scratch",
+    "from_scratch_losses",
     "from_scratch_text",
+    "from_scratch_text_losses",
 )
 
 

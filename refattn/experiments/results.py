@@ -283,8 +283,9 @@ SECTIONS: Mapping[str, Section] = {
         " was best on texts held out, with the first seed; in brackets 95 % intervals of three seeds. *By distance* is"
         " how far back a key came.",
         (scratch.quality, scratch.by_distance, scratch.footing),
-        "![Accuracy of every method at one, two and four times the trained length; by distance at the longest; and the"
-        " loss on the way](pictures/from-scratch.png)",
+        "![Accuracy of every method at one, two and four times the trained length, and by distance at the longest]"
+        "(pictures/from-scratch.png)\n\n"
+        "![Loss on validation texts against steps, for every method](pictures/from-scratch-losses.png)",
     ),
     "from-scratch-text": Section(
         "Trained from scratch on text",
@@ -292,8 +293,9 @@ SECTIONS: Mapping[str, Section] = {
         " little. *By distance* is the accuracy within capitalised words and numbers that came before, after their"
         " first two letters, by how far back.",
         (scratch.quality, scratch.by_distance, scratch.footing),
-        "![Loss of every method at one, two and four times the trained length; accuracy by distance at the longest; and"
-        " the loss on the way](pictures/from-scratch-text.png)",
+        "![Loss of every method at one, two and four times the trained length, and accuracy by distance at the longest]"
+        "(pictures/from-scratch-text.png)\n\n"
+        "![Loss on validation texts against steps, for every method](pictures/from-scratch-text-losses.png)",
     ),
     "conv-from-scratch": Section(
         "Trained from scratch with conv attention",

@@ -32,8 +32,9 @@ def _whole(make: Callable[[Rows], str]) -> Callable[[Rows], str]:
 
 def conv(rows: Rows) -> str:
     """By task and method, what was learned with conv attention; a task that is not whole is left out."""
-    lines = []
-    for task, some in grouped(rows, "task").items():
+    lines: list[list[Any]] = []
+    by_task: dict[str, list[dict[str, Any]]] = grouped(rows, "task")
+    for task, some in by_task.items():
         if wrong := uneven(some, CONV_METHODS):
             lines.append([task, f"not shown, because the study is not whole: {'; '.join(wrong)}", *[None] * 6])
             continue
