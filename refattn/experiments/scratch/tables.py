@@ -35,7 +35,7 @@ def conv(rows: Rows) -> str:
     lines: list[list[Any]] = []
     by_task: dict[str, list[dict[str, Any]]] = grouped(rows, "task")
     for task, some in by_task.items():
-        if wrong := uneven(some, CONV_METHODS):
+        if wrong := uneven(some, CONV_METHODS[task]):
             lines.append([task, f"not shown, because the study is not whole: {'; '.join(wrong)}", *[None] * 6])
             continue
         rates = {row["method"]: row["rate"] for row in at_best_rates(some)}

