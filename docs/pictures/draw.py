@@ -27,6 +27,10 @@ PICTURES = (
     "time_against_n",
     "ours_against_peers",
     "loss_curves",
+    "from_scratch",
+    "from_scratch_losses",
+    "from_scratch_text",
+    "from_scratch_text_losses",
 )
 
 

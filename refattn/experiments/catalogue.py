@@ -29,6 +29,7 @@ MODULES: Mapping[str, str] = {
     "sparsek-variations": "sparsek.variations",
     "from-scratch": "scratch.from_scratch",
     "from-scratch-text": "scratch.from_scratch_text",
+    "conv-from-scratch": "scratch.conv_from_scratch",
 }
 """Module of `refattn.experiments` that holds each ``EXPERIMENT``, in the order of the results page."""
 

@@ -1,10 +1,12 @@
 """Every picture of the documentation is drawn by its script, is small, and is the one that the pages show."""
 
+import importlib
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import planters
 import pytest
 
 pytest.importorskip("matplotlib")
@@ -36,3 +38,16 @@ def test_every_picture_on_a_page_exists_is_small_and_has_a_description():
             assert len(text) > 20, (page.name, target)
             shown.append(picture.name)
     assert {"block-transform.png", "conv-basis.png", "sparsek-intervals.png"} <= set(shown)
+
+
+@pytest.mark.parametrize(
+    "name", ["from_scratch", "from_scratch_losses", "from_scratch_text", "from_scratch_text_losses"]
+)
+def test_a_study_is_drawn_if_it_is_whole(tmp_path, monkeypatch, name):
+    monkeypatch.syspath_prepend(str(DOCS / "pictures"))
+    rows = planters.study_rows(0.1, "text" if "text" in name else "recall")
+    module = importlib.import_module(name)
+    importlib.import_module("style").save(module.draw(rows), tmp_path / "drawn.png")
+    assert 5_000 < (tmp_path / "drawn.png").stat().st_size <= LARGEST
+    with pytest.raises(ValueError, match="not whole: routing: 1 trainings"):
+        module.draw([row for row in rows if (row["method"], row["seed"]) != ("routing", 1)])

@@ -7,7 +7,7 @@ from typing import Any
 
 from refattn.experiments.scratch.settings import RATES, SEEDS
 
-CHOSEN: Mapping[str, Mapping[str, float]] = {"recall": {}, "text": {}}
+CHOSEN: Mapping[str, Mapping[str, float]] = {"recall": {}, "text": {}, "lags": {}, "bytes": {}}
 """By task and method, what `best_rates` tells of the shipped records; where there is none, only the search is run."""
 
 
@@ -19,7 +19,7 @@ def best_rates(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]
     found: dict[str, dict[str, dict[float, tuple[float, float]]]] = {}
     for row in rows:
         if row["seed"] == SEEDS[0] and not row["quick"] and "validation_loss" in row:
-            judged = 0.0 if row["task"] == "text" else -row["validation_accuracy"], row["validation_loss"]
+            judged = 0.0 if row["task"] in ("text", "bytes") else -row["validation_accuracy"], row["validation_loss"]
             found.setdefault(row["task"], {}).setdefault(row["method"], {})[row["rate"]] = judged
     return {
         task: {

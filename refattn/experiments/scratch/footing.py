@@ -54,7 +54,8 @@ def _searched(method: str, rows: list[Mapping[str, Any]]) -> list[str]:
     missing = {(SEEDS[0], rate) for rate in RATES} - own
     if missing:
         return [f"{method}: {len(missing)} trainings of the search are missing"]
-    best = next(rates[method] for rates in best_rates({**row, "quick": False} for row in rows).values())
+    task = rows[0]["task"]
+    best = best_rates({**row, "quick": False, "task": task} for row in rows)[task][method]
     wanted = {(SEEDS[0], rate) for rate in RATES} | {(seed, best) for seed in SEEDS[1:]}
     found = [f"{method}: {len(wanted - own)} trainings at its best rate, {best:g}, are missing"] * bool(wanted - own)
     return found + [f"{method}: {len(own - wanted)} trainings besides"] * bool(own - wanted)

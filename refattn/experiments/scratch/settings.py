@@ -37,7 +37,7 @@ TEXT: Mapping[str, Any] = {
     "batch": {"n": LENGTHS["text"], "rows": 4},
     "output": {"save_every": 64, "evaluate_every": 32, "evaluate_windows": 32},
 }
-"""Bytes of Shakespeare's plays and poems, 1,048,576 of them: a fifth of one reading."""
+"""Bytes of Shakespeare's plays and poems, 1,048,576 of them: a quarter of what there is to train on."""
 SETTINGS: Mapping[str, Mapping[str, Any]] = {"recall": RECALL, "text": TEXT}
 """By task."""
 

@@ -12,6 +12,7 @@ from refattn.report.claims import (
     lowrank,
     model,
     real_heads,
+    scratch,
     sparsek,
     sparsek_fast,
     sparsek_model,
@@ -24,6 +25,7 @@ from refattn.report.ledger import Claim
 _SUBJECTS = (
     dense, convbasis, inference, tolerance, fast, real_heads, conv_figure, terms, model, training, lowrank,
     applications, sparsek, sparsek_fast, sparsek_model, decoder, classification,
+    scratch,
 )  # fmt: skip
 
 ALL: tuple[Claim, ...] = tuple(

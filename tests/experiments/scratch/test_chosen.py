@@ -10,6 +10,7 @@ import pytest
 from refattn.experiments.records import read_records
 from refattn.experiments.scratch import chosen
 from refattn.experiments.scratch.chosen import CHOSEN, best_rates, trainings
+from refattn.experiments.scratch.conv_from_scratch import METHODS as CONV_METHODS
 from refattn.experiments.scratch.methods import METHODS
 from refattn.experiments.scratch.settings import RATES
 from refattn.experiments.sparsek.shipped import FOLDER
@@ -53,11 +54,15 @@ def test_other_seeds_are_trained_at_the_chosen_rate(monkeypatch: pytest.MonkeyPa
     ]
 
 
-@pytest.mark.parametrize(("task", "name"), [("recall", "from-scratch"), ("text", "from-scratch-text")])
-def test_the_table_is_what_the_shipped_records_say(task: str, name: str) -> None:
+@pytest.mark.parametrize(
+    ("tasks", "name"),
+    [(("recall",), "from-scratch"), (("text",), "from-scratch-text"), (("lags", "bytes"), "conv-from-scratch")],
+)
+def test_the_table_is_what_the_shipped_records_say(tasks: tuple[str, ...], name: str) -> None:
     path = Path(FOLDER, f"{name}.jsonl")
     if not path.exists():
-        assert not CHOSEN[task]
+        assert not any(CHOSEN[task] for task in tasks)
         pytest.skip(f"no records of {name} are shipped, and no rate is chosen")
-    assert best_rates(read_records(path).rows()) == {task: CHOSEN[task]}
-    assert set(CHOSEN[task]) == set(METHODS[task])
+    assert best_rates(read_records(path).rows()) == {task: CHOSEN[task] for task in tasks}
+    for task in tasks:
+        assert set(CHOSEN[task]) == set({**METHODS, **CONV_METHODS}[task])

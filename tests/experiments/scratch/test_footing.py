@@ -38,13 +38,14 @@ def test_equal_records_have_nothing_to_tell() -> None:
         (3, {"parameters": 1021}, "parameters: 1000 to 1021"),
         (3, {"tokens": 11}, "tokens: [10, 11]"),
         (3, {"task": "text"}, "tasks: recall, text"),
+        (2, {"task": "text"}, "tasks: recall, text"),
         (PLACE["window"], {"pairs": 34}, "pairs a query: 31 to 34"),
         (PLACE["linear"], {"state": 98}, "state: [98, 99]"),
         (PLACE["window"], {"rate": 0.5}, "window: 1 trainings of the search are missing"),
         (PLACE["window"] + 3, {"seed": 2}, "window: 1 trainings at its best rate, 0.003, are missing"),
         (PLACE["window"] + 1, {"method": "new"}, None),
     ],
-    ids=["quick", "parameters", "tokens", "task", "pairs", "state", "search", "seed", "method"],
+    ids=["quick", "parameters", "tokens", "task", "task of the search", "pairs", "state", "search", "seed", "method"],
 )
 def test_what_differs_is_said(place: int, change: dict[str, Any], sentence: str | None) -> None:
     planted = rows()

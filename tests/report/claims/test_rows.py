@@ -38,6 +38,9 @@ OTHERS = {
     "model.perplexity": NOT_RUN,
     "model.shipped-heads": NOT_RUN,
     "model.conv-perplexity": NOT_RUN,
+    "scratch.recall-1": NOT_RUN,
+    "scratch.recall-2": NOT_RUN,
+    "scratch.recall-4": NOT_RUN,
 }
 """Verdicts other than "holds" in a quick report."""
 

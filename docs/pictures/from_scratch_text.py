@@ -1,0 +1,5 @@
+"""The same of decoders trained from scratch on text."""
+
+from from_scratch import draw as draw
+
+RECORDS = "from-scratch-text"
