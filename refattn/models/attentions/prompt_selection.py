@@ -59,7 +59,7 @@ class SnapKVAttention(RememberingLayers):
     array([4.])
     """
 
-    def __init__(self, pairs: int, observed: int = 16, pooled: int = 5) -> None:
+    def __init__(self, pairs: int, observed: int = 16, pooled: int = 7) -> None:
         super().__init__()
         self.pairs = as_count("pairs", pairs, least=1)
         self.observed = as_count("observed", observed, least=1, most=self.pairs, most_is="the pairs kept")
