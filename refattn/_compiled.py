@@ -20,7 +20,6 @@ import os
 import pickle
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
 from functools import cache, wraps
 from hashlib import sha256
 from itertools import count
@@ -97,7 +96,6 @@ class _OnDisk(NullCache):  # type: ignore[misc]
 
     def __init__(self, dispatcher: Any) -> None:
         self._dispatcher = dispatcher
-        self._alone = ExitStack()  # from when nothing was found until what was compiled is kept
         self.first: object = None
 
     def load_overload(self, signature: Any, target: Any) -> Any:
@@ -109,12 +107,7 @@ class _OnDisk(NullCache):  # type: ignore[misc]
         environment = _environment(target.codegen())
         content = _compiled_cache.read(environment, name)
         if content is None:
-            self._alone.close()  # of a compilation that failed
-            self._alone.enter_context(_compiled_cache.alone(environment, name))
-            content = _compiled_cache.read(environment, name)
-            if content is None:
-                return None
-            self._alone.close()
+            return None
         try:
             return CompileResult._rebuild(target, *pickle.loads(content))
         except Exception:  # whatever a pickle raises that is whole and yet not right
@@ -126,7 +119,6 @@ class _OnDisk(NullCache):  # type: ignore[misc]
         name = self._name(signature)
         if name is not None and not result.lifted and not result.library.has_dynamic_globals:
             _compiled_cache.write(_environment(result.codegen), name, dumps(result._reduce()))
-        self._alone.close()
 
     def _name(self, signature: Any) -> str | None:
         """Name what is compiled for these types: the same name in any process, and for nothing else."""

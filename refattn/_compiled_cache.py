@@ -5,14 +5,12 @@ environment (versions, processor, settings of the compiler), and in that a file 
 what follows, then pickled machine code. Whoever can write to such a file can run anything as its reader: folders and
 files that are another user's, or that others may write to, are never read.
 
-A file is written beside its place and put there in one step, and whatever two processes write under one name is the
-same. So nothing needs a lock; processes that start at the same time hold one (`alone`) that spares the others the work.
-A file may vanish at any time (`trim`, `clear`): it is compiled anew.
+A file is written beside its place and put there in one step; nothing is locked, for whatever two processes write under
+one name is the same. A file may vanish at any time (`trim`, `clear`): it is compiled anew.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import stat
@@ -29,10 +27,7 @@ OFF = "off"
 BOUND = 256 << 20
 """Bytes above which the files used least recently are removed."""
 
-PATIENCE = 60.0
-"""Seconds for which a process waits for what another one compiles."""
-
-_PREFIX, _SUFFIX, _UNFINISHED, _LOCK, _DAMAGED = "loops-", ".loop", ".tmp", ".lock", "damaged"
+_PREFIX, _SUFFIX, _UNFINISHED, _DAMAGED = "loops-", ".loop", ".tmp", "damaged"
 _HOUR, _DAY = 3600.0, 86400.0
 _DIGEST = sha256().digest_size
 _said = False
@@ -137,46 +132,6 @@ def write(environment: str, name: str, content: bytes) -> None:
         trim()
 
 
-@contextmanager
-def alone(environment: str, name: str) -> Iterator[None]:
-    """Let no other process compile what has this name: one that does is waited for, `PATIENCE` seconds at most.
-
-    The system forgets the lock with the process. Where there is no place for one, or no lock, none is held.
-    """
-    with _opened(environment) as place:
-        handle = None if place is None else _locked(place, name + _LOCK)
-    try:
-        yield
-    finally:
-        if handle is not None:
-            with suppress(OSError), _opened(environment) as place:
-                os.unlink(name + _LOCK, dir_fd=place)
-            os.close(handle)
-
-
-def _locked(place: int, name: str) -> int | None:
-    """Open and lock a file; None where that cannot be had."""
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        try:
-            handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=place)
-        except OSError:
-            return None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.stat(name, dir_fd=place, follow_symlinks=False), os.fstat(handle)):
-                return handle
-        except BlockingIOError:  # another process compiles it
-            time.sleep(0.02)
-        except FileNotFoundError:  # its last holder has just removed it
-            pass
-        except OSError:  # a file system without locks
-            os.close(handle)
-            return None
-        os.close(handle)
-    return None
-
-
 def discard(environment: str, name: str) -> None:
     """Remove what cannot be used, and count it."""
     with _opened(environment) as place:
@@ -189,7 +144,7 @@ def trim(bound: int = BOUND) -> None:
     files = sorted(_files(), key=lambda found: found[1].st_mtime)
     size = sum(facts.st_size for _, facts in files)
     for path, facts in files:
-        abandoned = path.suffix != _SUFFIX and time.time() - facts.st_mtime > _HOUR
+        abandoned = path.suffix == _UNFINISHED and time.time() - facts.st_mtime > _HOUR
         if size > bound or abandoned:
             _remove(path)
             size -= facts.st_size
@@ -229,7 +184,7 @@ def _files() -> Iterator[tuple[Path, os.stat_result]]:
     if root is not None and root.is_dir():
         for path in root.glob(f"{_PREFIX}*/*"):
             with suppress(OSError):  # another process has just removed it
-                if path.suffix in (_SUFFIX, _UNFINISHED, _LOCK):
+                if path.suffix in (_SUFFIX, _UNFINISHED):
                     yield path, path.lstat()
 
 
