@@ -62,7 +62,7 @@ def test_the_table_is_what_the_shipped_records_say(tasks: tuple[str, ...], name:
     path = Path(FOLDER, f"{name}.jsonl")
     if not path.exists():
         assert not any(CHOSEN[task] for task in tasks)
-        pytest.skip(f"no records of {name} are shipped, and no rate is chosen")
+        return
     assert best_rates(read_records(path).rows()) == {task: CHOSEN[task] for task in tasks}
     for task in tasks:
         assert set(CHOSEN[task]) == set({**METHODS, **CONV_METHODS}[task])
