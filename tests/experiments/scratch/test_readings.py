@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import planters
 import pytest
-from scipy.stats import ttest_1samp
 
 from refattn.experiments.scratch import tables
 from refattn.experiments.scratch.methods import EARLIER
@@ -18,6 +17,7 @@ MAKERS = [tables.footing, tables.quality, tables.by_distance]
 
 
 def test_an_interval_is_that_of_the_t_test() -> None:
+    ttest_1samp = pytest.importorskip("scipy.stats").ttest_1samp
     values = [0.3, 0.5, 0.45]
     wanted = ttest_1samp(values, 0).confidence_interval(0.95)
     np.testing.assert_allclose(interval(values), (np.mean(values), wanted.low, wanted.high), rtol=1e-12)
