@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from refattn._validation import as_count
 
@@ -104,6 +104,27 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         set_thread_count(before)
+
+
+class ComputedOnce(Generic[Result]):
+    """A property that is computed at its first use and kept, with no lock.
+
+    `functools.cached_property` has one for all instances, before Python 3.12: held by a thread when another one forks,
+    it stays held in the child, which waits for it for ever.
+    """
+
+    def __init__(self, function: Callable[[Any], Result]) -> None:
+        self._function = function
+        self.__doc__ = function.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Result:
+        if instance is None:
+            return self  # type: ignore[return-value]
+        kept: Result = instance.__dict__.setdefault(self._name, self._function(instance))
+        return kept
 
 
 def for_each(function: Callable[[Item], None], items: Iterable[Item]) -> None:

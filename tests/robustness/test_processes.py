@@ -88,6 +88,40 @@ def test_children_forked_while_threads_compute_and_compile_find_the_same_bits(ke
     assert json.loads(run_python(FORK, str(children), *kinds, **environment)) == [0] * children
 
 
+PROPERTY = """
+import os, signal, threading
+from refattn._threads import ComputedOnce
+inside, go_on = threading.Event(), threading.Event()
+class Slow:
+    def __init__(self, waits):
+        self.waits = waits
+    @ComputedOnce
+    def value(self):
+        if self.waits:
+            inside.set()
+            go_on.wait()
+        return [self.waits]
+first = Slow(True)
+thread = threading.Thread(target=lambda: first.value)
+thread.start()
+inside.wait()
+pid = os.fork()
+if pid == 0:
+    signal.alarm(60)
+    os._exit(Slow(False).value[0])
+status = os.waitpid(pid, 0)[1]
+go_on.set()
+thread.join()
+print(status, first.value is first.value, first.value)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_child_forked_while_a_property_is_computed_computes_its_own(run_python):
+    """With functools.cached_property of Python 3.11 it waits for a lock that nobody holds."""
+    assert run_python(PROPERTY).split() == ["0", "True", "[True]"]
+
+
 NESTED = """
 import multiprocessing, sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor

@@ -12,7 +12,6 @@ brought to units of their own first.
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from refattn._compiled import as_input
 from refattn._memory import require_memory
-from refattn._threads import for_each
+from refattn._threads import ComputedOnce, for_each
 from refattn._validation import FloatArray, require_finite
 from refattn.convbasis.basis import ConvBasis
 from refattn.convbasis.fast import blocks_loops
@@ -85,7 +84,7 @@ class FastSoftmax:
             if self.above is not None:
                 self.total += self.above.column_sums() * np.exp(self.above.shift - self.shift)
 
-    @cached_property
+    @ComputedOnce
     def lost(self) -> NDArray[np.int64]:
         """Rows of f that are so small in their block of the matrix that an FFT loses them whatever it multiplies.
 
@@ -101,7 +100,7 @@ class FastSoftmax:
                 bound = np.hypot(bound, error * np.exp(self.above.shift - self.shift) / self.total)
         return np.flatnonzero(~(bound <= self.tol))
 
-    @cached_property
+    @ComputedOnce
     def log_sum_exp(self) -> NDArray[np.float64]:
         """Logarithm of the row sums of ``exp(logits)``, accurate in every row."""
         found = np.full(self.n, np.nan)
@@ -214,7 +213,7 @@ class FastSoftmax:
             w *= factor
         return exponents
 
-    @cached_property
+    @ComputedOnce
     def _row_factors(self) -> tuple[FloatArray, NDArray[np.float64]]:
         block = self.plan.block
         size = np.full(self.n, -np.inf)
@@ -254,7 +253,7 @@ class FastSoftmax:
             product.store(spectra, target, factor, y, add=True)
             found.error[:] = np.hypot(found.error, target.spread(noise) * factor)
 
-    @cached_property
+    @ComputedOnce
     def _seconds_of_sizes(self) -> float:
         """What the product with one column of sizes takes, by the model."""
         return estimated_seconds(block_transform_work(self.n, len(self.lower[0]), 1, self.dtype, self.plan.block))
