@@ -29,6 +29,7 @@ from typing import Any, TypeVar, cast
 import llvmlite
 import numba
 import numpy as np
+import scipy
 from numba.core.caching import NullCache
 from numba.core.compiler import CompileResult
 from numba.core.compiler_lock import global_compiler_lock
@@ -219,7 +220,7 @@ def _is_setting(name: str, value: Any) -> bool:
 
 @cache
 def _digest(target: tuple[str, ...], settings: tuple[tuple[str, str], ...]) -> str:
-    versions = [module.__version__ for module in (numba, llvmlite, np)]
+    versions = [module.__version__ for module in (numba, llvmlite, np, scipy)]
     facts = __version__, sys.version, versions, sys.platform, target, settings
     return f"{__version__}-{sys.implementation.cache_tag}-{sha256(repr(facts).encode()).hexdigest()[:32]}"
 

@@ -200,6 +200,7 @@ _blas_limit: Any = None
 
 @cache
 def _blas_controller() -> Any:
+    import scipy.linalg.cython_blas  # noqa: F401  # what compiled loops multiply with: it has to be there to be found
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()

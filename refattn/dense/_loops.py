@@ -133,12 +133,12 @@ def hide_out_of_sight(logits: FloatArray, key: int, position: int, window: int, 
             logits[j, i] = logits[j, i] if seen else -np.inf
 
 
-@compiled_with_fma
-def add_rescaled(product: FloatArray, kept: FloatArray, out: FloatArray) -> None:
-    """Multiply the rows of `out` by what is to be kept of them, and add a product."""
-    for i in range(out.shape[0]):
-        for x in range(out.shape[1]):
-            out[i, x] = out[i, x] * kept[i] + product[i, x]
+@compiled
+def scale_rows(rows: FloatArray, factors: FloatArray) -> None:
+    """Multiply each row by its factor."""
+    for i in range(rows.shape[0]):
+        for x in range(rows.shape[1]):
+            rows[i, x] *= factors[i]
 
 
 @compiled

@@ -19,33 +19,22 @@ class Sight(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """Keys; those of them that a pattern may hide from some of the queries, counted from the first; and who sees some.
-
-    `some` holds all keys where `sighted`, counted from the block's first query, leaves queries out.
-    """
+    """Keys; and those of them that a pattern may hide from some of the queries, counted from the first."""
 
     keys: slice
     some: slice
-    sighted: slice
 
 
-def tiles(sights: list[Sight], n_k: int, rows: slice, most_keys: int, strip: int) -> list[Tile]:
-    """Return the tiles of a block of queries, every one of at most so many keys.
-
-    Where keys are still to come for the first queries, a tile ends when `strip` more of them have met their last key.
-    """
+def tiles(sights: list[Sight], n_k: int, rows: slice, most_keys: int) -> list[Tile]:
+    """Return the tiles of a block of queries, every one of at most so many keys."""
     ranges, by_all = _seen(sights, n_k, rows)
-    diagonal = rows.start + min((sight.position for sight in sights), default=n_k)  # the last key of the first query
     found = []
     for first, last in ranges:
-        start = first
-        while start < last:
-            blind = max(start - diagonal, 0) // strip * strip
-            stop = min(start + most_keys, last, diagonal + blind + strip)
+        for start in range(first, last, most_keys):
+            stop = min(start + most_keys, last)
             parts = _without([(start, stop)], by_all)
             some = slice(parts[0][0] - start, parts[-1][1] - start) if parts else slice(0, 0)
-            found.append(Tile(slice(start, stop), some, slice(blind, rows.stop - rows.start)))
-            start = stop
+            found.append(Tile(slice(start, stop), some))
     return found
 
 

@@ -1,7 +1,8 @@
 """Exact attention by tiles of queries and keys: products by BLAS, compiled loops, a running maximum (ours).
 
-A block of queries goes through its tiles (`refattn.dense._tiles`). A tile lies transposed, a row for every key. With m
-the largest logit of a query so far, ``E_j = exp(S_j − m)``,
+A block of queries goes through its tiles (`refattn.dense._tiles`): in one compiled call (`refattn.dense._blocks`) where
+only patterns and sinks say what is seen, else one tile after another. A tile lies transposed, a row for every key.
+With m the largest logit of a query so far, ``E_j = exp(S_j − m)``,
 
     t = Σ_j E_j     O = Σ_j E_j v_j     out = O / t,
 
@@ -39,23 +40,37 @@ from refattn.dense._problem import DenseProblem
 from refattn.dense._sizes import doubtful_backward, doubtful_forward
 from refattn.dense._tiles import Sight, Tile, sights_of, tiles
 
-_ROWS = 256
-"""Queries of a block of the forward, and"""
-_KEYS = 512
-"""most keys of a tile: a tile stays in a core's cache, with its keys and values."""
-_STRIP = 128
-"""Queries that have met their last key together, of a causal mask."""
-_ROWS_BACKWARD = 128
-"""Queries of a block of the backward, fewer where that are more logits than"""
+_ROW_BYTES = 512
+"""Of the queries of a block."""
+_SMALL = 960 << 10
+"""Products of two numbers that are small together (see `refattn.dense._products`): so many keys make a tile,"""
+_LEAST_KEYS, _MOST_KEYS = 40, 512
+"""unless these are fewer than the first, or more than the second; the second it is then, and products are large."""
+_ROWS, _KEYS = 256, 512
+"""Of a tile with options between the loops, which are not compiled."""
 _ROW_ENTRIES = 1 << 20
+"""Logits of a block of the backward, at most, where that are at least"""
 _LEAST_ROWS = 16
-"""and these are fewer than so many rows."""
-_SUM_KEYS = 1024
-"""Keys whose gradients are added to at once."""
+"""rows."""
 _TASKS = 4
 """Into at least as many a backward is cut."""
 _FEW_ENTRIES = 1 << 16
 """A head with at most so many logits is not worth a tile of its own: the definition takes all heads at once."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some queries with their tiles; and these and the sights as compiled loops take them.
+
+    `keys` is how many a product with keys takes at once, `values` how many one with values.
+    """
+
+    rows: slice
+    tiles: list[Tile]
+    ends: NDArray[np.int64]
+    sights: NDArray[np.int64]
+    keys: int
+    values: int
 
 
 @dataclass(frozen=True)
@@ -70,20 +85,22 @@ class Head:
     booleans: list[NDArray[np.bool_]]
     biases: list[FloatArray]
     sights: list[Sight]
-    sink: FloatArray | None = None
+    sink: np.floating[Any] | None = None
     keep: NDArray[np.bool_] | None = None
 
-    def tiles(self, rows: slice, most_keys: int, strip: int) -> list[Tile]:
-        """Return the tiles of some queries; those that a boolean array hides are left out."""
-        found = tiles(self.sights, len(self.k), rows, most_keys, strip)
-        return [tile for tile in found if all(part[rows, tile.keys].any() for part in self.booleans)]
+    @property
+    def scale(self) -> np.floating[Any]:
+        """The factor of the logits, in the dtype of the computation."""
+        return self.q.dtype.type(self.problem.scale)
 
-    def start(self, n_q: int) -> tuple[FloatArray, FloatArray]:
-        """Return the largest logits of so many queries, and the sums of the exponentials less them, before any key."""
-        dtype = self.q.dtype
-        if self.sink is None:
-            return np.full(n_q, -np.inf, dtype), np.zeros(n_q, dtype)
-        return np.full(n_q, self.sink, dtype), np.ones(n_q, dtype)
+    @property
+    def start(self) -> tuple[float | np.floating[Any], float]:
+        """The largest logit of a query, and the sum of the exponentials less it, before any key."""
+        return (-np.inf, 0.0) if self.sink is None else (self.sink, 1.0)
+
+    def not_hidden(self, block: Block) -> list[Tile]:
+        """Return the tiles of a block but those that a boolean array hides."""
+        return [tile for tile in block.tiles if all(part[block.rows, tile.keys].any() for part in self.booleans)]
 
     def kept(self, rows: slice, keys: slice) -> NDArray[np.bool_]:
         """Return which weights of a tile dropout keeps, a row for every key."""
@@ -91,16 +108,17 @@ class Head:
         return self.keep[rows, keys].T
 
     def queries(self, rows: slice) -> FloatArray:
-        """Return ``scale · Q`` of some queries."""
-        return np.multiply(self.q[rows], self.q.dtype.type(self.problem.scale), order="C")
+        """Return ``scale · Qᵀ`` of some queries."""
+        return np.multiply(self.q[rows].T, self.scale, order="C")
 
-    def write_logits(self, tile: Tile, rows: slice, queries: FloatArray, out: FloatArray) -> FloatArray | None:
+    def write_logits(self, block: Block, tile: Tile, queries: FloatArray, out: FloatArray) -> FloatArray | None:
         """Write the logits of a tile, −inf where hidden, a row for every key; return the derivative of the cap."""
         from refattn._compiled import as_input
         from refattn.dense._loops import hide, hide_out_of_sight
+        from refattn.dense._products import multiply
 
-        np.matmul(self.k[tile.keys], queries[tile.sighted].T, out=out[:, tile.sighted])  # the others' are hidden
-        slope, cap = None, self.problem.softcap
+        multiply(self.k[tile.keys], queries, block.keys, out)
+        rows, slope, cap = block.rows, None, self.problem.softcap
         if cap is not None:
             out /= out.dtype.type(cap)
             slope = np.square(1 / np.cosh(out))  # 1 − tanh² would cancel
@@ -137,6 +155,8 @@ class Shelf:
 
 def rows_of_a_block(problem: DenseProblem) -> int:
     """Query rows processed at once by the forward."""
+    if _is_plain(problem) and not _left_to_the_definition(problem):
+        return problem.block or _ROW_BYTES // problem.q.itemsize
     return problem.block or _ROWS
 
 
@@ -152,17 +172,17 @@ def forward(problem: DenseProblem) -> tuple[FloatArray, FloatArray, FloatArray]:
     out = np.zeros((*inner, n_q, problem.v.shape[-1]), dtype)
     largest, total = np.empty((2, *inner, n_q), dtype)
 
-    step, n_k, d_v = min(rows_of_a_block(problem), n_q), problem.mask.n_k, problem.v.shape[-1]
-    shelf = Shelf(dtype, step * (min(_KEYS, n_k) + d_v))
+    step, width = rows_of_a_block(problem), max(problem.q.shape[-1], out.shape[-1])
+    attend, most = (_attend, _keys_at_once(step, width)) if _is_plain(problem) else (_attend_with_options, _KEYS)
+    shelf = Shelf(dtype, min(step, n_q) * (min(most, problem.mask.n_k) + 2 * width + 3))
 
-    def attend(task: tuple[slice, Head]) -> None:
-        rows, head = task
-        place: tuple[Any, ...] = (*head.index, rows)
+    def work(task: tuple[Block, Head]) -> None:
+        block, head = task
+        place: tuple[Any, ...] = (*head.index, block.rows)
         with overflow_judged(), shelf.workspace() as space:
-            _attend(head, rows, space, out[place], largest[place], total[place])
+            attend(head, block, space, out[place], largest[place], total[place])
 
-    blocks = list(_blocks(n_q, step))[::-1]  # the longest ones first, of a causal mask
-    for_each(attend, [(rows, head) for rows in blocks for head in heads])
+    for_each(work, [(block, head) for block in _blocks(problem, step, most) for head in heads])
     np.copyto(largest, 0, where=largest == -np.inf)  # no key allowed
     found = out, largest, total
     if doubtful.any():
@@ -172,23 +192,36 @@ def forward(problem: DenseProblem) -> tuple[FloatArray, FloatArray, FloatArray]:
 
 
 def _attend(
-    head: Head, rows: slice, space: FloatArray, out: FloatArray, largest: FloatArray, total: FloatArray
+    head: Head, block: Block, space: FloatArray, out: FloatArray, largest: FloatArray, total: FloatArray
 ) -> None:
     """Write a block's rows of the output, which come as 0, of the largest logits and of the sums."""
-    from refattn.dense._loops import add_rescaled, divide_rows, exponentials
+    from refattn.dense._blocks import attend
 
-    soften, queries, product = exponentials[out.dtype], head.queries(rows), space[-out.size :].reshape(out.shape)
+    largest[...], total[...] = head.start
+    rows, ends, sights = block.rows, block.ends, block.sights
+    attend[out.dtype](head.q[rows], head.k, head.v, head.scale, rows.start, ends, sights, space, out, largest, total)
+
+
+def _attend_with_options(
+    head: Head, block: Block, space: FloatArray, out: FloatArray, largest: FloatArray, total: FloatArray
+) -> None:
+    """Do as `_attend`, with what is not compiled between its loops."""
+    from refattn.dense._loops import divide_rows, exponentials, scale_rows
+    from refattn.dense._products import add_sum
+
+    rows = block.rows
+    soften, queries, product = exponentials[out.dtype], head.queries(rows), space[-out.size :]
     kept, work = np.empty_like(total), np.empty((2, len(total)), out.dtype)
-    largest[...], total[...] = head.start(len(total))
-    for tile in head.tiles(rows, _KEYS, _STRIP):
-        n_k, own = tile.keys.stop - tile.keys.start, tile.sighted
+    largest[...], total[...] = head.start
+    for tile in head.not_hidden(block):
+        n_k = tile.keys.stop - tile.keys.start
         weights = space[: n_k * len(out)].reshape(n_k, -1)
-        head.write_logits(tile, rows, queries, weights)
+        head.write_logits(block, tile, queries, weights)
         soften(weights, largest, total, kept, work)
         if head.keep is not None:
             weights *= head.kept(rows, tile.keys)
-        np.matmul(weights[:, own].T, head.v[tile.keys], out=product[own])
-        add_rescaled(product[own], kept[own], out[own])
+        scale_rows(out, kept)
+        add_sum(weights, head.v[tile.keys], block.values, product, out)
     divide_rows(out, total)
     if head.keep is not None:
         out /= out.dtype.type(1 - head.problem.dropout)
@@ -207,19 +240,20 @@ def backward(dout: FloatArray, dlse: FloatArray | None, problem: DenseProblem) -
     dq = np.empty((*inner, n_q, d), dtype)
     dk, dv = np.zeros((parts, *inner, n_k, d), dtype), np.zeros((parts, *inner, n_k, d_v), dtype)
     dsinks = np.zeros((parts, *inner, 1, 1), dtype)
-    step = min(max(_ROW_ENTRIES // n_k, _LEAST_ROWS), problem.block or _ROWS_BACKWARD, _ROWS_BACKWARD, n_q)
-    blocks = list(_blocks(n_q, step))[::-1]  # the longest parts first
-    shelf = Shelf(dtype, 2 * step * n_k + max(min(_SUM_KEYS, n_k), step) * max(d, d_v))
+    step = min(max(_ROW_ENTRIES // n_k, _LEAST_ROWS), rows_of_a_block(problem), _ROW_BYTES // dtype.itemsize)
+    blocks = _blocks(problem, step, n_k)
+    step = min(step, n_q)
+    shelf = Shelf(dtype, 2 * step * n_k + max(min(_MOST_KEYS, n_k), step) * max(d, d_v))
 
     def pull_back(task: tuple[Head, int]) -> None:
         head, number = task
         place: tuple[Any, ...] = (number, *head.index)
         with overflow_judged(), shelf.workspace() as space:
-            for rows in blocks[number::parts]:
-                own: tuple[Any, ...] = (*head.index, rows)
+            for block in blocks[number::parts]:
+                own: tuple[Any, ...] = (*head.index, block.rows)
                 more = None if dlse is None else dlse[own][:, 0]
                 own_parts = dq[own], dk[place], dv[place], dsinks[place]
-                _pull_back(head, rows, doubtful[own], space, dout[own], more, *own_parts)
+                _pull_back(head, block, doubtful[own], space, dout[own], more, *own_parts)
 
     for_each(pull_back, [(head, number) for head in heads for number in range(parts)])
     dk, dv, dsinks = (part.sum(axis=0) if parts > 1 else part[0] for part in (dk, dv, dsinks))
@@ -237,29 +271,34 @@ def backward(dout: FloatArray, dlse: FloatArray | None, problem: DenseProblem) -
 
 
 def _pull_back(
-    head: Head, rows: slice, doubtful: NDArray[np.bool_], space: FloatArray, g: FloatArray, dlse: FloatArray | None,
+    head: Head, block: Block, doubtful: NDArray[np.bool_], space: FloatArray, g: FloatArray, dlse: FloatArray | None,
     dq: FloatArray, dk: FloatArray, dv: FloatArray, dsink: FloatArray,
 ) -> None:  # fmt: skip
     """Write a block's rows of dq, and add what it gives to dk, dv and dsink; doubtful rows count as zeros."""
     from refattn.dense._loops import exponentials, through_softmax
+    from refattn.dense._products import add_product, add_sum, multiply
 
+    rows = block.rows
     scaled, queries, g = head.queries(rows), head.q[rows], _in_rows(g)
     if doubtful.any():
-        scaled, queries, g = (np.where(doubtful[:, None], 0, part) for part in (scaled, queries, g))
+        scaled = np.where(doubtful, 0, scaled)
+        queries, g = (_in_rows(np.where(doubtful[:, None], 0, part)) for part in (queries, g))
         dlse = None if dlse is None else np.where(doubtful, 0, dlse)
-    found, n_q = head.tiles(rows, head.problem.mask.n_k, len(g)), len(g)
+    n_q, found = len(g), head.not_hidden(block)
     ends = np.cumsum([0, *(tile.keys.stop - tile.keys.start for tile in found)])
     spans = [(tile.keys, slice(*pair)) for tile, pair in zip(found, pairwise(ends), strict=True)]
     size = n_q * ends[-1]
     weights, flow, space = space[:size].reshape(-1, n_q), space[size : 2 * size].reshape(-1, n_q), space[2 * size :]
-    (largest, total), kept = head.start(n_q), np.zeros(n_q, g.dtype)
+    largest, total, kept = np.empty((3, n_q), g.dtype)
+    largest[...], total[...] = head.start
     work = np.empty((2, n_q), g.dtype)
     # forward: P = E / t, E = exp(S − m)
-    slopes = [head.write_logits(tile, rows, scaled, weights[at]) for tile, (_, at) in zip(found, spans, strict=True)]
+    slopes = [head.write_logits(block, tile, scaled, weights[at]) for tile, (_, at) in zip(found, spans, strict=True)]
     exponentials[g.dtype](weights, largest, total, kept, work)
+    turned = np.ascontiguousarray(g.T)
     # forward: out = P V
     for keys, at in spans:
-        np.matmul(head.v[keys], g.T, out=flow[at])
+        multiply(head.v[keys], turned, block.values, flow[at])
     if head.keep is not None:  # forward: P ∘ keep / (1 − p)
         rate = g.dtype.type(1 - head.problem.dropout)
         for keys, at in spans:
@@ -284,15 +323,10 @@ def _pull_back(
     # forward: scale · Q Kᵀ; the scale of dk is applied to its sum
     dq[...] = 0
     for keys, at in spans:
-        _add_product(weights[at], g, space, dv[keys])
-        _add_product(flow[at], queries, space, dk[keys])
-        dq += np.matmul(flow[at].T, head.k[keys], out=space[: dq.size].reshape(dq.shape))
+        add_product(weights[at], g, block.values, space, dv[keys])
+        add_product(flow[at], queries, block.keys, space, dk[keys])
+        add_sum(flow[at], head.k[keys], block.keys, space, dq)
     dq *= dq.dtype.type(head.problem.scale)
-
-
-def _add_product(a: FloatArray, b: FloatArray, space: FloatArray, out: FloatArray) -> None:
-    for some in _blocks(len(a), _SUM_KEYS):
-        out[some] += np.matmul(a[some], b, out=space[: out[some].size].reshape(out[some].shape))
 
 
 def _left_to_the_definition(problem: DenseProblem) -> bool:
@@ -301,8 +335,29 @@ def _left_to_the_definition(problem: DenseProblem) -> bool:
     return mask.n_q * mask.n_k <= _FEW_ENTRIES or not mask.adds_what_came
 
 
-def _blocks(n: int, step: int) -> Iterator[slice]:
-    return (slice(start, min(start + step, n)) for start in range(0, n, step))
+def _is_plain(problem: DenseProblem) -> bool:
+    """Whether patterns and sinks are all that there is beside queries, keys and values."""
+    mask = problem.mask
+    return not mask.booleans and not mask.biases and problem.softcap is None and problem.keep is None
+
+
+def _blocks(problem: DenseProblem, step: int, most_keys: int) -> list[Block]:
+    """Return the blocks of so many queries, the last ones first: of a causal mask the longest."""
+    sights, (n_q, n_k) = sights_of(problem.mask), (problem.mask.n_q, problem.mask.n_k)
+    at_once = [_keys_at_once(step, array.shape[-1]) for array in (problem.k, problem.v)]
+    blocks = []
+    for rows in (slice(start, min(start + step, n_q)) for start in range(0, n_q, step)):
+        found = tiles(sights, n_k, rows, most_keys)
+        ends = [(tile.keys.start, tile.keys.stop, tile.some.start, tile.some.stop) for tile in found]
+        arrays = (np.array(each, np.int64).reshape(-1, width) for each, width in ((ends, 4), (sights, 3)))
+        blocks.append(Block(rows, found, *arrays, *at_once))
+    return blocks[::-1]
+
+
+def _keys_at_once(rows: int, width: int) -> int:
+    """Return how many keys, or values, of some width a product with so many queries takes at once."""
+    keys = _SMALL // max(rows * width, 1) // 8 * 8
+    return min(keys, _MOST_KEYS) if keys >= _LEAST_KEYS else _MOST_KEYS
 
 
 def _heads(problem: DenseProblem) -> list[Head]:
@@ -331,4 +386,6 @@ def _heads(problem: DenseProblem) -> list[Head]:
 
 def _in_rows(array: FloatArray) -> FloatArray:
     """Lay the rows one after another, as BLAS and the loops want them."""
-    return np.require(array, requirements=["C", "A"])
+    from refattn._compiled import as_input
+
+    return as_input(np.require(array, requirements=["C", "A"]))

@@ -31,6 +31,10 @@ LAST_ROW = [
     ("slice(start, min(start + step, n))", "slice(start, min(start + step, n - 1))"),
     ("np.empty", "np.zeros"),  # or the row may hold what an earlier, right result left in memory
 ]
+LAST_ROW_OF_BLOCKS = [
+    ("slice(start, min(start + step, n_q))", "slice(start, min(start + step, n_q - 1))"),
+    ("np.empty", "np.zeros"),
+]
 FORWARD_MUTANTS = {
     "oracle": {
         "scale missing": [(SCALE, "1.0")],
@@ -51,19 +55,19 @@ FORWARD_MUTANTS = {
         "scale missing": [(SCALE, "1.0")],
         "scale 0.1 % off": [(SCALE, f"1.001 * {SCALE}")],
         "row not divided by its sum": [("divide_rows(out, total)", "pass")],
-        "what a pattern hides keeps a weight": [("hide_out_of_sight(some, first", "print(end='') or (some, first")],
+        "what a pattern hides keeps a weight": [("hide_out_of_sight(weights[", "print(end='') or (weights[")],
+        "what a pattern hides keeps a weight beside options": [
+            ("hide_out_of_sight(some, first", "print(end='') or (some, first")
+        ],
+        "keys that may be hidden counted from the first": [("first + some, position", "some, position")],
+        "positions counted from the block": [("position + row,", "position,")],
         "what an array hides keeps a weight": [("for boolean in self.booleans:", "for boolean in ():")],
         "softcap missing": [("if cap is not None:", "if False:")],
         "softcap before division": [("out /= out.dtype.type(cap)", "pass")],
         "only one additive mask applied": [("for bias in self.biases:", "for bias in self.biases[:1]:")],
-        "last row left out": LAST_ROW,
-        "tiles before not rescaled": [
-            ("add_rescaled(product[own], kept[own]", "add_rescaled(product[own], np.ones_like(kept[own])")
-        ],
-        "tiles before forgotten": [
-            ("add_rescaled(product[own], kept[own]", "add_rescaled(product[own], 0 * kept[own]")
-        ],
-        "product of other queries": [("kept[own], out[own])", "kept[own], out[: len(product[own])])")],
+        "last row left out": LAST_ROW_OF_BLOCKS,
+        "tiles before not rescaled": [("scale_rows(out, kept)", "pass")],
+        "tiles before forgotten": [("scale_rows(out, kept)", "out[...] = 0")],
         "log-sum-exp without the largest logit": [("self.row_max + np.log", "np.log")],
     },
 }
@@ -87,13 +91,15 @@ BACKWARD_MUTANTS = {
         "shared heads averaged": HEADS_AVERAGED,
     },
     "fast": {
-        "gradient of q 0.1 % off": [("dq += np.matmul(flow[at].T", "dq += np.matmul(1.001 * flow[at].T")],
-        "gradient of k 0.1 % off": [("_add_product(flow[at], queries", "_add_product(1.001 * flow[at], queries")],
-        "gradient of v 0.1 % off": [("_add_product(weights[at], g", "_add_product(1.001 * weights[at], g")],
+        "gradient of q 0.1 % off": [("add_sum(flow[at], head.k", "add_sum(1.001 * flow[at], head.k")],
+        "gradient of k 0.1 % off": [("add_product(flow[at], queries", "add_product(1.001 * flow[at], queries")],
+        "gradient of v 0.1 % off": [("add_product(weights[at], g", "add_product(1.001 * weights[at], g")],
         "scale missing from the gradient": [("dq *= dq.dtype.type(head.problem.scale)", "pass")],
-        "gradient of k of scaled queries": [("_add_product(flow[at], queries", "_add_product(flow[at], scaled")],
+        "gradient of k of scaled queries": [
+            ("add_product(flow[at], queries", "add_product(flow[at], _in_rows(scaled.T)")
+        ],
         "slope of the softcap dropped": [("flow[at] *= slope", "pass")],
-        "gradient of the last block only": [("out[some] += np.matmul(a[some], b", "out[some] = np.matmul(a[some], b")],
+        "gradient of the last block only": [("add_product(weights", "dv[...] = 0; add_product(weights")],
         "shared heads averaged": HEADS_AVERAGED,
     },
 }
