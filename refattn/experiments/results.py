@@ -261,6 +261,13 @@ SECTIONS: Mapping[str, Section] = {
         " other things too: read the quotients. *Layers run* are the first ones; times are those of all.",
         (tables.whole_models_overtaken, tables.whole_models_searched, tables.whole_models),
     ),
+    "model-speed": Section(
+        "Whole models: tokens a second and memory",
+        "*Training*: loss and gradients of one text, a decoder of 4 layers of width 256; every sparse method has 64"
+        " pairs a query. *Generation*: SmolLM2-135M reads n tokens and writes more; SparseK has 256 pairs. PyTorch's"
+        " attention is exact. Memory is what the process took more at its peak.",
+        (tables.training_speed, tables.generation_speed),
+    ),
     "baselines": Section("Methods at equal time and at equal memory", "", (tables.baselines,)),
     "sparsek-perplexity": Section(
         "SparseK in a language model",
