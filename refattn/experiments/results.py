@@ -183,6 +183,7 @@ READINGS: Mapping[str, Callable[[Rows], str]] = {
     "sparsek-perplexity": _read_sparsek,
     "from-scratch": scratch.sentence,
     "from-scratch-text": scratch.sentence,
+    "conv-from-scratch": scratch.conv_sentence,
 }
 """The sentence of each experiment in the reading."""
 
