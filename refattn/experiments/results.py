@@ -325,6 +325,8 @@ SECTIONS: Mapping[str, Section] = {
         " over heads at the end: the relative distance of the logits from the nearest k-conv matrix, and of conv's"
         " outputs from exact attention's.",
         (scratch.conv,),
+        "![Loss on validation texts against steps for every way to train with conv attention, of both tasks, and how"
+        " far the logits are\nfrom the nearest k-conv matrix](pictures/conv-from-scratch.png)",
     ),
 }
 
