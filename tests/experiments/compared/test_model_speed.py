@@ -88,6 +88,4 @@ def test_tables_have_every_method_once_and_exact_attention_is_one():
 
 def test_memory_that_is_let_go_of_within_a_call_counts():
     found = peak_resident_megabytes(lambda: np.ones(40_000_000).sum())
-    if found is None:
-        pytest.skip("resident memory is told by Linux")
-    assert 300 < found < 400
+    assert found is None or 300 < found < 400  # Linux tells it, where a process may ask
