@@ -19,7 +19,7 @@ LOOKS = {
 
 def draw(rows):
     """Return the figure: means and ranges of the seeds, by task."""
-    figure, axes = plt.subplots(2, len(METHODS), figsize=(7.2, 4.8), layout="constrained", sharex="col")
+    figure, axes = plt.subplots(2, len(METHODS), figsize=(5.8, 4.1), layout="constrained", sharex="col")
     for column, (task, methods) in zip(axes.T, METHODS.items(), strict=True):
         some = [row for row in rows if row["task"] == task]
         if wrong := uneven(some, methods):
