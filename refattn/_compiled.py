@@ -2,6 +2,7 @@
 
 Compiled functions take plain scalars and arrays, write to out-arguments, release the interpreter's lock and round as
 IEEE asks (no fastmath; some fuse a product with the sum that it is a term of), so that NaN and infinity stay visible.
+A division by zero gives them too: that it might raise instead would keep a loop from being vectorised.
 With ``NUMBA_DISABLE_JIT=1`` the same functions run as Python. Numba is imported here and nowhere at the package's
 import.
 
@@ -63,7 +64,7 @@ def _compiled(function: Function, **options: Any) -> Function:
         function
     ):  # a changed copy: Numba's symbols, by name and number, may be those of a kept loop
         function.__qualname__ += f"-{next(_copies)}"
-    dispatcher = numba.njit(nogil=True, **options)(function)
+    dispatcher = numba.njit(nogil=True, error_model="numpy", **options)(function)
     dispatcher._cache = _OnDisk(dispatcher)
     return cast(Function, dispatcher)
 

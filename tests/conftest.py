@@ -4,9 +4,10 @@
 
 JAX is not counted: it is one peer among several, and large.
 
-What takes long is marked ``long``, and left out without ``--long`` (`lengths`). Where nothing is asked for, no path, no
-``-k`` and no ``-m``, and with ``--sample``, a sample runs, for which a newcomer waits: without what is marked ``slow``,
-and tests with many parameters on two sets of them, the first and the last.
+What takes long is marked ``long``, and left out without ``--long``; what is marked ``campaign``, without ``--campaign``
+(`lengths`). Where nothing is asked for, no path, no ``-k`` and no ``-m``, and with ``--sample``, a sample runs, for
+which a newcomer waits: without what is marked ``slow``, and tests with many parameters on two sets of them, the first
+and the last.
 
 Compiled loops are kept for the run: in a folder that all its processes share, unless ``REFATTN_CACHE_DIR`` names one.
 
@@ -55,7 +56,8 @@ def pytest_report_header(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    kept = [item for item in items if _long_too(config) or not item.get_closest_marker("long")]
+    left_out = {"long": not _long_too(config), "campaign": not config.getoption("campaign")}
+    kept = [item for item in items if not any(item.get_closest_marker(name) for name in left_out if left_out[name])]
     kept = list(sample(kept)) if _sampled(config) else kept
     if len(kept) < len(items):
         config.hook.pytest_deselected(items=[*{*items}.difference(kept)])

@@ -1,8 +1,9 @@
 """How long tests go on: a sample for two minutes; with ``--long`` all of them; with ``--campaign`` for hours.
 
 A test marked ``slow`` takes most of a second or more, and is not in the sample (`conftest`). A test marked ``long``
-runs with ``--long`` only. A test of many drawn cases takes them from `cases`: the first few always, the others marked
-``long``, and in a campaign many more that nobody has drawn before.
+runs with ``--long`` only; one marked ``campaign``, which repeats at length what others find, with ``--campaign`` only.
+A test of many drawn cases takes them from `cases`: the first few always, the others marked ``long``, and in a campaign
+many more that nobody has drawn before.
 """
 
 import os
@@ -16,6 +17,11 @@ CAMPAIGN = os.environ.get("REFATTN_CAMPAIGN") == "1"
 def long(*values):
     """Return values of a parameter that are left out without ``--long``."""
     return [pytest.param(value, marks=pytest.mark.long) for value in values]
+
+
+def campaign(*values):
+    """Return values of a parameter that are left out without ``--campaign``."""
+    return [pytest.param(value, marks=pytest.mark.campaign) for value in values]
 
 
 def cases(few, all_of_them, campaign=None):

@@ -13,6 +13,7 @@ import refattn.models
 from refattn import dense_attention
 from refattn._threads import thread_count
 from refattn.convbasis import ConvBasis, bounds
+from refattn.experiments.scratch.conv_from_scratch import SETTINGS
 from refattn.experiments.scratch.methods import EARLIER, LENGTHS, METHODS, PAIRS
 from refattn.experiments.scratch.settings import RATES, SEEDS
 from refattn.lowrank.masks import CausalStructure
@@ -409,5 +410,30 @@ def study(ahead):
 
     def plant(monkeypatch, module):
         monkeypatch.setattr(module, "recorded", lambda: study_rows(ahead))
+
+    return plant
+
+
+def conv_study_rows(behind, task, methods):
+    """Records of a whole study in which conv attention is so many nats behind exact attention."""
+    found = []
+    for method in methods:
+        for seed, rate in [(0, rate) for rate in RATES] + [(seed, RATES[1]) for seed in SEEDS[1:]]:
+            about = {"method": method, "task": task, "seed": seed, "rate": rate, "quick": False}
+            loss = 1.0 + 0.01 * seed + (0 if method == "exact" else behind + 0.001 * seed)
+            footing = {
+                "parameters": 9, "tokens": 9, "pairs": 128 if method == "exact" else None, "state": None,
+                "validation_accuracy": float(rate == RATES[1]), "validation_loss": float(rate != RATES[1]),
+            }  # fmt: skip
+            found.append({**about, "step": SETTINGS[task].steps, "loss": loss, "residual": 0.5})
+            found.append({**about, "times": 1, "distance": None, "loss": loss, "other_loss": 2.0, **footing})
+    return found
+
+
+def conv_study(behind):
+    """Plant the records of such a study."""
+
+    def plant(monkeypatch, module):
+        monkeypatch.setattr(module, "recorded", lambda _, *task: conv_study_rows(behind, *task))
 
     return plant

@@ -29,6 +29,6 @@ def _quick(file):
     for one in ast.parse(file.read_text("utf-8")).body:
         if isinstance(one, ast.FunctionDef) and one.name.startswith("test_"):
             marks = {ast.unparse(mark).partition("(")[0] for mark in one.decorator_list}
-            if not {"pytest.mark.slow", "pytest.mark.long"} & marks:
+            if not {"pytest.mark.slow", "pytest.mark.long", "pytest.mark.campaign"} & marks:
                 return True
     return False

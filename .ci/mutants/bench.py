@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MEMORY = "tests/test_memory_estimates.py"
 PARTS = {
     "_overflow.py": ["tests/test_edge_numerics.py", "tests/*/test_edge_numerics.py", "tests/dense/test_*.py"],
+    "_exponential.py": ["tests/dense/test_*.py", "tests/models/test_feed_forward.py"],
     "_kept.py": ["tests/test_callers_arrays.py"],
     "dense": ["tests/dense/test_*.py", "tests/test_edge_numerics.py"],
     "masks.py": ["tests/test_masks.py", "tests/dense/test_*.py"],

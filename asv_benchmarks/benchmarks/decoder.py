@@ -11,6 +11,7 @@ import tracemalloc
 
 import numpy as np
 
+from refattn.experiments.compared.torch_llama import TorchLlama
 from refattn.models import (
     Decoder,
     ExactAttention,
@@ -23,7 +24,7 @@ from refattn.models import (
     smollm2_path,
 )
 
-from .conv import THREADS, interleaved, ratio
+from .conv import interleaved, ratio
 
 CONFIG = LlamaConfig(
     n_layers=4, width=256, ffn_width=768, vocab_size=4096, n_heads=4, n_kv_heads=4, head_width=64, context_length=8192,
@@ -54,44 +55,10 @@ def ours(n, attention):
 
 def torch_step(n):
     """Loss and autograd's gradients of the same model, exact attention."""
-    try:
-        import torch
-    except ImportError:
-        raise NotImplementedError from None
-    torch.set_num_threads(THREADS)
-    functional, width, d = torch.nn.functional, CONFIG.width, CONFIG.head_width
-    p = {name: torch.tensor(x, requires_grad=True) for name, x in Decoder.initial(CONFIG, 0).parameters.items()}
-    tokens, targets = (torch.as_tensor(array) for array in batch(n))
-    angle = torch.outer(torch.arange(n), CONFIG.rope_base ** (-torch.arange(0, d, 2) / d))
-    turn = torch.polar(torch.ones_like(angle), angle)
-
-    def norm(x, name):
-        return functional.rms_norm(x, (width,), p[f"{name}.weight"], CONFIG.norm_eps)
-
-    def turned(x):
-        return torch.view_as_real(torch.view_as_complex(x.reshape(*x.shape[:-1], d // 2, 2)) * turn).flatten(-2)
-
-    def step():
-        for one in p.values():
-            one.grad = None
-        x = functional.embedding(tokens, p["token_embd.weight"])
-        for layer in range(CONFIG.n_layers):
-            weight = {
-                name: p[f"blk.{layer}.{name}.weight"] for name in ("attn_output", "ffn_gate", "ffn_up", "ffn_down")
-            }
-            a = norm(x, f"blk.{layer}.attn_norm")
-            q, k, v = (
-                (a @ p[f"blk.{layer}.attn_{which}.weight"].T).view(*tokens.shape, -1, d).transpose(1, 2)
-                for which in "qkv"
-            )
-            y = functional.scaled_dot_product_attention(turned(q), turned(k), v, is_causal=True)
-            x = x + y.transpose(1, 2).reshape(x.shape) @ weight["attn_output"].T
-            b = norm(x, f"blk.{layer}.ffn_norm")
-            x = x + (functional.silu(b @ weight["ffn_gate"].T) * (b @ weight["ffn_up"].T)) @ weight["ffn_down"].T
-        logits = norm(x, "output_norm") @ p["token_embd.weight"].T
-        functional.cross_entropy(logits.flatten(0, 1), targets.flatten()).backward()
-
-    return step
+    if importlib.util.find_spec("torch") is None:
+        raise NotImplementedError
+    model, pair = TorchLlama(CONFIG, Decoder.initial(CONFIG, 0).parameters, n), batch(n)
+    return lambda: model.gradients(*pair)
 
 
 class DecoderStep:

@@ -31,6 +31,7 @@ PICTURES = (
     "from_scratch_losses",
     "from_scratch_text",
     "from_scratch_text_losses",
+    "conv_from_scratch",
 )
 
 

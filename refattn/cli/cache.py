@@ -83,6 +83,7 @@ def _operations() -> Iterator[tuple[str, Callable[[], object]]]:
             yield f"sparsek gate {gate} {kind}", partial(_sparsek, dtype, gate)
         yield f"sparsek generation {kind}", partial(_generation, dtype)
         yield f"low rank {kind}", partial(_lowrank, dtype)
+        yield f"decoder {kind}", partial(_decoder, dtype)
 
 
 def _dense(dtype: Any) -> None:
@@ -156,3 +157,17 @@ def _lowrank(dtype: Any) -> None:
     features = lowrank.PolynomialFeatures(6, degree=4, bound=4.0)
     out, held = lowrank.lowrank_attention_forward(q, k, v, features=features, mask=Causal())
     lowrank.lowrank_attention_backward(out, held)
+
+
+def _decoder(dtype: Any) -> None:
+    from refattn.models import Decoder, GPT2Config, LlamaConfig
+
+    tokens = np.random.default_rng(0).integers(0, 8, (1, 16))
+    for config in (
+        LlamaConfig(
+            n_layers=1, width=8, ffn_width=8, vocab_size=8, n_heads=1, n_kv_heads=1, head_width=8, context_length=16,
+            rope_base=1e4, norm_eps=1e-5,
+        ),
+        GPT2Config(n_layers=1, width=8, ffn_width=8, vocab_size=8, n_heads=1, context_length=16),
+    ):  # fmt: skip
+        Decoder.initial(config, dtype=dtype).loss_and_gradients(tokens, tokens)

@@ -22,6 +22,7 @@ MODULES: Mapping[str, str] = {
     "time-against-n": "compared.time_against_n",
     "whole-models": "compared.whole_models",
     "baselines": "compared.baselines",
+    "model-speed": "compared.model_speed",
     "sparsek-perplexity": "sparsek.perplexity",
     "sparsek-passkey": "sparsek.passkey",
     "sparsek-opponents": "sparsek.opponents",

@@ -183,6 +183,7 @@ READINGS: Mapping[str, Callable[[Rows], str]] = {
     "sparsek-perplexity": _read_sparsek,
     "from-scratch": scratch.sentence,
     "from-scratch-text": scratch.sentence,
+    "conv-from-scratch": scratch.conv_sentence,
 }
 """The sentence of each experiment in the reading."""
 
@@ -261,6 +262,13 @@ SECTIONS: Mapping[str, Section] = {
         " other things too: read the quotients. *Layers run* are the first ones; times are those of all.",
         (tables.whole_models_overtaken, tables.whole_models_searched, tables.whole_models),
     ),
+    "model-speed": Section(
+        "Whole models: tokens a second and memory",
+        "*Training*: loss and gradients of one text, a decoder of 4 layers of width 256; every sparse method has 64"
+        " pairs a query. *Generation*: SmolLM2-135M reads n tokens and writes more; SparseK has 256 pairs. PyTorch's"
+        " attention is exact. Memory is what the process took more at its peak.",
+        (tables.training_speed, tables.generation_speed),
+    ),
     "baselines": Section("Methods at equal time and at equal memory", "", (tables.baselines,)),
     "sparsek-perplexity": Section(
         "SparseK in a language model",
@@ -317,6 +325,8 @@ SECTIONS: Mapping[str, Section] = {
         " over heads at the end: the relative distance of the logits from the nearest k-conv matrix, and of conv's"
         " outputs from exact attention's.",
         (scratch.conv,),
+        "![Loss on validation texts against steps for every way to train with conv attention, of both tasks, and how"
+        " far the logits are\nfrom the nearest k-conv matrix](pictures/conv-from-scratch.png)",
     ),
 }
 

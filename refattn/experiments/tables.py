@@ -257,6 +257,47 @@ def time_against_n(rows: Rows) -> str:
     return table(["n", "step", *methods], lines)
 
 
+def training_speed(rows: Rows) -> str:
+    """Tokens a second and memory of a training step by method and length."""
+    trained = [row for row in rows if row["part"] == "training"]
+    lines = []
+    for method, group in grouped(trained, "method").items():
+        by_n = {row["n"]: row for row in group}
+        cells = [
+            [by_n.get(n, {}).get(name) for n in grouped(trained, "n")] for name in ("tokens_per_second", "megabytes")
+        ]
+        lines.append([method, *cells[0], *cells[1]])
+    lengths = [f"{n:,}" for n in grouped(trained, "n")]
+    return table(
+        ["trained with", *(f"tokens a second, n = {n}" for n in lengths), *(f"MB, n = {n}" for n in lengths)], lines
+    )
+
+
+def generation_speed(rows: Rows) -> str:
+    """Tokens a second read and written, and memory, by length and attention; times over exact attention's."""
+    lines = []
+    for n, group in grouped([row for row in rows if row["part"] == "generation"], "n").items():
+        exact = next(row for row in group if row["method"] == "exact")
+        for row in group:
+            lines.append([n, row["method"]])
+            for name in ("read_per_second", "written_per_second"):
+                lines[-1] += [row[name], number(row, name) / number(exact, name)]
+            lines[-1] += [row["kept_megabytes"], row["megabytes"]]
+    return table(
+        [
+            "n",
+            "attention",
+            "read a second",
+            "over exact's",
+            "written a second",
+            "over exact's",
+            "MB kept",
+            "MB to read",
+        ],
+        lines,
+    )
+
+
 def whole_models(rows: Rows) -> str:
     """Tokens a second, share of the attention, time over exact's, memory and error by model, n and method."""
     lines = []

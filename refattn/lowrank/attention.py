@@ -39,9 +39,10 @@ from refattn._validation import (
 )
 from refattn.dense import AttentionGradients
 from refattn.lowrank import guard
+from refattn.lowrank.denominators import judged
 from refattn.lowrank.features import FeatureMap, PolynomialFeatures, logit_bound
 from refattn.lowrank.layouts import prefix_lm
-from refattn.lowrank.masks import CausalStructure, RowChangeMask, StructuredMask
+from refattn.lowrank.masks import CausalStructure, StructuredMask
 from refattn.lowrank.polynomials import LARGEST_BOUND
 from refattn.lowrank.products import (
     METHODS,
@@ -52,9 +53,6 @@ from refattn.lowrank.products import (
     require_method,
 )
 from refattn.masks import Causal
-
-ROUNDING_TOLERANCE = 1e-6
-"""Largest estimated rounding error of a denominator, relative to it."""
 
 _TOGETHER = 1 << 14
 """Entries in a factor, or in the values, of heads that are worked on together: they stay in the cache."""
@@ -293,7 +291,7 @@ def lowrank_attention_forward(
         u1, u2 = chosen.attention_factors(queries[heads], keys[heads])
         sums = guard.product(module_of(method), structure, u1, u2, _with_ones(values[heads]))
         whole = sums.whole()[..., -1]
-        rounding[heads] = _judged(whole, u1, u2, structure, chosen, method)
+        rounding[heads] = judged(whole, u1, u2, structure, chosen, method)
         denominators[heads], out[heads] = whole, _quotients(sums, seen)
         return sums.recomputed
 
@@ -462,52 +460,3 @@ def _quotients(sums: guard.Rows, seen: NDArray[np.bool_]) -> FloatArray:
         if sums.exponents is not None:
             out = np.ldexp(out, sums.exponents[..., :-1] - sums.exponents[..., -1:])
     return out
-
-
-def _judged(
-    denominators: FloatArray, u1: FloatArray, u2: FloatArray, mask: StructuredMask, features: FeatureMap, method: str
-) -> FloatArray:
-    """Return the estimated rounding error of the denominators, or raise naming the first that cannot stand.
-
-    A sum over c columns of r products each is off by at most ``(c + r) u`` of its natural size, and features that
-    vanish by as much as the smallest number. The natural size is bounded by that of all columns, and by that of c times
-    the largest; where neither will do, it is computed.
-    """
-    counts = mask.row_counts()
-    seen = counts > 0
-    least = counts * features.least_entry * (1 - 1e-6)
-    bad = seen & ~((denominators > 0) & (denominators >= least))
-    if bad.any():
-        *head, i = (int(x) for x in np.unravel_index(int(bad.argmax()), bad.shape))
-        raise ValueError(
-            f"q, k: the denominator of row {i} is {denominators[*head, i]:.6g}, at least {least[i]:.6g} and above 0 was"
-            " wanted; the features do not serve these logits, or rounding has taken the row"
-        )
-    queries, keys = np.abs(u1), np.abs(u2)
-    unit = (counts + u1.shape[-1]) * 2.0**-53
-    vanished = counts * (queries.sum(axis=-1) + keys.sum(axis=-1).max(axis=-1, keepdims=True)) * 2.0**-1074
-
-    def relative(size: FloatArray) -> FloatArray:
-        return np.divide(size, denominators, out=np.zeros(denominators.shape), where=seen)
-
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is computed
-        sums, largest = ((queries @ x[..., None])[..., 0] for x in (keys.sum(axis=-2), keys.max(axis=-2)))
-        rounding = relative(unit * np.minimum(sums, counts * largest) + vanished)
-    doubtful = ~(rounding.max(axis=-1, keepdims=True) <= ROUNDING_TOLERANCE)
-    if doubtful.any():
-        ones = np.ones((*denominators.shape, 1))
-        natural = guard.product(module_of(method), mask, queries, keys, ones).whole()[..., 0]
-        rounding = np.where(doubtful, relative(unit * natural + vanished), rounding)
-    if method == "paper" and isinstance(mask, RowChangeMask):
-        ones = np.ones((len(u1), 1))
-        running = guard.rounding_bound(mask, u1, u2, ones, transposed=False)[:, 0]
-        rounding = np.maximum(rounding, np.minimum(relative(running), guard.ROW_TOLERANCE))
-    if not rounding.max() <= ROUNDING_TOLERANCE:
-        worst = int(np.nan_to_num(rounding, nan=np.inf).argmax())
-        *head, i = (int(x) for x in np.unravel_index(worst, rounding.shape))
-        raise ValueError(
-            f"q, k: row {i} is so small beside the terms it is summed from that rounding is estimated at"
-            f" {rounding[*head, i]:.3g} of its denominator, at most {ROUNDING_TOLERANCE:g} was wanted; other features"
-            " were"
-        )
-    return np.asarray(rounding)

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refattn._compiled import compiled, compiled_with_fma
+from refattn._exponential import exp_float32, exp_float64
 from refattn._validation import FloatArray
-from refattn.dense._loops import exp_float32, exp_float64
 
 Index = NDArray[np.int64]
 

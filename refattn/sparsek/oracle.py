@@ -89,7 +89,7 @@ def _dense(q: FloatArray, k: FloatArray, scores: NDArray[np.float64], problem: S
     candidate, near = lag >= problem.window, (lag >= 0) & (lag < problem.window)
     soft, _ = sparsek_by_bisection(np.where(candidate, scores, -np.inf), problem.n_select)
     precedes = (scores[:, None] > scores) | ((scores[:, None] == scores) & (lag < 0))  # [l, j]: l comes before j
-    rank = candidate.astype(np.int64) @ precedes.astype(np.int64)
+    rank = candidate.astype(np.float64) @ precedes.astype(np.float64)  # exact, and faster than of integers
     chosen = candidate & (soft > 0) & (rank < problem.n_select)
 
     one = np.ones((n, n), q.dtype)

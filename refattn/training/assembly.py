@@ -84,7 +84,7 @@ def assemble(
     config: TrainingConfig, folder: str | os.PathLike[str], *, texts: str | os.PathLike[str] = "."
 ) -> Assembled:
     """Return a training before its first step; the tokens of texts are put into the folder, or found there."""
-    data, attention = _data(config, Path(folder), Path(texts)), _attention(config.attention)
+    data, attention = _data(config, Path(folder), Path(texts)), attention_of(config.attention)
     model = Decoder.initial(
         _model(config, data.vocab_size), config.seed, config.model.dtype, attention=attention, tied=config.model.tied
     )
@@ -195,7 +195,8 @@ _ATTENTIONS: dict[type, Callable[..., DifferentiableAttention]] = {
 }
 
 
-def _attention(asked: Any) -> DifferentiableAttention:
+def attention_of(asked: Any) -> DifferentiableAttention:
+    """Return the attention of a configuration's section."""
     try:
         return _ATTENTIONS[type(asked)](**asked.model_dump(exclude={"kind"}))
     except (TypeError, ValueError) as error:

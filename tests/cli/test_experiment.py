@@ -93,7 +93,7 @@ def test_ctrl_c_gives_status_130_and_says_how_to_go_on(tmp_path):
     while process.poll() is None and not (path.exists() and path.read_bytes().count(b"\n") >= 2):
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 130, err
     lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", err).strip().splitlines()
     assert lines[-1] == "refattn: stopped; finished items are kept, and the same command goes on from there"

@@ -104,7 +104,7 @@ def test_ctrl_c_finishes_the_step_saves_and_gives_status_130(write, tmp_path):
     while process.poll() is None and not (log.exists() and log.read_bytes().count(b"\n") >= 3):
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 130, err
     assert "refattn: stopped; what was trained is kept, and the same command goes on from there" in err
     assert "Traceback" not in err

@@ -51,3 +51,13 @@ def test_a_study_is_drawn_if_it_is_whole(tmp_path, monkeypatch, name):
     assert 5_000 < (tmp_path / "drawn.png").stat().st_size <= LARGEST
     with pytest.raises(ValueError, match="not whole: routing: 1 trainings"):
         module.draw([row for row in rows if (row["method"], row["seed"]) != ("routing", 1)])
+
+
+def test_the_study_of_conv_attention_is_drawn_if_it_is_whole(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS / "pictures"))
+    module = importlib.import_module("conv_from_scratch")
+    rows = [row for task, methods in module.METHODS.items() for row in planters.conv_study_rows(0.1, task, methods)]
+    importlib.import_module("style").save(module.draw(rows), tmp_path / "drawn.png")
+    assert 5_000 < (tmp_path / "drawn.png").stat().st_size <= LARGEST
+    with pytest.raises(ValueError, match="bytes that is not whole came: spread: 1 trainings"):
+        module.draw([row for row in rows if (row["task"], row["method"], row["seed"]) != ("bytes", "spread", 1)])

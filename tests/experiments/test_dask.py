@@ -30,7 +30,7 @@ def cluster(workers, **variables):
             subprocess.Popen([*command, *options], env=environment, stderr=subprocess.DEVNULL) for _ in range(workers)
         ]
         try:
-            scheduler.wait_for_workers(workers, timeout=60)
+            scheduler.wait_for_workers(workers, timeout=600)
             yield scheduler.scheduler_address, processes
         finally:
             for process in processes:

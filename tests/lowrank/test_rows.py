@@ -1,6 +1,6 @@
 """Every row of every masked product, of attention and of every gradient is right by its own size, or refused.
 
-500 cases of each precision, 20,000 in a campaign.
+250 cases of each precision, 20,000 in a campaign.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Heavy hitters, selection at the end of a prompt and the largest logits, against a few lines of dense weights each."""
+"""Attentions for inference that learn nothing, against a few lines of dense weights each.
+
+All pairs kept, heavy hitters, selection at the end of a prompt, and the largest logits.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ import pytest
 
 from refattn import dense_attention
 from refattn.models import (
+    ExactAttention,
     HeavyHitterAttention,
+    KVCacheAttention,
     Llama,
     LlamaConfig,
     SnapKVAttention,
@@ -224,7 +229,38 @@ def test_the_largest_logits_are_those_of_a_sorted_row(heads, dtype):
             np.testing.assert_allclose(found[h, i], wanted, rtol=0, atol=1e-12 if dtype == np.float64 else 2e-6)
 
 
-@pytest.mark.parametrize("make", [lambda: HeavyHitterAttention(2, 3), lambda: SnapKVAttention(4, 2, 1)])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize("heads", [(1, 1), (4, 2), (6, 1)], ids=str)
+@pytest.mark.parametrize("ends", [(1, 2, 3, 300), (299, 300), (130, 131, 190, 191, 300)], ids=str)
+def test_chunks_with_all_pairs_kept_are_exact_attention(ends, heads, dtype):
+    q, k, v = drawn(300, heads=heads[0], kv_heads=heads[1], dtype=dtype)
+    attend, parts, begin = KVCacheAttention(), [], 0
+    for end in ends:
+        attend.begin(begin)
+        chunk = [np.array(array[:, begin:end]) for array in (q, k, v)]
+        parts.append(attend(0, *chunk))
+        for array in chunk:  # what was given may be used for something else afterwards
+            array[...] = np.nan
+        begin = end
+    found, wanted = np.concatenate(parts, axis=1), ExactAttention()(0, *(a.astype(np.float64) for a in (q, k, v)))
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-13 if dtype == np.float64 else 2e-6)
+
+
+def test_generation_with_all_pairs_kept_is_that_of_the_full_forward(model):
+    prompt = np.random.default_rng(3).integers(0, 50, 37)
+    attend = KVCacheAttention()
+    new = generate(model, prompt, 40, attend)
+    np.testing.assert_array_equal(model([*prompt, *new])[36:-1].argmax(axis=1), new)
+    pairs, heads, d = 37 + 39, CONFIG.n_kv_heads, CONFIG.head_width
+    kept = CONFIG.n_layers * heads * pairs * 2 * d * 8
+    assert attend.position == pairs
+    assert kept <= attend.nbytes <= 1.5 * kept
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: HeavyHitterAttention(2, 3), lambda: SnapKVAttention(4, 2, 1), KVCacheAttention]
+)
 def test_a_layer_that_took_in_other_tokens_is_refused_until_a_text_begins(model, make):
     attend, (q, k, v) = make(), drawn(8)
     with pytest.raises(ValueError, match="start: 3 came"):
@@ -275,7 +311,9 @@ def test_numbers_out_of_range_are_refused(make, message):
         make()
 
 
-@pytest.mark.parametrize("make", [lambda: HeavyHitterAttention(2, 3), lambda: SnapKVAttention(4, 2, 1)])
+@pytest.mark.parametrize(
+    "make", [lambda: HeavyHitterAttention(2, 3), lambda: SnapKVAttention(4, 2, 1), KVCacheAttention]
+)
 def test_a_chunk_of_another_kind_is_refused_and_nothing_is_lost(make):
     attend, (q, k, v) = make(), drawn(8)
     attend(0, q, k, v)
@@ -291,7 +329,9 @@ def test_a_chunk_of_another_kind_is_refused_and_nothing_is_lost(make):
     np.testing.assert_array_equal(attend(0, q, k, v), right(0, q, k, v))
 
 
-@pytest.mark.parametrize("attention", [HeavyHitterAttention(2, 2), SnapKVAttention(3, 1), TopKAttention(3)])
+@pytest.mark.parametrize(
+    "attention", [HeavyHitterAttention(2, 2), SnapKVAttention(3, 1), TopKAttention(3), KVCacheAttention()]
+)
 def test_arrays_that_do_not_fit_or_overflow_are_refused(attention):
     q, k, v = drawn(6)
     with pytest.raises(ValueError, match="k"):

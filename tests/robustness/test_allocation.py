@@ -13,13 +13,31 @@ from refattn import SparseKCache, _fft, _memory, _threads, conv_attention, spars
 from refattn.convbasis import Plan
 
 LIMITED = """
-import json, resource, sys
+import json, resource, sys, threading
+import numpy as np
+import scipy.linalg.blas
+from threadpoolctl import threadpool_limits
 from operations import OPERATIONS, digest
+def fill_blas(threads=4, n=1200):
+    # Where OpenBLAS has no memory for the buffer of a product it ends the process; products at once have one each
+    def multiply(product, a):
+        everyone.wait()
+        product(a, a)
+    for dtype in (np.float32, np.float64):
+        a = np.ones((n, n), dtype)
+        for product in (np.dot, lambda a, b: scipy.linalg.blas.get_blas_funcs("gemm", [a])(1, a, b)):
+            product(a, a)
+            with threadpool_limits(1):
+                everyone = threading.Barrier(threads)
+                some = [threading.Thread(target=multiply, args=(product, a)) for _ in range(threads)]
+                for one in some: one.start()
+                for one in some: one.join()
 def limit(more):
     pages = int(open("/proc/self/statm").read().split()[0])
     soft = resource.RLIM_INFINITY if more is None else pages * resource.getpagesize() + more
     resource.setrlimit(resource.RLIMIT_AS, (soft, resource.RLIM_INFINITY))
 names = [name for name in OPERATIONS if name.endswith("float64") and name.startswith(tuple(json.loads(sys.argv[1])))]
+fill_blas()
 right, found = {name: digest(OPERATIONS[name]()) for name in names}, {}
 for name in names:
     found[name] = []
@@ -43,7 +61,8 @@ print(json.dumps(found))
 def test_an_address_space_limit_gives_a_memory_error_and_the_next_call_is_right(run_python):
     every, few = ["conv", "dense", "sparsek", "masked product", "lowrank"], ["conv direct full", "dense blocks"]
     names, finest = (every, "18") if CAMPAIGN else (few, "20")
-    found = json.loads(run_python(LIMITED, json.dumps(names), finest))
+    given_back = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "4096"}  # arrays, when they are let go of
+    found = json.loads(run_python(LIMITED, json.dumps(names), finest, **given_back))
     for name, outcomes in found.items():
         *refused, last = outcomes
         assert last == "right", (name, last)

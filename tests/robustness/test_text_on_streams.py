@@ -30,6 +30,41 @@ says = "\\u2016x\\u2016 \\u2264 1 " + "long " * 20000
 refattn.report.claims.ALL = (Claim("a.b", "ours", says, "looking", lambda quick: found),)
 main()
 """
+# every command in a child that ends as an interpreter ends: what takes a second, to import everything, is done once
+FORKED = """
+import json, os, sys
+import jinja2, pyfftw  # what commands import when they run
+import refattn.decomposition, refattn.report.claims, refattn.report.page
+import refattn.cli
+folder, stream, commands = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+statuses = []
+for number, arguments in enumerate(commands):
+    child = os.fork()
+    if child == 0:
+        break
+    statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+else:
+    print(json.dumps(statuses), flush=True)
+    os._exit(0)
+def connect(number, name, flags=os.O_WRONLY | os.O_CREAT):
+    opened = os.open(name, flags, 0o600)
+    os.dup2(opened, number)
+    os.close(opened)
+connect(2, f"{folder}/{number}.err")
+if stream == "read":
+    connect(1, f"{folder}/{number}.out")
+elif stream == "full":
+    connect(1, "/dev/full", os.O_WRONLY)
+elif stream == "pipe":
+    reading, writing = os.pipe()
+    os.dup2(writing, 1)
+    os.close(reading)
+    os.close(writing)
+else:
+    os.close(1)
+    sys.stdout = None
+sys.argv[1:] = arguments
+"""
 NAMES = ["run$1_$2.npz", "a_b^{c.npz", "[red]x[bold].npz", "%s {0} {.npz", ":warning: é≤.npz", "<b>&amp;.npz"]
 
 
@@ -47,6 +82,20 @@ def run(*arguments, program=COMMAND, flags=(), **options):
     return subprocess.run(
         [sys.executable, *flags, "-c", program, *arguments], env=known, **{"capture_output": True, **options}
     )
+
+
+def run_each(commands, folder, stream="read", program=REPORT, **options):
+    """Run commands in processes of their own; standard output is read, full, a pipe that nobody reads, or closed."""
+    if not hasattr(os, "fork"):
+        pytest.skip("no fork on this system")
+    if stream == "full" and not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    done = run(str(folder), stream, json.dumps(commands), program=FORKED + program, **options)
+    assert done.returncode == 0, done.stderr
+    for number, status in enumerate(json.loads(done.stdout)):
+        said = {name: (folder / f"{number}.{name}") for name in ("out", "err")}
+        text = {name: path.read_bytes() if path.exists() else b"" for name, path in said.items()}
+        yield subprocess.CompletedProcess(commands[number], status, text["out"], text["err"])
 
 
 # --- text of the user's ----------------------------------------------------------------------------------------------
@@ -124,22 +173,25 @@ ENCODINGS = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("environment", "encoding"), ENCODINGS)
 def test_output_degrades_to_what_the_stream_holds(environment, encoding, tmp_path):
-    done = run("0.5", "report", "--json", str(tmp_path / "r.json"), program=REPORT, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert "||x|| <= 1" in done.stdout.decode(encoding)
+    commands = [("0.5", "report", "--json", str(tmp_path / "r.json")), ("2.0", "report")]
+    holds, fails = run_each(commands, tmp_path, env=environment)
+    assert holds.returncode == 0, holds.stderr
+    assert "||x|| <= 1" in holds.stdout.decode(encoding)
     assert "‖x‖ ≤ 1" in (tmp_path / "r.json").read_text(encoding="utf-8")
-    assert run("2.0", "report", program=REPORT, env=environment).returncode == 1
+    assert fails.returncode == 1
 
 
 @pytest.mark.slow
 def test_help_and_errors_degrade_as_well(tmp_path):
-    ascii_only = {"PYTHONIOENCODING": "ascii"}
-    assert b"(..., n, d)" in run("decompose", "--help", env=ascii_only).stdout
-    done = run("decompose", str(tmp_path / "é≤.npz"), env=ascii_only)
-    assert done.returncode == 2
-    assert b"\\xe9" in done.stderr
-    assert b".npz: No such file" in done.stderr
-    assert run("decompose", env=ascii_only).returncode == 2
+    commands = [("decompose", "--help"), ("decompose", str(tmp_path / "é≤.npz")), ("decompose",)]
+    shown, missing, wrong = run_each(
+        commands, tmp_path, program="refattn.cli.main()", env={"PYTHONIOENCODING": "ascii"}
+    )
+    assert b"(..., n, d)" in shown.stdout
+    assert missing.returncode == 2
+    assert b"\\xe9" in missing.stderr
+    assert b".npz: No such file" in missing.stderr
+    assert wrong.returncode == 2
 
 
 def test_every_character_has_a_plain_form():
@@ -150,74 +202,63 @@ def test_every_character_has_a_plain_form():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "program", [("versions",), ("report",), ("decompose", "FILE"), ("--help",), ("report", "--schema")], ids=" ".join
-)
 @pytest.mark.parametrize("stream", ["full", "pipe", "closed"])
-def test_an_output_error_has_a_status_of_its_own(stream, program, tmp_path):
-    if stream == "full" and not os.path.exists("/dev/full"):
-        pytest.skip("needs /dev/full")
-    path = save(tmp_path)
-    arguments = [path if x == "FILE" else x for x in program]
-    done = written_to(stream, "0.5", *arguments, program=REPORT)
-    assert done.returncode == 3
-    assert b"Traceback" not in done.stderr
-    assert b"Exception" not in done.stderr
-    assert (b"could not be written" in done.stderr) == (stream != "pipe")
+def test_an_output_error_has_a_status_of_its_own(stream, tmp_path):
+    programs = [("versions",), ("report",), ("decompose", save(tmp_path)), ("--help",), ("report", "--schema")]
+    for done in run_each([("0.5", *arguments) for arguments in programs], tmp_path, stream):
+        assert done.returncode == 3, done
+        assert b"Traceback" not in done.stderr
+        assert b"Exception" not in done.stderr
+        assert (b"could not be written" in done.stderr) == (stream != "pipe"), done
 
 
-def written_to(stream, *arguments, **options):
-    """Run with a standard output that is full, a pipe that nobody reads, or closed."""
-    if stream == "closed":
-        options["program"] = f"import os, sys\nos.close(1); sys.stdout = None\n{options['program']}"
-        return run(*arguments, **options)
-    if stream == "full":
-        with open("/dev/full", "wb") as full:
-            return run(*arguments, stdout=full, stderr=subprocess.PIPE, capture_output=False, **options)
-    reading, writing = os.pipe()
-    os.close(reading)
-    try:
-        return run(*arguments, stdout=writing, stderr=subprocess.PIPE, capture_output=False, **options)
-    finally:
-        os.close(writing)
+HOLDS_AND_FAILS = {"0.5": 0, "2.0": 1}
+"""What is measured, and the status."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("measured", "verdict"), [("0.5", 0), ("2.0", 1)], ids=["holds", "fails"])
-def test_a_reader_that_has_seen_enough_leaves_the_files_and_the_verdict(measured, verdict, tmp_path):
-    files = [str(tmp_path / "r.json"), str(tmp_path / "r.html")]
-    done = written_to("pipe", measured, "report", "--json", files[0], "--html", files[1], program=REPORT)
-    assert done.returncode == verdict, done.stderr
-    assert json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["rows"][0]["measured"] == float(measured)
-    assert os.path.getsize(files[1]) > 1000
+def test_a_reader_that_has_seen_enough_leaves_the_files_and_the_verdict(tmp_path):
+    files = {measured: [tmp_path / f"{measured}.{kind}" for kind in ("json", "html")] for measured in HOLDS_AND_FAILS}
+    commands = [(x, "report", "--json", str(files[x][0]), "--html", str(files[x][1])) for x in HOLDS_AND_FAILS]
+    for (measured, status), done in zip(HOLDS_AND_FAILS.items(), run_each(commands, tmp_path, "pipe"), strict=True):
+        assert done.returncode == status, done.stderr
+        rows = json.loads(files[measured][0].read_text(encoding="utf-8"))["rows"]
+        assert rows[0]["measured"] == float(measured)
+        assert files[measured][1].stat().st_size > 1000
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("measured", ["0.5", "2.0"], ids=["holds", "fails"])
-def test_a_file_on_a_full_disk_has_that_status_and_the_other_file_is_written(measured, tmp_path):
-    if not os.path.exists("/dev/full"):
-        pytest.skip("needs /dev/full")
-    done = run(measured, "report", "--json", "/dev/full", "--html", str(tmp_path / "r.html"), program=REPORT)
-    assert done.returncode == 3
-    assert b"refattn: /dev/full could not be written: No space left" in done.stderr
-    assert (tmp_path / "r.html").exists()
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_file_on_a_full_disk_has_that_status_and_the_other_file_is_written(tmp_path):
+    pages = {measured: tmp_path / f"{measured}.html" for measured in HOLDS_AND_FAILS}
+    commands = [(x, "report", "--json", "/dev/full", "--html", str(page)) for x, page in pages.items()]
+    for page, done in zip(pages.values(), run_each(commands, tmp_path), strict=True):
+        assert done.returncode == 3
+        assert b"refattn: /dev/full could not be written: No space left" in done.stderr
+        assert page.exists()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["-", "/dev/stdout"])
-def test_the_standard_output_can_be_a_target(target, tmp_path):
-    if target != "-" and not os.path.exists(target):
-        pytest.skip("needs /dev/stdout")
-    done = run("0.5", "report", "--json", target, program=REPORT)
+@pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="needs /dev/stdout")
+def test_the_standard_output_can_be_a_target_by_its_path():
+    done = run("0.5", "report", "--json", "/dev/stdout", program=REPORT)
     assert done.returncode == 0, done.stderr
     whole = done.stdout.decode("utf-8")
     assert json.loads(whole[whole.index("{") :])["schema"] == "refattn-report/2"
-    if target == "-":
-        assert whole.startswith("{")
-        assert "1 claim: 1 holds" in done.stderr.decode("utf-8")
-        assert os.listdir(tmp_path) == []
-    done = run("decompose", save(tmp_path), "--json", "-")
-    assert json.loads(done.stdout)["file"] == "one.npz"
+
+
+@pytest.mark.slow
+def test_the_standard_output_can_be_a_target(tmp_path):
+    path, here = save(tmp_path), tmp_path / "here"
+    here.mkdir()
+    commands = [("0.5", "report", "--json", "-"), ("0.5", "decompose", path, "--json", "-")]
+    report, decomposed = run_each(commands, tmp_path, cwd=here)
+    assert report.returncode == 0, report.stderr
+    assert report.stdout.startswith(b"{")
+    assert json.loads(report.stdout)["schema"] == "refattn-report/2"
+    assert "1 claim: 1 holds" in report.stderr.decode("utf-8")
+    assert list(here.iterdir()) == []
+    assert json.loads(decomposed.stdout)["file"] == "one.npz"
 
 
 @pytest.mark.parametrize(

@@ -39,11 +39,10 @@ def conv(rows: Rows) -> str:
             lines.append([task, f"not shown, because the study is not whole: {'; '.join(wrong)}", *[None] * 6])
             continue
         rates = {row["method"]: row["rate"] for row in at_best_rates(some)}
+        ends = _at_the_end(some)
         for method, rate in rates.items():
             found = [_told(interval(list(scores(some, field, 1)[method].values()))) for field in _CONV_FIELDS]
-            last = max(row["step"] for row in some if "step" in row)
-            at_end = [row for row in at_best_rates(some) if row["method"] == method and row.get("step") == last]
-            lines.append([task, method, rate, *found, median(at_end, "residual"), median(at_end, "output")])
+            lines.append([task, method, rate, *found, *(median(ends[method], name) for name in ("residual", "output"))])
     names = ["loss", "loss, other attention in its place", "accuracy", "accuracy, other attention"]
     return table(["task", "method", "rate", *names, "logits from k-conv", "conv from exact"], lines)
 
@@ -111,6 +110,40 @@ def sentence(rows: Rows) -> str:
             f"  - at {times} × the trained length: {_told(better.interval)} better in {field} than {better.best}."
         )
     return f"{first}, with 95 % intervals of three seeds:\n" + "\n".join(lines) + "\n"
+
+
+def conv_sentence(rows: Rows) -> str:
+    """Return the reading: every way to train with conv attention against exact attention, task by task."""
+    lines = []
+    by_task: dict[str, list[dict[str, Any]]] = grouped(rows, "task")
+    for task, some in by_task.items():
+        if wrong := uneven(some, CONV_METHODS[task]):
+            lines.append(f"  - {task}: not shown, because the study is not whole: {'; '.join(wrong)}.")
+            continue
+        losses, others = scores(some, "loss", 1), scores(some, "other_loss", 1)
+        exact, ends = losses.pop("exact"), _at_the_end(some)
+        for method, own in losses.items():
+            behind = interval([own[seed] - exact[seed] for seed in own])
+            replaced = interval([others[method][seed] - own[seed] for seed in own])
+            lines.append(
+                f"  - {task}, {method}: {_told(behind)} nats behind exact attention; with exact attention in its place"
+                f" {_told(replaced)} more; logits {median(ends[method], 'residual'):.2f} from k-conv"
+                f" ({median(ends['exact'], 'residual'):.2f} where exact attention was trained)."
+            )
+    return (
+        "- **Trained from scratch with conv attention**, small decoders, with 95 % intervals of three seeds:\n"
+        + "\n".join(lines)
+        + "\n"
+    )
+
+
+def _at_the_end(rows: Rows) -> dict[str, list[dict[str, Any]]]:
+    """Return the last step's records of the trainings at the best rates, by method."""
+    last = max(row["step"] for row in rows if "step" in row)
+    found: dict[str, list[dict[str, Any]]] = grouped(
+        [r for r in at_best_rates(rows) if r.get("step") == last], "method"
+    )
+    return found
 
 
 _NAMES = {

@@ -2,14 +2,16 @@
 
 Exact, a sliding window with sinks, SparseK with its scorer, conv, low rank and linear; strided, fixed, random blocks,
 hashing and routing, to be compared with. Each is one object for training and for inference,
-`refattn.models.attentions.protocol`. In inference only: heavy hitters and selection at the end of a prompt, which drop
-pairs without having learned which, and the pairs with a query's largest logits, the limit of all selections.
+`refattn.models.attentions.protocol`. In inference only: exact with all
+keys and values kept; heavy hitters and selection at the end of a prompt, which drop pairs without having learned which;
+and the pairs with a query's largest logits, the limit of all selections.
 """
 
 from refattn.models.attentions.conv import ConvAttention
 from refattn.models.attentions.exact import ExactAttention
 from refattn.models.attentions.grouped import HashingAttention, RoutingAttention
 from refattn.models.attentions.heavy_hitters import HeavyHitterAttention
+from refattn.models.attentions.kv_cache import KVCacheAttention
 from refattn.models.attentions.largest_logits import TopKAttention
 from refattn.models.attentions.linear import LinearAttention
 from refattn.models.attentions.listed import FixedAttention, RandomBlockAttention, StridedAttention
@@ -28,6 +30,7 @@ __all__ = [
     "GeneratingAttention",
     "HashingAttention",
     "HeavyHitterAttention",
+    "KVCacheAttention",
     "LayerGradients",
     "LinearAttention",
     "LowRankAttention",

@@ -18,6 +18,7 @@ from scipy.ndimage import maximum_filter1d
 from refattn._validation import FloatArray, as_count
 from refattn.dense import dense_attention
 from refattn.masks import Causal
+from refattn.models.attentions._pairs import Pairs
 from refattn.models.attentions.remembering import RememberingLayers
 
 
@@ -41,7 +42,7 @@ class SnapKVAttention(RememberingLayers):
     Notes
     -----
     The first chunk of a text is its prompt: time O(n² d) a head, memory O(n · observed). A later token takes O(m d),
-    with m the pairs kept and come since, which are copied. Nothing is saved in the prompt. Source: arXiv 2404.14469
+    with m the pairs kept and come since. Nothing is saved in the prompt. Source: arXiv 2404.14469
     (SnapKV), its selection with max pooling; what is ours, the module says.
 
     Examples
@@ -71,12 +72,11 @@ class SnapKVAttention(RememberingLayers):
         if layer not in self._kept:
             out = dense_attention(q, k, v, mask="causal", check_finite=False)
             chosen = self._chosen(q, k)[..., None]
-            self._kept[layer] = np.take_along_axis(k, chosen, axis=1), np.take_along_axis(v, chosen, axis=1)
+            self._kept[layer] = Pairs(np.take_along_axis(k, chosen, axis=1), np.take_along_axis(v, chosen, axis=1))
             return out
-        keys, values = (np.concatenate(both, axis=1) for both in zip(self._kept[layer], (k, v), strict=True))
-        out = dense_attention(q, keys, values, mask=Causal("bottom-right"), check_finite=False)
-        self._kept[layer] = keys, values
-        return out
+        pairs: Pairs = self._kept[layer]
+        pairs.append(k, v)
+        return dense_attention(q, *pairs.arrays(), mask=Causal("bottom-right"), check_finite=False)
 
     def _chosen(self, q: FloatArray, k: FloatArray) -> NDArray[np.int64]:
         """Return the positions that are kept, ascending, shape (n_kv_heads, at most `pairs`)."""

@@ -1,4 +1,4 @@
-"""What attentions that drop pairs for good have in common: a text comes in chunks, layer by layer (ours).
+"""What attentions that keep pairs of earlier tokens have in common: a text comes in chunks, layer by layer (ours).
 
 A text begins at position 0, and whatever was kept of another one is forgotten then. Every further chunk begins where
 the one before it ended, in every layer: what a layer kept is of no use beside one that has taken in other tokens.

@@ -2,7 +2,8 @@
 
 Every layer is ``forward(…) -> (out, cache)`` and ``backward(dout, cache) -> gradients``, one under the other. The
 backward's docstring has the derivation, and each of its steps is headed by the forward line that it reverses. Nothing
-is kept but the cache, and no input is written to. `refattn.models.Decoder` is a chain of them.
+is kept but the cache, and no input is written to. Norms, SwiGLU and the softmax run in compiled loops, `_loops`, which
+have the same steps under the same heads. `refattn.models.Decoder` is a chain of them.
 """
 
 from refattn.models.layers.cross_entropy import (

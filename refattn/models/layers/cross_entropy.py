@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refattn._validation import FloatArray
-from refattn.models.layers.rows import by_rows
+from refattn.models.layers.rows import by_rows, loop_rows
 
 
 class CrossEntropyCache(NamedTuple):
@@ -76,18 +76,17 @@ def cross_entropy_forward(
     >>> cross_entropy_forward([[0.0, 3.0]], [[0, 1]], [[0.5, 0.5]])[0].round(4)
     array([1.5486])
     """
-    z, targets = np.asarray(logits), np.asarray(targets)
+    from refattn.models.layers import _loops as loops
+
+    given, targets = np.asarray(logits), np.asarray(targets)
+    z = loop_rows("logits", given, given.dtype, given.shape)
     targets = targets[:, None] if targets.ndim == 1 else targets
     t = np.ones(targets.shape) if shares is None else np.asarray(shares, np.float64)
     p, log_sum_exp, losses = np.empty_like(z), np.empty(len(z)), np.empty(len(z))
+    softmax = loops.softmax[z.dtype]
 
     def lose(some: slice) -> None:
-        top = z[some].max(axis=-1, keepdims=True)
-        weights = np.subtract(z[some], top, out=p[some])
-        np.exp(weights, out=weights)
-        total = weights.sum(axis=-1, dtype=np.float64)
-        weights *= (1 / total).astype(z.dtype)[:, None]
-        log_sum_exp[some] = np.log(total) + top[:, 0]
+        softmax(z[some], z[some].max(axis=-1), p[some], log_sum_exp[some])
         chosen = np.take_along_axis(z[some], targets[some], axis=-1)
         losses[some] = (t[some] * (log_sum_exp[some, None] - chosen)).sum(axis=-1)
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refattn._validation import FloatArray
-from refattn.models.layers.rows import as_rows, by_rows
+from refattn.models.layers.rows import as_rows, by_rows, loop_rows
 
 _CUBE = 0.044715
 _RATE = math.sqrt(2 / math.pi)
@@ -89,16 +89,14 @@ def swiglu_forward(gate: ArrayLike, up: ArrayLike) -> tuple[FloatArray, SwiGLUCa
     >>> swiglu_forward([[1.0, -1.0]], [[1.0, 2.0]])[0].round(4)
     array([[ 0.7311, -0.5379]])
     """
+    from refattn.models.layers import _loops as loops
+
     gate, up = np.asarray(gate), np.asarray(up)
-    x, factor = as_rows(gate), as_rows(up)
+    x = loop_rows("gate", gate, gate.dtype, gate.shape)
+    factor = loop_rows("up", up, gate.dtype, gate.shape)
     opening, out = np.empty_like(x), np.empty_like(x)
-
-    def bend(some: slice) -> None:
-        _sigmoid(x[some], opening[some])
-        np.multiply(x[some], opening[some], out=out[some])
-        out[some] *= factor[some]
-
-    by_rows(bend, x.shape)
+    bend = loops.swiglu[x.dtype]
+    by_rows(lambda some: bend(x[some], factor[some], opening[some], out[some]), x.shape)
     return out.reshape(gate.shape), SwiGLUCache(gate, up, opening.reshape(gate.shape))
 
 
@@ -136,36 +134,20 @@ def swiglu_backward(dout: ArrayLike, cache: SwiGLUCache) -> SwiGLUGradients:
     >>> swiglu_backward([[1.0]], cache).gate.round(4)
     array([[1.8553]])
     """
-    shape = cache.gate.shape
-    x, factor, opening = (as_rows(one) for one in cache)
-    upstream = as_rows(np.asarray(dout))
+    from refattn.models.layers import _loops as loops
+
+    gate = cache.gate
+    x, factor, opening, upstream = (
+        loop_rows(name, array, gate.dtype, gate.shape)
+        for name, array in (("gate", gate), ("up", cache.up), ("open", cache.open), ("dout", dout))
+    )
     dgate, dup = np.empty_like(x), np.empty_like(x)
 
     def pull_back(some: slice) -> None:
-        # forward: out[some] *= factor[some]
-        np.multiply(x[some], opening[some], out=dup[some])
-        dup[some] *= upstream[some]
-        # forward: out[some] = x[some] * opening[some]
-        slope = np.subtract(1, opening[some], out=dgate[some])
-        slope *= x[some]
-        slope += 1
-        slope *= opening[some]
-        slope *= factor[some]
-        slope *= upstream[some]
+        loops.swiglu_backward(upstream[some], x[some], factor[some], opening[some], dgate[some], dup[some])
 
     by_rows(pull_back, x.shape)
-    return SwiGLUGradients(dgate.reshape(shape), dup.reshape(shape))
-
-
-def _sigmoid(x: FloatArray, out: FloatArray) -> None:
-    """Write ``σ(x) = e^min(x, 0) / (1 + e^(−|x|))``: nothing overflows, and the least results keep their digits."""
-    below = np.abs(x)
-    np.negative(below, out=below)
-    np.exp(below, out=below)
-    below += 1
-    np.minimum(x, 0, out=out)
-    np.exp(out, out=out)
-    out /= below
+    return SwiGLUGradients(dgate.reshape(gate.shape), dup.reshape(gate.shape))
 
 
 class GELUCache(NamedTuple):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refattn._validation import FloatArray
-from refattn.models.layers.rows import as_rows, by_rows
+from refattn.models.layers.rows import by_rows, loop_rows
 
 
 class NormCache(NamedTuple):
@@ -95,16 +95,14 @@ def rms_norm_forward(x: ArrayLike, gain: ArrayLike, eps: float) -> tuple[FloatAr
     >>> rms_norm_forward([[3.0, 4.0]], [1.0, 10.0], 0.0)[0].round(4)
     array([[ 0.8485, 11.3137]])
     """
+    from refattn.models.layers import _loops as loops
+
     x, gain = np.asarray(x), np.asarray(gain)
-    rows = as_rows(x)
+    rows = loop_rows("x", x, x.dtype, x.shape)
+    (factors,) = loop_rows("gain", gain, x.dtype, x.shape[-1:])
     out, rate = np.empty_like(rows), np.empty((len(rows), 1), rows.dtype)
-
-    def norm(some: slice) -> None:
-        rate[some] = 1 / np.sqrt(_mean_product(rows[some], rows[some]) + rows.dtype.type(eps))
-        np.multiply(rows[some], rate[some], out=out[some])
-        out[some] *= gain
-
-    by_rows(norm, rows.shape)
+    least = rows.dtype.type(eps)
+    by_rows(lambda some: loops.rms_norm(rows[some], factors, least, rate[some], out[some]), rows.shape)
     return out.reshape(x.shape), NormCache(x, None, rate, gain)
 
 
@@ -145,23 +143,20 @@ def rms_norm_backward(dout: ArrayLike, cache: NormCache) -> NormGradients:
     >>> abs(float(dx[0] @ [3.0, 4.0])) < 1e-15
     True
     """
-    dout = np.asarray(dout)
-    rows, upstream, rate = as_rows(cache.x), as_rows(dout), cache.rate
+    from refattn.models.layers import _loops as loops
+
+    x, rate = cache.x, cache.rate
+    rows, upstream = loop_rows("x", x, x.dtype, x.shape), loop_rows("dout", dout, x.dtype, x.shape)
+    (factors,) = loop_rows("gain", cache.gain, x.dtype, x.shape[-1:])
     dx = np.empty_like(rows)
 
     def pull_back(some: slice) -> FloatArray:
-        # forward: out[some] *= gain
-        u = rows[some] * rate[some]
-        dgain = np.einsum("ri,ri->i", upstream[some], u)
-        du = np.multiply(upstream[some], cache.gain, out=dx[some])
-        # forward: out[some] = rows[some] * rate[some]
-        u *= _mean_product(du, u)
-        du -= u
-        du *= rate[some]
-        return np.asarray(dgain)
+        dgain = np.zeros(factors.shape, factors.dtype)
+        loops.rms_norm_backward(upstream[some], rows[some], rate[some], factors, dx[some], dgain)
+        return dgain
 
     dgain = sum_of(by_rows(pull_back, rows.shape))
-    return NormGradients(dx.reshape(dout.shape), dgain, None)
+    return NormGradients(dx.reshape(x.shape), dgain, None)
 
 
 def layer_norm_forward(x: ArrayLike, gain: ArrayLike, shift: ArrayLike, eps: float) -> tuple[FloatArray, NormCache]:
@@ -195,17 +190,17 @@ def layer_norm_forward(x: ArrayLike, gain: ArrayLike, shift: ArrayLike, eps: flo
     >>> layer_norm_forward([[1.0, 3.0]], [1.0, 10.0], [0.0, 5.0], 0.0)[0]
     array([[-1., 15.]])
     """
-    x, gain, shift = np.asarray(x), np.asarray(gain), np.asarray(shift)
-    rows = as_rows(x)
+    from refattn.models.layers import _loops as loops
+
+    x, gain = np.asarray(x), np.asarray(gain)
+    rows = loop_rows("x", x, x.dtype, x.shape)
+    (factors,) = loop_rows("gain", gain, x.dtype, x.shape[-1:])
+    (added,) = loop_rows("shift", shift, x.dtype, x.shape[-1:])
     out, (mean, rate) = np.empty_like(rows), np.empty((2, len(rows), 1), rows.dtype)
+    least = rows.dtype.type(eps)
 
     def norm(some: slice) -> None:
-        mean[some] = rows[some].mean(axis=-1, keepdims=True)
-        centred = np.subtract(rows[some], mean[some], out=out[some])
-        rate[some] = 1 / np.sqrt(_mean_product(centred, centred) + rows.dtype.type(eps))
-        out[some] *= rate[some]
-        out[some] *= gain
-        out[some] += shift
+        loops.layer_norm(rows[some], factors, added, least, mean[some], rate[some], out[some])
 
     by_rows(norm, rows.shape)
     return out.reshape(x.shape), NormCache(x, mean, rate, gain)
@@ -249,30 +244,24 @@ def layer_norm_backward(dout: ArrayLike, cache: NormCache) -> NormGradients:
     >>> abs(float(dx.sum())) < 1e-15
     True
     """
-    dout = np.asarray(dout)
-    rows, upstream, rate, mean = as_rows(cache.x), as_rows(dout), cache.rate, cache.mean
+    from refattn.models.layers import _loops as loops
+
+    x, rate, mean = cache.x, cache.rate, cache.mean
     if mean is None:
         raise ValueError("cache: one of rms_norm_forward came, one of layer_norm_forward was wanted")
+    rows, upstream = loop_rows("x", x, x.dtype, x.shape), loop_rows("dout", dout, x.dtype, x.shape)
+    (factors,) = loop_rows("gain", cache.gain, x.dtype, x.shape[-1:])
     dx = np.empty_like(rows)
 
     def pull_back(some: slice) -> FloatArray:
-        # forward: out[some] += shift
-        dshift = upstream[some].sum(axis=0)
-        # forward: out[some] *= gain
-        u = rows[some] - mean[some]
-        u *= rate[some]
-        dgain = np.einsum("ri,ri->i", upstream[some], u)
-        du = np.multiply(upstream[some], cache.gain, out=dx[some])
-        # forward: out[some] *= rate[some]
-        u *= _mean_product(du, u)
-        # forward: centred = rows[some] - mean[some]
-        du -= du.mean(axis=-1, keepdims=True)
-        du -= u
-        du *= rate[some]
-        return np.stack([dgain, dshift])
+        dgain, dshift, u = sums = np.zeros((3, rows.shape[1]), rows.dtype)
+        loops.layer_norm_backward(
+            upstream[some], rows[some], mean[some], rate[some], factors, dx[some], dgain, dshift, u
+        )
+        return sums[:2]
 
     dgain, dshift = sum_of(by_rows(pull_back, rows.shape))
-    return NormGradients(dx.reshape(dout.shape), dgain, dshift)
+    return NormGradients(dx.reshape(x.shape), dgain, dshift)
 
 
 def sum_of(parts: list[FloatArray]) -> FloatArray:
@@ -281,8 +270,3 @@ def sum_of(parts: list[FloatArray]) -> FloatArray:
     for part in parts[1:]:
         total = total + part
     return total
-
-
-def _mean_product(a: FloatArray, b: FloatArray) -> FloatArray:
-    """Return the mean over the width of ``a ∘ b``, shape (rows, 1)."""
-    return np.asarray(np.einsum("ri,ri->r", a, b)[:, None] / a.dtype.type(a.shape[-1]))

@@ -118,7 +118,7 @@ def gates_of(
     if fault == "ties to the later":
         better = (z[..., :, None] > z[..., None, :]) | ((z[..., :, None] == z[..., None, :]) & (lag > 0))
     rivals = lag >= 0 if fault == "window among the candidates" else candidate
-    rank = rivals.astype(np.int64) @ better.astype(np.int64)
+    rank = rivals.astype(np.float64) @ better.astype(np.float64)  # exact, and faster than of integers
     chosen = candidate & (rank < budget)
     if fault == "every pair in the support":
         chosen = candidate & (gates > 0)

@@ -146,3 +146,15 @@ def test_the_table_has_tasks_that_are_whole() -> None:
     )
     assert "not whole: recovered: 1 trainings at its best rate" in lines[-1]
     assert len(tables.conv([*lags, *text]).splitlines()) == 2 + 5 + 3
+
+
+def test_the_sentence_has_every_way_to_train_with_conv_of_tasks_that_are_whole() -> None:
+    lags, text = records("lags"), records("bytes")
+    lines = tables.conv_sentence([*lags, *text[:-3]]).splitlines()
+    assert len(lines) == 1 + 4 + 1
+    assert lines[1] == (
+        "  - lags, spread: 1.000 (1.000 … 1.000) nats behind exact attention; with exact attention in its place"
+        " 0.000 (0.000 … 0.000) more; logits 0.25 from k-conv (0.25 where exact attention was trained)."
+    )
+    assert "bytes: not shown, because the study is not whole" in lines[-1]
+    assert len(tables.conv_sentence([*lags, *text]).splitlines()) == 1 + 4 + 2

@@ -29,6 +29,8 @@ IN_FULL_ONLY = {
     "scratch.recall-1": planters.study(0.1),
     "scratch.recall-2": planters.study(0.1),
     "scratch.recall-4": planters.study(0.1),
+    "scratch.conv-lags": planters.conv_study(0.0),
+    "scratch.conv-bytes": planters.conv_study(0.0),
 }
 """Rows that a quick report does not run, and what stands for the model, or the records, before an error is planted."""
 
@@ -197,6 +199,8 @@ PLANTED = {
     "scratch.recall-1": [planters.study(0.0)],
     "scratch.recall-2": [planters.study(0.0)],
     "scratch.recall-4": [planters.study(0.0)],
+    "scratch.conv-lags": [planters.conv_study(0.1)],
+    "scratch.conv-bytes": [planters.conv_study(0.1)],
 }  # fmt: skip
 
 

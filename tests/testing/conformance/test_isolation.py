@@ -20,7 +20,7 @@ def test_an_abort_and_a_hang_are_verdicts_and_the_check_goes_on(kernels):
             faulthandler.disable()  # the abort is meant: no traceback in the tests' output
             os.abort()
         if q.shape[-2] == 63:
-            time.sleep(60)
+            time.sleep(600)
         if q.shape[-2] == 65:
             os._exit(3)
         if q.shape[-2] == 127:
@@ -28,12 +28,12 @@ def test_an_abort_and_a_hang_are_verdicts_and_the_check_goes_on(kernels):
         return kernels.attention(q, k, v, **options)
 
     only = [f"causal, n = {n}" for n in (2, 3, 63, 64, 65, 127)]
-    report = check_attention(kernel, "dense", only=only, timeout=1.0)
+    report = check_attention(kernel, "dense", only=only, timeout=4.0)
     found = {case.n: (case.verdict, case.reason) for case in report.cases}
     assert found == {
         2: ("pass", ""),
         3: ("fail", "the process ended with signal SIGABRT"),
-        63: ("fail", "timed out after 1 s"),
+        63: ("fail", "timed out after 4 s"),
         64: ("pass", ""),
         65: ("fail", "the process ended with exit status 3"),
         127: ("refused", "raised KeyError: 'q'"),

@@ -1,5 +1,6 @@
 """Kernels that go in tiles: right ones conform in every precision, and those wrong beyond the first tiles do not."""
 
+import lengths
 import numpy as np
 import pytest
 from tiled_kernel import Kernel
@@ -178,7 +179,7 @@ def test_weights_whose_variance_is_no_number_are_no_mistake():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["tiles of 64", "tiles of 128, base 2"])
+@pytest.mark.parametrize("name", ["tiles of 128, base 2", *lengths.campaign("tiles of 64")])
 def test_right_kernels_conform_in_every_case(name):
     conforming(RIGHT[name], seeds=1)
 
