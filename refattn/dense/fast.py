@@ -344,13 +344,13 @@ def _is_plain(problem: DenseProblem) -> bool:
 def _blocks(problem: DenseProblem, step: int, most_keys: int) -> list[Block]:
     """Return the blocks of so many queries, the last ones first: of a causal mask the longest."""
     sights, (n_q, n_k) = sights_of(problem.mask), (problem.mask.n_q, problem.mask.n_k)
+    positions = np.array(sights, np.int64).reshape(-1, 3)
     at_once = [_keys_at_once(step, array.shape[-1]) for array in (problem.k, problem.v)]
     blocks = []
     for rows in (slice(start, min(start + step, n_q)) for start in range(0, n_q, step)):
         found = tiles(sights, n_k, rows, most_keys)
         ends = [(tile.keys.start, tile.keys.stop, tile.some.start, tile.some.stop) for tile in found]
-        arrays = (np.array(each, np.int64).reshape(-1, width) for each, width in ((ends, 4), (sights, 3)))
-        blocks.append(Block(rows, found, *arrays, *at_once))
+        blocks.append(Block(rows, found, np.array(ends, np.int64).reshape(-1, 4), positions, *at_once))
     return blocks[::-1]
 
 
