@@ -285,7 +285,7 @@ def _real_inputs(n: int, layers: int) -> dict[str, Any]:
                "straight-through (hard) selection"))  # fmt: skip
 def _paper_equals_oracle(quick: bool) -> Measurement:
     worst = 0.0
-    n, real, layers = (17, 32, 2) if quick else (65, 128, 5)
+    n, real, layers = (17, 32, 1) if quick else (65, 128, 5)
     cases = [(_inputs(seed, n), window) for seed, window in enumerate((0, 1, 5, n))] + [(_real_inputs(real, layers), 8)]
     for inputs, window in cases:
         for gate in GATES:
