@@ -28,6 +28,7 @@ from refattn._validation import FloatArray, as_count, as_real
 from refattn.dense import dense_attention
 from refattn.models._blocks import Attention, Transformer, begin
 from refattn.models._reading import StoredTensors, existing, library_reading, needing
+from refattn.models.layers.linear import linear_forward
 from refattn.models.safetensors_file import SafetensorsFile
 
 
@@ -336,7 +337,7 @@ class Encoder(Transformer):
     __call__ = forward
 
     def _linear(self, x: FloatArray, name: str) -> FloatArray:
-        return np.asarray(x @ self.weights[f"{name}.weight"].T + self.weights[f"{name}.bias"])
+        return linear_forward(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])[0]
 
     def _norm(self, x: FloatArray, name: str) -> FloatArray:
         centred = x - x.mean(axis=-1, keepdims=True)

@@ -35,6 +35,7 @@ from refattn.models.layers.attention_block import attention_block_forward, proje
 from refattn.models.layers.embedding import embedding_forward
 from refattn.models.layers.feed_forward_block import feed_forward_block_forward
 from refattn.models.layers.named import named_norm_forward, within
+from refattn.models.layers.products import products
 from refattn.models.layers.rotary import ComplexArray, rotation_at
 from refattn.models.weights import GGUFFile, read_gguf
 
@@ -209,7 +210,7 @@ class Llama(Transformer):
             From `hidden`.
         """
         head = self.weights.get("output.weight", self.weights["token_embd.weight"])
-        return np.asarray(hidden @ head.T)
+        return products((hidden, head.T))[0]
 
     def forward(
         self, tokens: ArrayLike, attention: Attention | None = None, *, observe: Observer | None = None

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refattn._validation import FloatArray
+from refattn.models.layers.products import products
 from refattn.models.layers.rows import as_rows
 
 
@@ -80,7 +81,7 @@ def linear_forward(x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = Non
 
     Notes
     -----
-    Time O(rows · inputs · outputs): one product by BLAS. What the arrays hold is not checked. Source: the definition.
+    Time O(rows · inputs · outputs): one product. What the arrays hold is not checked. Source: the definition.
 
     Examples
     --------
@@ -88,7 +89,9 @@ def linear_forward(x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = Non
     array([[11., 12.]])
     """
     x, weight = np.asarray(x), np.asarray(weight)
-    out = as_rows(x) @ weight.T
+    if weight.ndim != 2 or x.shape[-1:] != weight.shape[1:]:
+        raise ValueError(f"weight: shape {weight.shape} came, (outputs, {x.shape[-1]}) was wanted")
+    (out,) = products((as_rows(x), weight.T))
     if bias is not None:
         out += np.asarray(bias)
     return out.reshape(*x.shape[:-1], -1), LinearCache(x, weight)
@@ -122,7 +125,7 @@ def linear_backward(dout: ArrayLike, cache: LinearCache, *, weight: bool = True,
 
     Notes
     -----
-    Time O(rows · inputs · outputs) a gradient: one product each by BLAS. Source: ours.
+    Time O(rows · inputs · outputs) a gradient: one product each. Source: ours.
 
     Examples
     --------
@@ -135,6 +138,5 @@ def linear_backward(dout: ArrayLike, cache: LinearCache, *, weight: bool = True,
     # forward: out += bias
     dbias = upstream.sum(axis=0) if bias else None
     # forward: out = x @ weight.T
-    dx = (upstream @ cache.weight).reshape(cache.x.shape)
-    dweight = upstream.T @ x if weight else None
-    return LinearGradients(dx, dweight, dbias)
+    dx, *dweight = products((upstream, cache.weight), *[(upstream.T, x)] * weight)
+    return LinearGradients(dx.reshape(cache.x.shape), dweight[0] if weight else None, dbias)
