@@ -114,6 +114,8 @@ _ITEMS = (
                 " other reviews, SmolLM2-135M and an encoder"),
     Item(CONV, "property", "left open: a bidirectional encoder"),
     Item(CONV, "property", "left open: a language model with conv attention in every head"),
+    Item(CONV, "property", "left open: a model trained with conv attention",
+         remark="small decoders that two cores can train; the paper trains none"),
     Item(CONV, "table", "tables",
          remark="none is known to us: this package's sources restate none, and the paper's text was not at hand"),
     Item(SPARSEK, "definition", "the SparseK operator, a projection with a budget"),
