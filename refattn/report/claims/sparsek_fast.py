@@ -86,20 +86,33 @@ def _fast_equals_paper(quick: bool) -> Measurement:
     )
 
 
-_ORDERS = 8
-"""Orders of summation in which plain dense computation is run for its error."""
+_ORDERS, _NARROW_N = 8, 300
+"""Orders of summation in which plain dense computation is run for its error, on inputs so long."""
 
 
-@claim("sparsek.fast-float32", "ours", "In float32 a row is at most twice as wrong as plain dense computation.",
-       check="worst row error to the plain one's there (largest of 8 summation orders) or its median",
-       planted="the fast path's gradient of k rounded to half precision")  # fmt: skip
+@claim("sparsek.fast-float32", "ours", "In float32 no row is more than twice as wrong as plain dense computation.",
+       check="worst row error to the plain one's there (largest of 8 summation orders) or its median, of five inputs",
+       planted="the fast path's gradient of k rounded to half precision", must_hold=False)  # fmt: skip
 def _single_precision(quick: bool) -> Measurement:
-    narrow, options = _inputs(1, 300 if quick else 1000, dtype=np.float32), {"n_select": 64, "window": 64}
+    seeds = (5,) if quick else (1, 2, 3, 4, 5)
+    which = "seed 5, the worst of five where it was chosen" if quick else "seeds 1 to 5"
+    ratios = {f"seed {seed}": _over_plain(seed) for seed in seeds}
+    return Measurement(
+        f"normal, n = {_NARROW_N}, d = 64, k = w = 64, {which}",
+        max(max(of_one.values()) for of_one in ratios.values()),
+        at_most=2.0,
+        detail=ratios,
+    )
+
+
+def _over_plain(seed: int) -> dict[str, float]:
+    """Return the worst row's error over that of plain computation, by result."""
+    narrow, options = _inputs(seed, _NARROW_N, dtype=np.float32), {"n_select": 64, "window": 64}
     right = _run({name: array.astype(np.float64) for name, array in narrow.items()}, "oracle", options)
     fast, plain = _run(narrow, "fast", options), dict.fromkeys(("out", "q", "k", "v"), np.zeros(len(narrow["q"])))
     # One plain run errs by chance, and not at all in some rows: the sums over d are taken in several orders.
-    for seed in range(_ORDERS):
-        order = np.random.default_rng(seed).permutation(narrow["q"].shape[1])
+    for order_seed in range(_ORDERS):
+        order = np.random.default_rng(order_seed).permutation(narrow["q"].shape[1])
         turned = narrow | {name: np.ascontiguousarray(narrow[name][:, order]) for name in ("q", "k", "v")}
         run = _run(turned, "oracle", options)
         for name in plain:
@@ -108,12 +121,7 @@ def _single_precision(quick: bool) -> Measurement:
     for name, theirs in plain.items():
         ours = row_errors(fast[name], right[name])
         ratios[name] = float((ours / np.maximum(theirs, np.median(theirs))).max())
-    return Measurement(
-        f"normal, n = {len(narrow['q'])}, d = 64, k = w = 64, seed 1; {fingerprint(*narrow.values())}",
-        max(ratios.values()),
-        at_most=2.0,
-        detail=ratios,
-    )
+    return ratios
 
 
 @claim("sparsek.fast-bits", "ours", "The number of threads changes no bit, nor does running again.",
