@@ -135,7 +135,7 @@ def for_each(function: Callable[[Item], None], items: Iterable[Item]) -> None:
     shutting down) the caller does what is left. A function called here must not call `for_each`.
     """
     items = list(items)
-    helpers = min(thread_count(), len(items)) - 1
+    helpers = min(thread_count(), len(items)) - 1 if len(items) > 1 else 0  # to ask for the count takes its time
     remaining = iter(enumerate(items))  # taking the next one is atomic under the interpreter's lock
     failed: dict[int, BaseException] = {}
 

@@ -51,8 +51,24 @@ def test_pairs_are_multiplied_in_their_order_whatever_their_layout():
 
 @pytest.mark.parametrize("weight", [np.ones(3), np.ones((2, 2)), np.ones((1, 2, 3))])
 def test_a_map_of_other_rows_is_named(weight):
-    with pytest.raises(ValueError, match=r"weight: shape \(.*\) came, \(outputs, 3\) was wanted"):
+    with pytest.raises(ValueError, match=r"x, weight: shapes \(4, 3\), \(.*\) came"):
         linear_forward(np.ones((4, 3)), weight)
+    with pytest.raises(ValueError, match=r"x, weight: shapes \(\), \(2, 3\) came"):
+        linear_forward(1.0, np.ones((2, 3)))
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (3, 2), (2, 2, 2), (4,)])
+def test_a_gradient_of_another_shape_is_named(shape):
+    _, cache = linear_forward(np.ones((4, 3)), np.ones((2, 3)))
+    with pytest.raises(ValueError, match=r"dout: shape \(.*\) came, \(4, 2\) was wanted"):
+        linear_backward(np.ones(shape), cache)
+
+
+def test_no_rows_give_no_rows_and_a_gradient_of_zero():
+    out, cache = linear_forward(np.empty((0, 3)), np.ones((2, 3)))
+    found = linear_backward(out, cache)
+    assert (out.shape, found.x.shape) == ((0, 2), (0, 3))
+    assert not found.weight.any()
 
 
 def test_what_overflows_is_infinite_and_says_nothing():

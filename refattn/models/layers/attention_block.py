@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from refattn._threads import one_blas_thread
 from refattn._validation import FloatArray
 from refattn.models.attentions.protocol import LayerGradients
 from refattn.models.layers.linear import LinearCache
@@ -39,6 +40,7 @@ class AttentionBlockCache(NamedTuple):
     output: LinearCache
 
 
+@one_blas_thread()  # once for all its products
 def projected(
     a: FloatArray, tensors: Mapping[str, FloatArray], head_width: int, turn: ComplexArray | None
 ) -> tuple[tuple[FloatArray, FloatArray, FloatArray], tuple[LinearCache, LinearCache, LinearCache]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from refattn._threads import one_blas_thread
 from refattn._validation import FloatArray
 from refattn.models.layers.feed_forward import (
     GELUCache,
@@ -38,6 +39,7 @@ class FeedForwardBlockCache(NamedTuple):
     down: LinearCache
 
 
+@one_blas_thread()  # once for all its products
 def feed_forward_block_forward(
     x: FloatArray, tensors: Mapping[str, FloatArray], eps: float
 ) -> tuple[FloatArray, FeedForwardBlockCache]:

@@ -90,11 +90,13 @@ def linear_forward(x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = Non
     """
     x, weight = np.asarray(x), np.asarray(weight)
     if weight.ndim != 2 or x.shape[-1:] != weight.shape[1:]:
-        raise ValueError(f"weight: shape {weight.shape} came, (outputs, {x.shape[-1]}) was wanted")
+        raise ValueError(
+            f"x, weight: shapes {x.shape}, {weight.shape} came, (…, inputs), (outputs, inputs) were wanted"
+        )
     (out,) = products((as_rows(x), weight.T))
     if bias is not None:
         out += np.asarray(bias)
-    return out.reshape(*x.shape[:-1], -1), LinearCache(x, weight)
+    return out.reshape(*x.shape[:-1], len(weight)), LinearCache(x, weight)
 
 
 def linear_backward(dout: ArrayLike, cache: LinearCache, *, weight: bool = True, bias: bool = False) -> LinearGradients:
@@ -134,6 +136,8 @@ def linear_backward(dout: ArrayLike, cache: LinearCache, *, weight: bool = True,
     LinearGradients(x=array([[3., 4.], [6., 8.]]), weight=array([[1., 4.]]), bias=array([3.]))
     """
     dout = np.asarray(dout)
+    if dout.shape != (wanted := (*cache.x.shape[:-1], len(cache.weight))):
+        raise ValueError(f"dout: shape {dout.shape} came, {wanted} was wanted")
     x, upstream = as_rows(cache.x), as_rows(dout)
     # forward: out += bias
     dbias = upstream.sum(axis=0) if bias else None

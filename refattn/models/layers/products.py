@@ -40,5 +40,5 @@ def products(*factors: tuple[FloatArray, FloatArray]) -> list[FloatArray]:
 def _blocks(rows: int, work: int) -> list[slice]:
     """Cut rows that take so many multiplications each."""
     count = max(1, min(rows * work // _WORK, rows // _ROWS, _BLOCKS))
-    step = -(-rows // count)
+    step = max(1, -(-rows // count))
     return [slice(start, start + step) for start in range(0, rows, step)]
