@@ -1,4 +1,4 @@
-"""Claims about the oracle, exact attention: it has to be beyond doubt before anything is compared with it."""
+"""Claims about exact attention, definition and tiles: it has to be beyond doubt before anything is compared with it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from refattn._validation import FloatArray
 from refattn.report.ledger import Measurement, claim, fingerprint
 from refattn.report.measuring import gradient_error, rows_that_see_the_future
 from refattn.testing import attention_inputs, row_errors, tolerance
+
+_BY_TILES = 300
+"""A length that `refattn.dense_attention` computes by tiles: at 256 and below it is its definition."""
 
 
 @claim("dense.definition", "ours", "Exact attention equals its definition, rounding apart.",
@@ -94,7 +97,7 @@ def _masked_rows(quick: bool) -> Measurement:
        planted="every row sees the future",
        covers=("causal mask",))  # fmt: skip
 def _causality(quick: bool) -> Measurement:
-    n = 64 if quick else 300
+    n = _BY_TILES if quick else 1000
     inputs = dict(zip("qkv", attention_inputs(n, 16, seed=3), strict=True))
     changed = rows_that_see_the_future(dense_attention, inputs, range(1, n, 7), seed=3)
     return Measurement(f"normal, n = {n}, d = 16, seed 3; {fingerprint(*inputs.values())}", changed, at_most=0.0)
@@ -104,7 +107,7 @@ def _causality(quick: bool) -> Measurement:
        check="ratio of the worst row errors, both against float64",
        planted="the output rounded to half precision")  # fmt: skip
 def _float32(quick: bool) -> Measurement:
-    n = 200 if quick else 1000
+    n = _BY_TILES if quick else 1000
     worst, prints = 0.0, []
     for deviation in (1.0, 4.0, 8.0):
         q, k, v = attention_inputs(n, 64, seed=4, deviation=deviation, dtype=np.float32)
@@ -149,7 +152,7 @@ def _out_and_gradients(
 def _torch(quick: bool) -> Measurement:
     import torch
 
-    n = 130
+    n = _BY_TILES
     q, k, v = attention_inputs(n, 32, seed=5, lead=(6,), kv_lead=(2,))
     upstream = np.random.default_rng(5).standard_normal(q.shape)
     out, cache = dense_attention_forward(q, k, v)

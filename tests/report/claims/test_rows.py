@@ -2,7 +2,8 @@
 
 import pytest
 
-from refattn.report.claims import ALL
+from refattn.dense import fast
+from refattn.report.claims import ALL, dense
 from refattn.report.ledger import FAILS, HOLDS, HOLDS_IF, NOT_RUN, run_each
 from refattn.testing.real_heads import load_real_heads
 
@@ -54,6 +55,10 @@ def test_ids_are_unique_and_every_claim_says_where_it_comes_from():
     assert len({claim.id for claim in ALL}) == len(ALL) > 100
     assert all(c.source and c.claim.endswith(".") and c.check for c in ALL)
     assert all(c.measure or c.why_not for c in ALL)
+
+
+def test_rows_about_tiles_are_measured_on_tiles():
+    assert dense._BY_TILES**2 > fast._FEW_ENTRIES
 
 
 @pytest.mark.parametrize(
