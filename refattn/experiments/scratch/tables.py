@@ -131,9 +131,8 @@ def conv_sentence(rows: Rows) -> str:
                 f" ({median(ends['exact'], 'residual'):.2f} where exact attention was trained)."
             )
     return (
-        "- **Trained from scratch with conv attention**, small decoders, with 95 % intervals of three seeds:\n"
-        + "\n".join(lines)
-        + "\n"
+        "- **Trained from scratch with conv attention**, small decoders, with 95 % intervals of three seeds; below 0 is"
+        " ahead:\n" + "\n".join(lines) + "\n"
     )
 
 
